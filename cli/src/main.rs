@@ -1,0 +1,7 @@
+//! Parse, run, exit.
+
+mod exit;
+
+fn main() -> exit::ExitStatus {
+    exit::ExitStatus::Done
+}

@@ -1,0 +1,123 @@
+//! The wire contract: what clients send and get, and how ids are derived. The load generator shares these
+//! types, so both sides cannot drift apart.
+
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+
+/// Most reads in one transaction, and most writes (counted separately).
+pub const MAX_OPERATIONS_PER_REQUEST: usize = 64;
+/// Longest collection name, in bytes.
+pub const MAX_COLLECTION_BYTES: usize = 120;
+/// Longest document id and longest `Idempotency-Key`, in bytes.
+pub const MAX_ID_BYTES: usize = 256;
+/// The field that scalekit adds to each stored document: `{op, v}`.
+pub const RESERVED_FIELD: &str = "_sk";
+
+/// What a write does to its document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WriteOp {
+    /// Create; a document that exists already under this id makes it a dead letter.
+    Insert,
+    /// Create or overwrite.
+    Replace,
+    /// Set the given top-level fields, remove those given as null; creates what is absent.
+    Merge,
+    /// Remove.
+    Delete,
+}
+
+/// One document to read.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReadRequest {
+    pub collection: String,
+    pub id: String,
+}
+
+/// How durable an acknowledged write is, weakest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// In the memory of the journal process; lost when that process dies.
+    Memory,
+    /// Handed to the operating system; survives the process, not a power cut (up to about a second).
+    Os,
+    /// On the device (fsync returned); survives a power cut.
+    Fsync,
+}
+
+impl Durability {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Os => "os",
+            Self::Fsync => "fsync",
+        }
+    }
+}
+
+/// The operation id that the load generator gives a request: fixed width, and ordered by time first, since
+/// ids of inserts derive from it and a B-tree fills best in order.
+///
+/// `run` names the run (lower-case letters and digits), `sequence` is the user's own request count, `user`
+/// the virtual user.
+#[must_use]
+pub fn operation_id(run: &str, sequence: u32, user: u32) -> String {
+    let mut id = String::with_capacity(run.len() + 18);
+    // Writing to a String cannot fail.
+    let _ = write!(id, "{run}-{sequence:08x}-{user:08x}");
+    id
+}
+
+/// The id of one write: its request's operation id and its place among the request's writes, from 0. It is
+/// kept as `_sk.op`, and it is the document id of an insert that came without one.
+#[must_use]
+pub fn write_operation_id(operation_id: &str, place: usize) -> String {
+    format!("{operation_id}-{place:02}")
+}
+
+/// Takes an id made by [`operation_id`] and [`write_operation_id`] apart: `(sequence, user, place)`.
+/// `None` if it is not of this run or not of this form.
+#[must_use]
+pub fn parse_write_operation_id(run: &str, id: &str) -> Option<(u32, u32, usize)> {
+    let rest = id.strip_prefix(run)?.strip_prefix('-')?;
+    let (sequence, rest) = rest.split_once('-')?;
+    let (user, place) = rest.split_once('-')?;
+    if sequence.len() != 8 || user.len() != 8 || place.len() != 2 {
+        return None;
+    }
+    Some((
+        u32::from_str_radix(sequence, 16).ok()?,
+        u32::from_str_radix(user, 16).ok()?,
+        place.parse().ok().filter(|place| *place < MAX_OPERATIONS_PER_REQUEST)?,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operation_ids_round_trip() {
+        let id = write_operation_id(&operation_id("k3f9x2ab", 77, 1199), 4);
+        assert_eq!(id, "k3f9x2ab-0000004d-000004af-04");
+        assert_eq!(parse_write_operation_id("k3f9x2ab", &id), Some((77, 1199, 4)));
+        for other in [
+            "",
+            "k3f9x2ab",
+            "k3f9x2ab-1-2-3",
+            "zzzzzzzz-0000004d-000004af-04",
+            "k3f9x2ab-0000004d-000004af-64",
+        ] {
+            assert_eq!(parse_write_operation_id("k3f9x2ab", other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn durability_orders_from_weak_to_strong() {
+        assert!(Durability::Memory < Durability::Os && Durability::Os < Durability::Fsync);
+    }
+}

@@ -1,0 +1,6 @@
+//! The write-behind service: an HTTP API that acknowledges a write once it is in a durable journal, and a
+//! worker that carries the journal into the database no faster than the database allows.
+
+pub mod contract;
+pub mod operation;
+pub mod store;

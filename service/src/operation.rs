@@ -1,0 +1,112 @@
+//! The domain types that journal, cache, worker and store share: a position in the journal, a document's key,
+//! and what is to happen to the document.
+
+use std::fmt;
+
+use bson::Document;
+
+use crate::contract::WriteOp;
+
+/// A place in the journal: milliseconds since the Unix epoch and a sequence within the millisecond, as in a
+/// Redis stream id. Positions of one journal only grow, even when the clock goes back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position {
+    pub ms: u64,
+    pub seq: u64,
+}
+
+/// Bits of a version that hold the sequence; the milliseconds stand above them.
+const SEQUENCE_BITS: u32 = 21;
+
+impl Position {
+    /// The version that documents written from this entry carry as `_sk.v`: 42 bits of milliseconds (until the
+    /// year 2109) over 21 bits of sequence. A sequence of two million entries in one millisecond, which takes a
+    /// clock that stood still for minutes, carries over into the milliseconds, so the order still holds.
+    #[must_use]
+    pub fn version(self) -> i64 {
+        let version = (self.ms << SEQUENCE_BITS).saturating_add(self.seq);
+        i64::try_from(version).unwrap_or(i64::MAX)
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.ms, self.seq)
+    }
+}
+
+/// Which document.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DocumentKey {
+    pub collection: Box<str>,
+    pub id: Box<str>,
+}
+
+impl DocumentKey {
+    #[must_use]
+    pub fn new(collection: &str, id: &str) -> Self {
+        Self { collection: collection.into(), id: id.into() }
+    }
+}
+
+impl fmt::Display for DocumentKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.collection, self.id)
+    }
+}
+
+/// What happens to a document. The documents are the client's own: without `_id` and without `_sk`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// Create it; if it exists already (and is not deleted), that is a conflict.
+    Insert(Document),
+    /// Create or overwrite it.
+    Replace(Document),
+    /// Set these top-level fields and remove those whose value is null; creates what is absent.
+    Merge(Document),
+    Delete,
+}
+
+impl Change {
+    #[must_use]
+    pub fn op(&self) -> WriteOp {
+        match self {
+            Self::Insert(_) => WriteOp::Insert,
+            Self::Replace(_) => WriteOp::Replace,
+            Self::Merge(_) => WriteOp::Merge,
+            Self::Delete => WriteOp::Delete,
+        }
+    }
+}
+
+/// One change to one document, as it goes to the store. In one batch each document occurs at most once.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DocumentWrite {
+    pub key: DocumentKey,
+    /// The id of the (last) write that led to this, kept as `_sk.op`.
+    pub op_id: Box<str>,
+    /// [`Position::version`] of the journal entry, kept as `_sk.v`.
+    pub version: i64,
+    pub change: Change,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_grow_with_positions() {
+        let positions = [
+            Position { ms: 0, seq: 0 },
+            Position { ms: 0, seq: 1 },
+            Position { ms: 1, seq: 0 },
+            Position { ms: 1_795_000_000_000, seq: 0 },
+            Position { ms: 1_795_000_000_000, seq: (1 << SEQUENCE_BITS) - 1 },
+            Position { ms: 1_795_000_000_001, seq: 0 },
+        ];
+        for pair in positions.windows(2) {
+            assert!(pair[0] < pair[1] && pair[0].version() < pair[1].version(), "{pair:?}");
+        }
+        assert_eq!(Position { ms: u64::MAX >> SEQUENCE_BITS, seq: 0 }.version(), i64::MAX, "saturates");
+    }
+}

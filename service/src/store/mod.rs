@@ -1,0 +1,112 @@
+//! Documents: where they end up, and how they are read back. MongoDB in production, an embedded store for a
+//! machine that has none.
+//!
+//! A stored document is the client's own plus `_id` and `_sk: {op, v}`. A deleted one leaves a tombstone,
+//! `{_id, _sk: {op, v, deleted: <date>}}`, so that a late delivery of an older write cannot bring it back;
+//! tombstones are purged after [`TOMBSTONE_TTL`].
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bson::Document;
+
+use crate::operation::{DocumentKey, DocumentWrite};
+
+/// How long a tombstone outlives its document. A delivery later than that could revive it; it is far above
+/// the time that a worker can hold an entry before another one reclaims it.
+pub const TOMBSTONE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A document as read back, without `_id` and `_sk`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredDocument {
+    /// `_sk.v`; 0 for a document that scalekit did not write.
+    pub version: i64,
+    pub document: Document,
+}
+
+/// What the audit needs of a stored document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    pub id: String,
+    /// `_sk.op`
+    pub op_id: String,
+    /// `_sk.v`
+    pub version: i64,
+    /// A tombstone.
+    pub deleted: bool,
+}
+
+/// What became of one [`DocumentWrite`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// Durable in the store.
+    Stored,
+    /// The store holds this write already, or a newer state of the document: nothing to do, a success.
+    Superseded,
+    /// Permanently refused; goes to the dead letters with this reason. The other writes are not affected.
+    Refused { reason: String },
+}
+
+/// The store could not be used at all; nothing is known of the writes, deliver them again.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Try again later.
+    #[error("the database cannot be reached: {0}")]
+    Unavailable(String),
+    /// The database answered with something that a retry will not mend.
+    #[error("the database failed: {0}")]
+    Failed(String),
+}
+
+/// Asked before each database operation (a command, a commit), so that no path can pass the limit by.
+#[async_trait]
+pub trait Throttle: Send + Sync {
+    /// Returns when the next operation may start.
+    async fn acquire(&self);
+}
+
+/// No limit: for reads on behalf of a waiting client, for the audit and for tests.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unlimited;
+
+#[async_trait]
+impl Throttle for Unlimited {
+    async fn acquire(&self) {}
+}
+
+/// A document store. All methods may be called concurrently.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// `embedded` or `mongodb`.
+    fn kind(&self) -> &'static str;
+
+    /// Reads documents; the answer has the keys' order. Deleted ones are `None`.
+    async fn get_many(&self, keys: &[DocumentKey]) -> Result<Vec<Option<StoredDocument>>, StoreError>;
+
+    /// Applies writes durably, in as few database operations as it can, asking `throttle` before each; the
+    /// answer has the writes' order. The writes must be of distinct documents. A write whose version is not
+    /// newer than the stored one changes nothing ([`Applied::Superseded`]). An insert over a live document
+    /// of another write is [`Applied::Refused`].
+    async fn apply(
+        &self,
+        writes: &[DocumentWrite],
+        throttle: &dyn Throttle,
+    ) -> Result<Vec<Applied>, StoreError>;
+
+    /// For the audit: stamps of the documents in `collection` whose `_sk.op` starts with `op_prefix`, in the
+    /// order of their ids, those after `after`, at most `limit`. It looks at `_sk.op`, not at the id, so a
+    /// copy under a second id shows.
+    async fn stamps(
+        &self,
+        collection: &str,
+        op_prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Stamp>, StoreError>;
+
+    /// Is it there?
+    async fn ping(&self) -> Result<(), StoreError>;
+
+    /// Database operations since the start, reads and writes.
+    fn operations(&self) -> u64;
+}
