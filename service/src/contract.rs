@@ -59,6 +59,125 @@ impl Durability {
     }
 }
 
+/// Path segments under `/v1/` that are routes, and so no names of collections.
+pub const RESERVED_COLLECTIONS: [&str; 4] = ["audit", "stats", "transactions", "writes"];
+/// The header that names an operation, so that a retry is recognised.
+pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// The answer to an accepted single write.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    pub id: String,
+    pub write_id: String,
+    pub durability: Durability,
+}
+
+/// The answer of `GET /v1/writes/{write_id}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WriteStatus {
+    pub write_id: String,
+    /// `accepted`, `stored` or `dead`.
+    pub status: String,
+    /// Why, if dead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// An RFC 9457 problem document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// `about:blank`: the status says what kind of problem it is.
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub title: String,
+    pub status: u16,
+    /// What was wrong, where, and what was expected.
+    pub detail: String,
+}
+
+/// A page of `GET /v1/audit/{collection}`: what the store itself holds, past every cache.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditPage {
+    pub documents: Vec<AuditedDocument>,
+    /// Ask again with this as `after`; absent on the last page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// One document of an [`AuditPage`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditedDocument {
+    pub id: String,
+    /// `_sk.op`
+    pub op: String,
+    pub deleted: bool,
+}
+
+/// The answer of `/v1/stats`. Counts are since the start of the process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stats {
+    /// `api`, `worker` or `all`.
+    pub role: String,
+    pub version: String,
+    pub pid: u32,
+    pub uptime_ms: u64,
+    /// Resident memory of the process, bytes, now and at its highest; 0 where the system does not tell.
+    pub memory_bytes: u64,
+    pub memory_peak_bytes: u64,
+    pub journal: JournalStats,
+    pub store: StoreStats,
+    pub cache: CacheStats,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<WorkerStats>,
+    pub requests: u64,
+    /// Requests by status, as far as there were any.
+    pub requests_by_status: std::collections::BTreeMap<u16, u64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct JournalStats {
+    pub kind: String,
+    /// What a 202 means right now: `fsync`, `os` or `memory`.
+    pub durability: String,
+    /// Whether the journal answered just now; the backlog is unknown if not.
+    pub reachable: bool,
+    /// Entries that are not stored yet.
+    pub backlog_entries: u64,
+    pub backlog_age_ms: u64,
+    pub appended: u64,
+    pub repeated: u64,
+    pub accepted_writes: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StoreStats {
+    pub kind: String,
+    /// Database operations of this process, reads and writes.
+    pub operations: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CacheStats {
+    pub kind: String,
+    pub hits: u64,
+    pub misses: u64,
+    pub errors: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct WorkerStats {
+    /// The limit in force, database operations a second.
+    pub operations_limit: u32,
+    /// Most operations that it started within any one second.
+    pub operations_peak: u32,
+    pub batches: u64,
+    pub stored: u64,
+    pub superseded: u64,
+    pub coalesced: u64,
+    pub dead: u64,
+    pub retries: u64,
+}
+
 /// The operation id that the load generator gives a request: fixed width, and ordered by time first, since
 /// ids of inserts derive from it and a B-tree fills best in order.
 ///

@@ -1,6 +1,14 @@
 //! The write-behind service: an HTTP API that acknowledges a write once it is in a durable journal, and a
 //! worker that carries the journal into the database no faster than the database allows.
 
+pub mod api;
+pub mod cache;
+pub mod config;
 pub mod contract;
+pub mod journal;
+pub mod metrics;
 pub mod operation;
+pub mod redis_link;
+pub mod serve;
 pub mod store;
+pub mod worker;

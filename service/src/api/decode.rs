@@ -1,0 +1,253 @@
+//! From a request body to writes and reads, with every bound checked before anything happens.
+
+use std::borrow::Cow;
+
+use bson::Document;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::error::ApiError;
+use crate::contract::{
+    MAX_COLLECTION_BYTES, MAX_ID_BYTES, MAX_OPERATIONS_PER_REQUEST, RESERVED_COLLECTIONS, RESERVED_FIELD,
+    WriteOp, write_operation_id,
+};
+use crate::operation::{Change, DocumentKey};
+
+/// A transaction as it is sent.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TransactionBody<'a> {
+    #[serde(borrow, default)]
+    reads: Vec<ReadBody<'a>>,
+    #[serde(borrow, default)]
+    writes: Vec<WriteBody<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReadBody<'a> {
+    #[serde(borrow)]
+    collection: Cow<'a, str>,
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WriteBody<'a> {
+    #[serde(borrow)]
+    collection: Cow<'a, str>,
+    op: WriteOp,
+    #[serde(borrow, default)]
+    id: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    document: Option<&'a RawValue>,
+}
+
+/// A write, checked.
+#[derive(Debug)]
+pub struct DecodedWrite {
+    pub key: DocumentKey,
+    pub change: Change,
+    /// The client's own text of the document.
+    pub json: Option<Bytes>,
+    /// The id was derived from the operation.
+    pub is_new: bool,
+}
+
+#[derive(Debug)]
+pub struct Transaction {
+    pub reads: Vec<DocumentKey>,
+    pub writes: Vec<DecodedWrite>,
+}
+
+/// Reads a transaction; inserts without an id get theirs from `op_id` and their place.
+pub fn transaction(body: &[u8], op_id: &str) -> Result<Transaction, ApiError> {
+    let parsed: TransactionBody = serde_json::from_slice(body).map_err(|error| json_error(&error))?;
+    for (what, count) in [("reads", parsed.reads.len()), ("writes", parsed.writes.len())] {
+        if count > MAX_OPERATIONS_PER_REQUEST {
+            return Err(ApiError::unprocessable(format!(
+                "`{what}` has {count} entries, at most {MAX_OPERATIONS_PER_REQUEST} are allowed; send the rest in another request"
+            )));
+        }
+    }
+    let mut reads = Vec::with_capacity(parsed.reads.len());
+    for (place, read) in parsed.reads.iter().enumerate() {
+        reads.push(key(&read.collection, &read.id).map_err(|error| error.at(&format!("reads[{place}]")))?);
+    }
+    let mut writes = Vec::with_capacity(parsed.writes.len());
+    for (place, body) in parsed.writes.into_iter().enumerate() {
+        let WriteBody { collection, op, id, document } = body;
+        let decoded = write(&collection, op, id.as_deref(), document, op_id, place);
+        writes.push(decoded.map_err(|error| error.at(&format!("writes[{place}]")))?);
+    }
+    Ok(Transaction { reads, writes })
+}
+
+/// Reads the body of a single write, which is the document itself.
+pub fn single(
+    collection: &str,
+    op: WriteOp,
+    id: Option<&str>,
+    body: &[u8],
+    op_id: &str,
+) -> Result<DecodedWrite, ApiError> {
+    let document = match op {
+        WriteOp::Delete => None,
+        _ => Some(serde_json::from_slice::<&RawValue>(body).map_err(|error| json_error(&error))?),
+    };
+    write(collection, op, id, document, op_id, 0).map_err(Invalid::into_error)
+}
+
+/// What is wrong with one part of a request.
+#[derive(Debug)]
+pub struct Invalid(String);
+
+impl Invalid {
+    fn at(self, place: &str) -> ApiError {
+        ApiError::unprocessable(format!("{place}: {}", self.0))
+    }
+
+    pub fn into_error(self) -> ApiError {
+        ApiError::unprocessable(self.0)
+    }
+}
+
+fn json_error(error: &serde_json::Error) -> ApiError {
+    let detail = format!("the body: {error}");
+    if error.is_data() { ApiError::unprocessable(detail) } else { ApiError::malformed(detail) }
+}
+
+fn write(
+    collection: &str,
+    op: WriteOp,
+    id: Option<&str>,
+    document: Option<&RawValue>,
+    op_id: &str,
+    place: usize,
+) -> Result<DecodedWrite, Invalid> {
+    let derived;
+    let (id, is_new) = match (op, id) {
+        (_, Some(id)) => (id, false),
+        (WriteOp::Insert, None) => {
+            derived = write_operation_id(op_id, place);
+            (derived.as_str(), true)
+        }
+        (_, None) => return Err(Invalid("`id` is missing; only an insert may come without one".into())),
+    };
+    let key = key(collection, id)?;
+    let (change, json) = match (op, document) {
+        (WriteOp::Delete, None) => (Change::Delete, None),
+        (WriteOp::Delete, Some(_)) => return Err(Invalid("a delete takes no `document`".into())),
+        (_, None) => return Err(Invalid("`document` is missing".into())),
+        (op, Some(raw)) => {
+            let document = parse(raw)?;
+            let json = Bytes::copy_from_slice(raw.get().as_bytes());
+            let change = match op {
+                WriteOp::Insert => Change::Insert(document),
+                WriteOp::Replace => Change::Replace(document),
+                _ => Change::Merge(document),
+            };
+            (change, Some(json))
+        }
+    };
+    Ok(DecodedWrite { key, change, json, is_new })
+}
+
+fn parse(raw: &RawValue) -> Result<Document, Invalid> {
+    let document: Document = serde_json::from_str(raw.get())
+        .map_err(|error| Invalid(format!("`document` must be a JSON object: {error}")))?;
+    for field in [RESERVED_FIELD, "_id"] {
+        if document.contains_key(field) {
+            return Err(Invalid(format!(
+                "`document` has the field `{field}`, which the service keeps itself; leave it out"
+            )));
+        }
+    }
+    Ok(document)
+}
+
+/// Checks a collection's name and an id.
+pub fn key(collection: &str, id: &str) -> Result<DocumentKey, Invalid> {
+    collection_name(collection)?;
+    if id.is_empty() || id.len() > MAX_ID_BYTES || id.chars().any(char::is_control) {
+        return Err(Invalid(format!(
+            "an id has 1 to {MAX_ID_BYTES} bytes and no control characters, found {} bytes",
+            id.len()
+        )));
+    }
+    Ok(DocumentKey::new(collection, id))
+}
+
+pub fn collection_name(name: &str) -> Result<(), Invalid> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    let fits = !name.is_empty() && name.len() <= MAX_COLLECTION_BYTES && name.bytes().all(plain);
+    if !fits || !name.as_bytes()[0].is_ascii_alphanumeric() {
+        return Err(Invalid(format!(
+            "a collection's name has 1 to {MAX_COLLECTION_BYTES} letters, digits, `_`, `-` or `.` and begins with a letter or digit, found {name:?}"
+        )));
+    }
+    if name.starts_with("system.") || RESERVED_COLLECTIONS.contains(&name) {
+        return Err(Invalid(format!("the name {name:?} is reserved; choose another collection")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::response::IntoResponse as _;
+    use bson::doc;
+
+    fn status(body: &str) -> u16 {
+        transaction(body.as_bytes(), "op")
+            .map_or_else(|error| error.into_response().status().as_u16(), |_| 200)
+    }
+
+    #[test]
+    fn a_transaction_becomes_keys_and_changes() {
+        let body = r#"{"reads":[{"collection":"items","id":"7"}],"writes":[
+            {"collection":"orders","op":"insert","document":{"n":1, "t":"ü"}},
+            {"collection":"orders","op":"delete","id":"9"}]}"#;
+        let decoded = transaction(body.as_bytes(), "op").unwrap();
+        assert_eq!(decoded.reads, [DocumentKey::new("items", "7")]);
+        let [insert, delete] = &decoded.writes[..] else { panic!("two writes") };
+        assert_eq!(
+            (&insert.key, &insert.change),
+            (&DocumentKey::new("orders", "op-00"), &Change::Insert(doc! {"n": 1, "t": "ü"}))
+        );
+        assert_eq!(insert.json.as_deref(), Some(r#"{"n":1, "t":"ü"}"#.as_bytes()));
+        assert!(insert.is_new && !delete.is_new);
+        assert_eq!(delete.change, Change::Delete);
+    }
+
+    #[test]
+    fn what_is_not_json_is_400_and_what_breaks_the_contract_is_422() {
+        let many = |what: &str, one: &str| format!(r#"{{"{what}":[{}]}}"#, vec![one; 65].join(","));
+        for (body, expected) in [
+            ("{}".to_owned(), 200),
+            ("{".into(), 400),
+            ("".into(), 400),
+            (r#"{"reads":[}"#.into(), 400),
+            ("[]".into(), 422),
+            (r#"{"read":[]}"#.into(), 422),
+            (r#"{"writes":[{"collection":"a","op":"upsert","document":{}}]}"#.into(), 422),
+            (r#"{"writes":[{"collection":"a","op":"replace","document":{}}]}"#.into(), 422),
+            (r#"{"writes":[{"collection":"a","op":"insert"}]}"#.into(), 422),
+            (r#"{"writes":[{"collection":"a","op":"insert","document":[1]}]}"#.into(), 422),
+            (r#"{"writes":[{"collection":"a","op":"insert","document":{"_sk":1}}]}"#.into(), 422),
+            (r#"{"writes":[{"collection":"a","op":"insert","document":{"_id":1}}]}"#.into(), 422),
+            (r#"{"writes":[{"collection":"a","op":"delete","id":"1","document":{}}]}"#.into(), 422),
+            (r#"{"writes":[{"collection":"stats","op":"delete","id":"1"}]}"#.into(), 422),
+            (r#"{"writes":[{"collection":"system.users","op":"delete","id":"1"}]}"#.into(), 422),
+            (r#"{"reads":[{"collection":"a/b","id":"1"}]}"#.into(), 422),
+            (r#"{"reads":[{"collection":"a","id":""}]}"#.into(), 422),
+            (r#"{"reads":[{"collection":"a","id":"a\u0000"}]}"#.into(), 422),
+            (many("writes", r#"{"collection":"a","op":"insert","document":{}}"#), 422),
+            (many("reads", r#"{"collection":"a","id":"1"}"#), 422),
+        ] {
+            assert_eq!(status(&body), expected, "{body:.200}");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! What a client is told when a request fails: RFC 9457 problem documents.
+//!
+//! Every error means that nothing was accepted, but for 504, which leaves the outcome open.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use crate::contract::Problem;
+use crate::journal::JournalError;
+
+/// Seconds after which a client may try again while something is away.
+const RETRY_UNREACHABLE_SECONDS: u32 = 1;
+/// Seconds after which a client may try again while the backlog is at its bound.
+const RETRY_BACKLOG_SECONDS: u32 = 5;
+
+/// An answer that is not a success.
+#[derive(Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    detail: String,
+    retry_after_seconds: Option<u32>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self { status, detail: detail.into(), retry_after_seconds: None }
+    }
+
+    pub fn malformed(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    /// Well-formed, but not what the contract allows.
+    pub fn unprocessable(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+    }
+
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, detail)
+    }
+
+    pub fn method_not_allowed(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, detail)
+    }
+
+    pub fn too_large(limit_bytes: usize) -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("the body is larger than {limit_bytes} bytes, the limit here"),
+        )
+    }
+
+    pub fn request_timeout() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")
+    }
+
+    pub fn unavailable(detail: impl Into<String>) -> Self {
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, detail);
+        Self { retry_after_seconds: Some(RETRY_UNREACHABLE_SECONDS), ..error }
+    }
+
+    pub fn backlog(detail: impl Into<String>) -> Self {
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, detail);
+        Self { retry_after_seconds: Some(RETRY_BACKLOG_SECONDS), ..error }
+    }
+
+    pub fn outcome_unknown(detail: &str) -> Self {
+        let detail = format!(
+            "the write may or may not have been accepted ({detail}); send it again with the same Idempotency-Key to settle it"
+        );
+        Self::new(StatusCode::GATEWAY_TIMEOUT, detail)
+    }
+
+    pub fn internal(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
+    }
+}
+
+impl From<JournalError> for ApiError {
+    fn from(error: JournalError) -> Self {
+        match error {
+            JournalError::Unavailable(_) | JournalError::Failed(_) => Self::unavailable(error.to_string()),
+            JournalError::Full { .. } => Self::backlog(error.to_string()),
+            JournalError::Invalid(reason) => Self::unprocessable(reason),
+            JournalError::Unknown(reason) => Self::outcome_unknown(&reason),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let problem = Problem {
+            kind: "about:blank".into(),
+            title: self.status.canonical_reason().unwrap_or("Error").into(),
+            status: self.status.as_u16(),
+            detail: self.detail,
+        };
+        // Plain strings and a number always serialize.
+        let body = serde_json::to_vec(&problem).unwrap_or_default();
+        let mut response =
+            (self.status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
+        if let Some(seconds) = self.retry_after_seconds {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}

@@ -1,0 +1,215 @@
+//! The handlers of `/v1`. Each reads its input, does one thing and says what came of it.
+
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::App;
+use super::accept::accept;
+use super::decode::{self, DecodedWrite};
+use super::error::ApiError;
+use crate::contract::{
+    Accepted, AuditPage, AuditedDocument, IDEMPOTENCY_KEY, MAX_ID_BYTES, WriteOp, WriteStatus,
+};
+use crate::journal::{WriteId, WriteState};
+
+/// Documents in one page of the audit.
+const AUDIT_PAGE: usize = 10_000;
+
+pub(super) async fn transactions(
+    State(app): State<Arc<App>>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let op_id = operation_id(request.headers())?;
+    let body = body(&app, request).await?;
+    let transaction = decode::transaction(&body, &op_id)?;
+    drop(body);
+    let reads = read_all(&app, &transaction.reads).await?;
+    let durability = app.journal.durability();
+    // Without writes there is nothing to accept, and the reads alone are a plain answer.
+    let (status, mut answer) = if transaction.writes.is_empty() {
+        (StatusCode::OK, String::from("{\"write_id\":null,"))
+    } else {
+        let write_id = accept(&app, op_id, transaction.writes).await?;
+        (StatusCode::ACCEPTED, format!("{{\"write_id\":\"{write_id}\","))
+    };
+    answer.push_str("\"durability\":\"");
+    answer.push_str(durability.as_str());
+    answer.push_str("\",\"reads\":[");
+    let mut answer = answer.into_bytes();
+    for (place, document) in reads.iter().enumerate() {
+        if place > 0 {
+            answer.push(b',');
+        }
+        answer.extend_from_slice(document.as_deref().unwrap_or(b"null"));
+    }
+    answer.extend_from_slice(b"]}");
+    Ok(json(status, answer))
+}
+
+pub(super) async fn insert(
+    State(app): State<Arc<App>>,
+    Path(collection): Path<String>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    write(&app, WriteOp::Insert, &collection, None, request).await
+}
+
+pub(super) async fn replace(
+    State(app): State<Arc<App>>,
+    Path((collection, id)): Path<(String, String)>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    write(&app, WriteOp::Replace, &collection, Some(&id), request).await
+}
+
+pub(super) async fn merge(
+    State(app): State<Arc<App>>,
+    Path((collection, id)): Path<(String, String)>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    write(&app, WriteOp::Merge, &collection, Some(&id), request).await
+}
+
+pub(super) async fn delete(
+    State(app): State<Arc<App>>,
+    Path((collection, id)): Path<(String, String)>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    write(&app, WriteOp::Delete, &collection, Some(&id), request).await
+}
+
+async fn write(
+    app: &Arc<App>,
+    op: WriteOp,
+    collection: &str,
+    id: Option<&str>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let op_id = operation_id(request.headers())?;
+    let body = body(app, request).await?;
+    let decoded: DecodedWrite = decode::single(collection, op, id, &body, &op_id)?;
+    let id = decoded.key.id.to_string();
+    let write_id = accept(app, op_id, vec![decoded]).await?.to_string();
+    let durability = app.journal.durability();
+    Ok((StatusCode::ACCEPTED, axum::Json(Accepted { id, write_id, durability })).into_response())
+}
+
+pub(super) async fn read(
+    State(app): State<Arc<App>>,
+    Path((collection, id)): Path<(String, String)>,
+) -> Result<Response, ApiError> {
+    let key = decode::key(&collection, &id).map_err(decode::Invalid::into_error)?;
+    match read_all(&app, std::slice::from_ref(&key)).await?.pop().flatten() {
+        Some(document) => Ok(json(StatusCode::OK, document)),
+        None => Err(ApiError::not_found(format!("there is no document {key}"))),
+    }
+}
+
+pub(super) async fn write_status(
+    State(app): State<Arc<App>>,
+    Path(text): Path<String>,
+) -> Result<Response, ApiError> {
+    let id: WriteId = text.parse().map_err(|()| {
+        ApiError::malformed(format!("{text:?} is no write id; expected the `write_id` of a 202"))
+    })?;
+    let (status, reason) = match app.journal.status(id).await? {
+        WriteState::Accepted => ("accepted", None),
+        WriteState::Stored => ("stored", None),
+        WriteState::Dead { reason } => ("dead", Some(reason)),
+        WriteState::Unknown => return Err(ApiError::not_found(format!("the journal never gave out {text}"))),
+    };
+    Ok(axum::Json(WriteStatus { write_id: text, status: status.into(), reason }).into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AuditQuery {
+    /// Only operations that start with this.
+    #[serde(default)]
+    op_prefix: String,
+    /// Only ids after this one.
+    #[serde(default)]
+    after: Option<String>,
+}
+
+/// What the store itself holds, past every cache: for the audit of a run on a store that only this process
+/// can open.
+pub(super) async fn audit(
+    State(app): State<Arc<App>>,
+    Path(collection): Path<String>,
+    query: Result<Query<AuditQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Query(AuditQuery { op_prefix, after }) =
+        query.map_err(|error| ApiError::malformed(error.body_text()))?;
+    decode::collection_name(&collection).map_err(decode::Invalid::into_error)?;
+    let stamps = app
+        .store
+        .stamps(&collection, &op_prefix, after.as_deref(), AUDIT_PAGE)
+        .await
+        .map_err(|error| ApiError::unavailable(error.to_string()))?;
+    let next = (stamps.len() == AUDIT_PAGE).then(|| stamps.last().map(|stamp| stamp.id.clone())).flatten();
+    let documents = stamps
+        .into_iter()
+        .map(|stamp| AuditedDocument { id: stamp.id, op: stamp.op_id, deleted: stamp.deleted })
+        .collect();
+    Ok(axum::Json(AuditPage { documents, next }).into_response())
+}
+
+async fn read_all(
+    app: &Arc<App>,
+    keys: &[crate::operation::DocumentKey],
+) -> Result<Vec<Option<Bytes>>, ApiError> {
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    match tokio::time::timeout(app.limits.request_timeout, app.reader.get_many(keys)).await {
+        Ok(Ok(documents)) => Ok(documents),
+        Ok(Err(reason)) => Err(ApiError::unavailable(&*reason)),
+        Err(_) => Err(ApiError::unavailable("the database did not answer in time")),
+    }
+}
+
+/// The client's name for the operation, else a new one, ordered by time.
+fn operation_id(headers: &HeaderMap) -> Result<String, ApiError> {
+    let Some(value) = headers.get(HeaderName::from_static(IDEMPOTENCY_KEY)) else {
+        return Ok(Uuid::now_v7().to_string());
+    };
+    // Room for the place that ids of inserts add to it.
+    let longest = MAX_ID_BYTES - 8;
+    match value.to_str() {
+        Ok(text) if !text.is_empty() && text.len() <= longest => Ok(text.to_owned()),
+        _ => Err(ApiError::malformed(format!(
+            "Idempotency-Key must be 1 to {longest} visible ASCII characters"
+        ))),
+    }
+}
+
+/// The whole body, if it is within its bounds of size and time.
+async fn body(app: &App, request: Request) -> Result<Bytes, ApiError> {
+    let limit = app.limits.max_body_bytes;
+    let announced = request
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|announced| announced > limit) {
+        return Err(ApiError::too_large(limit));
+    }
+    let collected = Limited::new(request.into_body(), limit).collect();
+    match tokio::time::timeout(app.limits.request_timeout, collected).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::too_large(limit)),
+        Ok(Err(error)) => Err(ApiError::malformed(format!("the body broke off: {error}"))),
+        Err(_) => Err(ApiError::request_timeout()),
+    }
+}
+
+fn json(status: StatusCode, body: impl Into<Body>) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], body.into()).into_response()
+}

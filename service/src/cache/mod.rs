@@ -1,0 +1,65 @@
+//! The read cache: what was read lately, and what was accepted and may not be in the database yet, so that a
+//! client reads its own writes at once.
+
+pub mod in_process;
+pub mod redis;
+pub mod versioned;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::operation::DocumentKey;
+pub use versioned::{CacheChange, Versioned};
+
+/// What the cache says of a document.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Lookup {
+    /// Known: the document's JSON text, or that there is none.
+    Known(Option<Bytes>),
+    /// Only merges are known; the database has the rest.
+    Partial(Versioned),
+    /// Nothing. The token goes back with the fill.
+    Miss(FillToken),
+}
+
+/// Taken before the database is read; a fill under it does nothing if a write came in between.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FillToken(u64);
+
+/// A write that the journal has accepted.
+#[derive(Clone, Debug)]
+pub struct AcceptedWrite {
+    pub key: DocumentKey,
+    pub version: i64,
+    pub change: CacheChange,
+    /// No document can have existed under this key: the id was derived from a new operation.
+    pub is_new: bool,
+}
+
+/// The cache cannot be used; reads go to the database, accepted writes are still safe in the journal.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the cache cannot be reached: {0}")]
+pub struct CacheError(pub String);
+
+/// A cache of documents. A cache may forget, except what is accepted and not stored yet.
+#[async_trait]
+pub trait Cache: Send + Sync {
+    /// `in-process` or `redis`.
+    fn kind(&self) -> &'static str;
+
+    /// The answer has the keys' order.
+    async fn get_many(&self, keys: &[DocumentKey]) -> Result<Vec<Lookup>, CacheError>;
+
+    /// Keeps what a read of the database found.
+    async fn fill(&self, key: &DocumentKey, found: Versioned, token: FillToken) -> Result<(), CacheError>;
+
+    /// Makes accepted writes visible.
+    async fn accepted(&self, writes: Vec<AcceptedWrite>) -> Result<(), CacheError>;
+
+    /// The database has these documents up to these versions. Whatever was accepted up to `up_to` is stored or
+    /// refused by now.
+    async fn settled(&self, documents: &[(DocumentKey, i64)], up_to: i64) -> Result<(), CacheError>;
+
+    /// Forgets: the database refused what is in here.
+    async fn invalidate(&self, keys: &[DocumentKey]) -> Result<(), CacheError>;
+}

@@ -1,0 +1,65 @@
+//! What one process of the service is told at its start.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::api::RequestLimits;
+use crate::contract::Durability;
+use crate::journal::embedded::BacklogBounds;
+use crate::worker::BatchSettings;
+
+/// Which parts the process runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Api,
+    Worker,
+    /// Both; the only role of an embedded backend, whose files one process holds.
+    All,
+}
+
+impl Role {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Api => "api",
+            Self::Worker => "worker",
+            Self::All => "all",
+        }
+    }
+}
+
+/// Where journal, cache and store are.
+#[derive(Clone, Debug)]
+pub enum Backend {
+    /// In this process, in files under the directory.
+    Embedded { data_dir: PathBuf },
+    RedisMongo {
+        redis_url: String,
+        /// Falls back to `redis_url`.
+        cache_url: Option<String>,
+        mongo_url: String,
+        mongo_database: String,
+    },
+}
+
+/// One process.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub role: Role,
+    pub backend: Backend,
+    pub listen: SocketAddr,
+    /// Connections that the kernel may queue for the process.
+    pub backlog: u32,
+    pub max_connections: usize,
+    /// A 202 must mean at least this, or the process does not start.
+    pub durability: Durability,
+    pub database_ops_per_s: u32,
+    pub batch: BatchSettings,
+    pub requests: RequestLimits,
+    pub backlog_bounds: BacklogBounds,
+    /// For requests to finish, and again for the worker to empty the journal, once a stop was asked for.
+    pub shutdown_grace: Duration,
+    /// The name of this worker, stable over restarts.
+    pub worker_name: String,
+}

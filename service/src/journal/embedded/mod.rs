@@ -1,0 +1,156 @@
+//! The embedded journal: an append-only log in segment files, group-committed, for one process.
+//!
+//! ```text
+//! DIR/lock                 held while a process uses the log
+//! DIR/<ms>-<seq>.log       segments, oldest first; removed when all of their entries are acknowledged
+//! DIR/checkpoint           the last acknowledged position
+//! DIR/dead-letters.jsonl   what the database refused
+//! ```
+
+mod checkpoint;
+mod consumer;
+mod dead;
+mod recent;
+mod recovery;
+mod segment;
+mod shared;
+mod writer;
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+
+use async_trait::async_trait;
+use tokio::sync::oneshot;
+
+use super::{Appended, Backlog, Journal, JournalError, Request, WriteId, WriteState, codec};
+use crate::contract::Durability;
+pub use consumer::EmbeddedConsumer;
+use shared::Shared;
+use writer::{Job, Writer};
+
+/// A segment is closed at this size, so that acknowledged ones can be removed.
+const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+/// Requests that may wait for the writer; beyond it, the answer is 503.
+const WAITING_REQUESTS: usize = 65_536;
+
+/// How much may wait for the database.
+#[derive(Clone, Copy, Debug)]
+pub struct BacklogBounds {
+    pub entries: u64,
+    pub bytes: u64,
+}
+
+/// The log of one directory.
+pub struct EmbeddedJournal {
+    jobs: Option<SyncSender<Job>>,
+    writer: Option<JoinHandle<()>>,
+    shared: Arc<Shared>,
+    durability: Durability,
+    bounds: BacklogBounds,
+    /// Held for its lock.
+    _lock: File,
+}
+
+impl EmbeddedJournal {
+    /// Opens the log in `dir`, which is created if needed, and recovers what a crash left.
+    ///
+    /// # Errors
+    /// The directory cannot be used, another process uses it, or a segment before the last one is damaged.
+    pub fn open(dir: &Path, durability: Durability, bounds: BacklogBounds) -> Result<Self, JournalError> {
+        std::fs::create_dir_all(dir).map_err(|error| at(dir, &error))?;
+        let lock = lock(dir)?;
+        let recovered = recovery::recover(dir).map_err(|error| at(dir, &error))?;
+        let shared = Arc::new(recovered.shared);
+        let (jobs, waiting) = sync_channel(WAITING_REQUESTS);
+        let writer = Writer {
+            dir: PathBuf::from(dir),
+            durability,
+            shared: Arc::clone(&shared),
+            recent: recovered.recent,
+            last: recovered.last,
+            open: None,
+        };
+        let writer = std::thread::Builder::new()
+            .name("journal".into())
+            .spawn(move || writer.run(&waiting))
+            .map_err(|error| at(dir, &error))?;
+        Ok(Self { jobs: Some(jobs), writer: Some(writer), shared, durability, bounds, _lock: lock })
+    }
+
+    /// The worker's side. One at a time; a second one would see the same entries.
+    #[must_use]
+    pub fn consumer(&self) -> EmbeddedConsumer {
+        EmbeddedConsumer::new(Arc::clone(&self.shared))
+    }
+}
+
+impl Drop for EmbeddedJournal {
+    fn drop(&mut self) {
+        // The writer ends when its senders are gone; what it took is written before.
+        self.jobs.take();
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join();
+        }
+    }
+}
+
+fn at(dir: &Path, error: &io::Error) -> JournalError {
+    JournalError::Failed(format!("{}: {error}", dir.display()))
+}
+
+fn lock(dir: &Path) -> Result<File, JournalError> {
+    let path = dir.join("lock");
+    let file =
+        File::options().create(true).truncate(false).write(true).open(&path).map_err(|e| at(&path, &e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            Err(JournalError::Failed(format!("{} is in use by another process", dir.display())))
+        }
+        Err(std::fs::TryLockError::Error(error)) => Err(at(&path, &error)),
+    }
+}
+
+#[async_trait]
+impl Journal for EmbeddedJournal {
+    fn kind(&self) -> &'static str {
+        "embedded"
+    }
+
+    fn durability(&self) -> Durability {
+        self.durability
+    }
+
+    async fn append(&self, request: Request) -> Result<Appended, JournalError> {
+        let waiting = self.shared.backlog();
+        if waiting.entries >= self.bounds.entries || self.shared.backlog_bytes() >= self.bounds.bytes {
+            return Err(JournalError::Full { entries: waiting.entries, bound: self.bounds.entries });
+        }
+        let mut payload = Vec::with_capacity(256 * request.writes.len() + 64);
+        codec::encode(&[&request], &mut payload).map_err(JournalError::Invalid)?;
+        let (reply, answer) = oneshot::channel();
+        let job = Job { op_id: request.op_id, payload, reply };
+        let jobs = self.jobs.as_ref().expect("the sender is taken only on drop");
+        jobs.try_send(job).map_err(|error| match error {
+            TrySendError::Full(_) => JournalError::Unavailable("too many requests wait for the disk".into()),
+            TrySendError::Disconnected(_) => JournalError::Failed("its writer has ended".into()),
+        })?;
+        answer.await.unwrap_or_else(|_| Err(JournalError::Unknown("its writer has ended".into())))
+    }
+
+    async fn status(&self, id: WriteId) -> Result<WriteState, JournalError> {
+        Ok(self.shared.status(id))
+    }
+
+    async fn backlog(&self) -> Result<Backlog, JournalError> {
+        self.shared.healthy()?;
+        Ok(self.shared.backlog())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,208 @@
+//! The journal on a Redis Stream; Redis 7.0 is the baseline.
+//!
+//! Keys, all in one hash slot: `scalekit:{0}:journal` the stream (field `e`: an entry, see
+//! [`super::codec`]), `…:op:<operation id>` where an operation was appended (expires), `…:owner` which worker
+//! owns the shard (expires), `…:dead` the stream of dead letters, `…:dead:reasons` their reasons by write id.
+
+mod consumer;
+mod settings;
+
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use ::redis::{AsyncCommands as _, RedisError, Script, Value, streams::StreamRangeReply};
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use super::embedded::BacklogBounds;
+use super::{Appended, Backlog, Journal, JournalError, Request, WriteId, WriteState, codec};
+use crate::contract::Durability;
+use crate::operation::Position;
+use crate::redis_link::{RedisLink, is_broken};
+pub use consumer::RedisConsumer;
+
+pub(super) const STREAM: &str = "scalekit:{0}:journal";
+pub(super) const GROUP: &str = "workers";
+pub(super) const OWNER: &str = "scalekit:{0}:owner";
+pub(super) const DEAD: &str = "scalekit:{0}:dead";
+pub(super) const DEAD_REASONS: &str = "scalekit:{0}:dead:reasons";
+/// The field of a stream entry that holds it.
+pub(super) const FIELD: &str = "e";
+
+/// How long an operation id is remembered for retries.
+const IDEMPOTENCY_TTL: Duration = Duration::from_secs(300);
+/// How long an append whose outcome is open is retried before the client is told so.
+const APPEND_DEADLINE: Duration = Duration::from_secs(4);
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// Remembers the operation and appends in one step, so that a retry finds what it did the first time.
+static APPEND: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+        local prior = redis.call('GET', KEYS[2])
+        if prior then return {prior, 1} end
+        if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[3]) then return redis.error_reply('FULL') end
+        local id = redis.call('XADD', KEYS[1], '*', 'e', ARGV[1])
+        redis.call('SET', KEYS[2], id, 'PX', ARGV[2])
+        return {id, 0}",
+    )
+});
+
+/// The stream of one Redis server.
+pub struct RedisJournal {
+    link: Arc<RedisLink>,
+    durability: Durability,
+    bounds: BacklogBounds,
+}
+
+impl RedisJournal {
+    /// Connects, and reads what an append is worth on this server.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or it may evict keys, and with them accepted writes.
+    pub async fn connect(link: Arc<RedisLink>, bounds: BacklogBounds) -> Result<Self, JournalError> {
+        let lease = link.lease().await.map_err(JournalError::Unavailable)?;
+        let durability = settings::inspect(lease.connection, link.address()).await?;
+        Ok(Self { link, durability, bounds })
+    }
+
+    /// The worker's side. `name` is stable over restarts, so that what a killed worker held comes back at once.
+    #[must_use]
+    pub fn consumer(&self, name: &str) -> RedisConsumer {
+        RedisConsumer::new(Arc::clone(&self.link), name)
+    }
+
+    /// One attempt; the outer result says whether the outcome is known.
+    async fn try_append(&self, payload: &[u8], key: &str) -> Result<Result<Appended, JournalError>, String> {
+        let lease = match self.link.lease().await {
+            Ok(lease) => lease,
+            Err(reason) => return Ok(Err(JournalError::Unavailable(reason))),
+        };
+        let mut connection = lease.connection.clone();
+        let mut call = APPEND.prepare_invoke();
+        call.key(STREAM).key(key);
+        call.arg(payload).arg(IDEMPOTENCY_TTL.as_millis() as u64).arg(self.bounds.entries);
+        let result: Result<(String, u8), RedisError> = call.invoke_async(&mut connection).await;
+        self.link.check(&lease, &result);
+        match result {
+            Ok((id, repeated)) => Ok(parse_id(&id)
+                .map(|position| Appended { position, repeated: repeated == 1 })
+                .ok_or_else(|| JournalError::Failed(format!("Redis gave the stream id {id:?}")))),
+            Err(error) if is_broken(&error) => Err(error.to_string()),
+            Err(error) => Ok(Err(self.refusal(&error))),
+        }
+    }
+
+    /// The server answered that it did not take it.
+    fn refusal(&self, error: &RedisError) -> JournalError {
+        if error.to_string().contains("FULL") {
+            return JournalError::Full { entries: self.bounds.entries, bound: self.bounds.entries };
+        }
+        match error.code() {
+            // The key holds something else: no retry will mend that.
+            Some("WRONGTYPE") => JournalError::Failed(error.to_string()),
+            _ => JournalError::Unavailable(format!("Redis at {}: {error}", self.link.address())),
+        }
+    }
+}
+
+/// A stream id, `ms-seq`.
+pub(super) fn parse_id(id: &str) -> Option<Position> {
+    let (ms, seq) = id.split_once('-')?;
+    Some(Position { ms: ms.parse().ok()?, seq: seq.parse().ok()? })
+}
+
+pub(super) fn unavailable(address: &str, error: &RedisError) -> JournalError {
+    JournalError::Unavailable(format!("Redis at {address}: {error}"))
+}
+
+#[async_trait]
+impl Journal for RedisJournal {
+    fn kind(&self) -> &'static str {
+        "redis"
+    }
+
+    fn durability(&self) -> Durability {
+        self.durability
+    }
+
+    async fn append(&self, request: Request) -> Result<Appended, JournalError> {
+        let mut payload = Vec::with_capacity(256 * request.writes.len() + 64);
+        codec::encode(&[&request], &mut payload).map_err(JournalError::Invalid)?;
+        let key = format!("scalekit:{{0}}:op:{}", request.op_id);
+        let deadline = Instant::now() + APPEND_DEADLINE;
+        let mut open = None;
+        loop {
+            match self.try_append(&payload, &key).await {
+                Ok(Ok(appended)) => return Ok(appended),
+                // Nothing was ever sent, or the server refused it: certain.
+                Ok(Err(error)) if open.is_none() => return Err(error),
+                // An earlier attempt may have been applied.
+                Ok(Err(_)) => {}
+                Err(reason) => open = Some(reason),
+            }
+            if Instant::now() >= deadline {
+                return Err(JournalError::Unknown(open.unwrap_or_default()));
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    async fn status(&self, id: WriteId) -> Result<WriteState, JournalError> {
+        if id.shard != 0 || id.place != 0 {
+            return Ok(WriteState::Unknown);
+        }
+        let lease = self.link.lease().await.map_err(JournalError::Unavailable)?;
+        let mut connection = lease.connection.clone();
+        let position = id.position.to_string();
+        let mut pipe = ::redis::pipe();
+        pipe.xrange_count(STREAM, &position, &position, 1).hget(DEAD_REASONS, id.to_string());
+        let result = pipe.query_async::<(StreamRangeReply, Option<String>)>(&mut connection).await;
+        self.link.check(&lease, &result);
+        let (waiting, reason) = result.map_err(|error| unavailable(self.link.address(), &error))?;
+        if let Some(reason) = reason {
+            return Ok(WriteState::Dead { reason });
+        }
+        if !waiting.ids.is_empty() {
+            return Ok(WriteState::Accepted);
+        }
+        let last =
+            last_position(&mut connection).await.map_err(|error| unavailable(self.link.address(), &error))?;
+        Ok(if id.position <= last && id.position != Position::default() {
+            WriteState::Stored
+        } else {
+            WriteState::Unknown
+        })
+    }
+
+    async fn backlog(&self) -> Result<Backlog, JournalError> {
+        let lease = self.link.lease().await.map_err(JournalError::Unavailable)?;
+        let mut connection = lease.connection.clone();
+        let mut pipe = ::redis::pipe();
+        // Entries are deleted when acknowledged, so the length is the backlog.
+        pipe.xlen(STREAM).xrange_count(STREAM, "-", "+", 1);
+        let result = pipe.query_async::<(u64, StreamRangeReply)>(&mut connection).await;
+        self.link.check(&lease, &result);
+        let (entries, oldest) = result.map_err(|error| unavailable(self.link.address(), &error))?;
+        let oldest_ms = oldest.ids.first().and_then(|entry| parse_id(&entry.id)).map(|position| position.ms);
+        Ok(Backlog { entries, oldest_ms })
+    }
+}
+
+/// The newest position that the stream gave out; zero for a stream that does not exist.
+async fn last_position(connection: &mut ::redis::aio::MultiplexedConnection) -> Result<Position, RedisError> {
+    let exists: bool = connection.exists(STREAM).await?;
+    if !exists {
+        return Ok(Position::default());
+    }
+    let info: ::redis::streams::StreamInfoStreamReply = connection.xinfo_stream(STREAM).await?;
+    Ok(parse_id(&info.last_generated_id).unwrap_or_default())
+}
+
+/// The entry's bytes; `None` if the stream holds something that we did not write.
+pub(super) fn payload(value: Option<&Value>) -> Option<Vec<u8>> {
+    match value {
+        Some(Value::BulkString(bytes)) => Some(bytes.clone()),
+        _ => None,
+    }
+}

@@ -1,0 +1,141 @@
+//! One shared, self-mending connection to a Redis server. Commands of concurrent requests travel pipelined on
+//! it. It says at once when the server is away, so that callers can answer instead of queueing.
+
+use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, RedisError, RedisResult};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+/// How long the server may take for an answer. Far above an fsync, so that it only ends what hangs.
+pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// After a failed connect, calls fail at once for this long instead of trying again.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// Commands that may wait on the connection.
+const PIPELINE_BUFFER: usize = 16_384;
+
+/// A connection that is made when needed and made again when it broke.
+pub struct RedisLink {
+    client: Client,
+    /// Address without credentials, for messages.
+    address: String,
+    current: RwLock<Option<Live>>,
+    connecting: Mutex<Pause>,
+}
+
+#[derive(Clone)]
+struct Live {
+    connection: MultiplexedConnection,
+    generation: u64,
+}
+
+#[derive(Default)]
+struct Pause {
+    until: Option<Instant>,
+    reason: String,
+    generations: u64,
+}
+
+/// A connection to use for one call; hand it back to [`RedisLink::check`] with what came of it.
+pub struct Lease {
+    pub connection: MultiplexedConnection,
+    generation: u64,
+}
+
+impl RedisLink {
+    /// Connects lazily; only a URL that cannot be understood is an error here.
+    ///
+    /// # Errors
+    /// What is wrong with the URL; its credentials are not repeated.
+    pub fn new(url: &str) -> Result<Self, String> {
+        let client =
+            Client::open(url).map_err(|error| format!("not a Redis URL (redis://HOST:PORT/DB): {error}"))?;
+        let address = client.get_connection_info().addr().to_string();
+        Ok(Self { client, address, current: RwLock::new(None), connecting: Mutex::default() })
+    }
+
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The live connection, or a new one.
+    ///
+    /// # Errors
+    /// Why there is none; nothing was sent then.
+    pub async fn lease(&self) -> Result<Lease, String> {
+        if let Some(lease) = self.live() {
+            return Ok(lease);
+        }
+        let mut pause = self.connecting.lock().await;
+        if let Some(lease) = self.live() {
+            return Ok(lease);
+        }
+        if pause.until.is_some_and(|until| Instant::now() < until) {
+            return Err(pause.reason.clone());
+        }
+        match connect(&self.client, RESPONSE_TIMEOUT).await {
+            Ok(connection) => {
+                pause.generations += 1;
+                let generation = pause.generations;
+                let live = Live { connection: connection.clone(), generation };
+                *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(live);
+                Ok(Lease { connection, generation })
+            }
+            Err(error) => {
+                pause.reason = format!("Redis at {}: {error}", self.address);
+                pause.until = Some(Instant::now() + RETRY_PAUSE);
+                Err(pause.reason.clone())
+            }
+        }
+    }
+
+    fn live(&self) -> Option<Lease> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        current
+            .as_ref()
+            .map(|live| Lease { connection: live.connection.clone(), generation: live.generation })
+    }
+
+    /// Gives up the lease's connection if the error means that it is of no more use.
+    pub fn check<T>(&self, lease: &Lease, result: &RedisResult<T>) {
+        if let Err(error) = result
+            && is_broken(error)
+        {
+            let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+            if current.as_ref().is_some_and(|live| live.generation == lease.generation) {
+                *current = None;
+            }
+        }
+    }
+
+    /// A connection of its own, for calls that block.
+    ///
+    /// # Errors
+    /// Why it cannot be made.
+    pub async fn dedicated(&self, response_timeout: Duration) -> Result<MultiplexedConnection, String> {
+        connect(&self.client, response_timeout)
+            .await
+            .map_err(|error| format!("Redis at {}: {error}", self.address))
+    }
+}
+
+/// Whether the connection is gone or its state unknown; an answer from the server, even an error, is not.
+#[must_use]
+pub fn is_broken(error: &RedisError) -> bool {
+    error.is_io_error()
+        || error.is_timeout()
+        || error.is_connection_dropped()
+        || error.is_unrecoverable_error()
+}
+
+async fn connect(client: &Client, response_timeout: Duration) -> RedisResult<MultiplexedConnection> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        .set_response_timeout(Some(response_timeout))
+        .set_pipeline_buffer_size(PIPELINE_BUFFER);
+    client.get_multiplexed_async_connection_with_config(&config).await
+}

@@ -1,0 +1,197 @@
+//! Puts one process of the service together and runs it until it is told to stop.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::api::listener::{self, ConnectionLimits};
+use crate::api::{self, App, Gate, Process, Reader};
+use crate::cache::Cache;
+use crate::cache::in_process::InProcessCache;
+use crate::cache::redis::{MAX_BACKLOG_AGE, RedisCache};
+use crate::config::{Backend, Config, Role};
+use crate::journal::embedded::EmbeddedJournal;
+use crate::journal::redis::RedisJournal;
+use crate::journal::{Consumer, Journal, JournalError};
+use crate::metrics::Metrics;
+use crate::redis_link::RedisLink;
+use crate::store::embedded::Embedded;
+use crate::store::mongo::Mongo;
+use crate::store::{Store, StoreError};
+use crate::worker::Worker;
+use crate::worker::governor::Limiter;
+
+/// Deleted documents leave tombstones; this often the embedded store drops the expired ones.
+const PURGE_INTERVAL: Duration = Duration::from_secs(60);
+const PURGE_DOCUMENTS: usize = 10_000;
+
+/// Why the service did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("{0}")]
+    Journal(#[from] JournalError),
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    #[error("{0}")]
+    Redis(String),
+    #[error("{0}")]
+    Config(String),
+    #[error("{what}: {source}")]
+    Io { what: String, source: std::io::Error },
+}
+
+/// Journal, cache and store, and the worker's side of the journal.
+struct Parts {
+    journal: Arc<dyn Journal>,
+    consumer: Box<dyn Consumer>,
+    cache: Arc<dyn Cache>,
+    store: Arc<dyn Store>,
+    embedded: Option<Arc<Embedded>>,
+}
+
+/// Runs until `stop` and everything under way has ended. Call `ready` is when requests are served.
+///
+/// # Errors
+/// Something that it needs is not there, or is not as the configuration demands.
+pub async fn run(
+    config: Config,
+    listener: TcpListener,
+    stop: CancellationToken,
+    ready: impl FnOnce(),
+) -> Result<(), ServeError> {
+    let parts = connect(&config).await?;
+    let real = parts.journal.durability();
+    if real < config.durability {
+        return Err(ServeError::Config(format!(
+            "the profile demands durability `{}`, but the journal gives `{}`; for Redis set `appendonly yes` and `appendfsync {}`, or lower deploy.durability",
+            config.durability.as_str(),
+            real.as_str(),
+            if config.durability == crate::contract::Durability::Fsync { "always" } else { "everysec" },
+        )));
+    }
+    let listener = tokio::net::TcpListener::from_std(listener)
+        .map_err(|source| ServeError::Io { what: "the listening socket".into(), source })?;
+    let metrics = Arc::new(Metrics::default());
+    let gate = Arc::new(Gate::new(config.backlog_bounds.entries, MAX_BACKLOG_AGE));
+    let watching =
+        tokio::spawn(Arc::clone(&gate).watch(Arc::clone(&parts.journal), Arc::clone(&metrics), stop.clone()));
+    let limiter = Arc::new(Limiter::new(config.database_ops_per_s));
+    let process = Arc::new(Process {
+        role: config.role.as_str(),
+        started: Instant::now(),
+        journal: Arc::clone(&parts.journal),
+        cache: Arc::clone(&parts.cache),
+        store: Arc::clone(&parts.store),
+        gate: Arc::clone(&gate),
+        metrics: Arc::clone(&metrics),
+        worker: (config.role != Role::Api).then(|| (config.database_ops_per_s, Arc::clone(&limiter))),
+    });
+    let router = match config.role {
+        Role::Worker => api::worker_router(process),
+        Role::Api | Role::All => api::router(Arc::new(App {
+            journal: Arc::clone(&parts.journal),
+            cache: Arc::clone(&parts.cache),
+            store: Arc::clone(&parts.store),
+            reader: Reader::new(Arc::clone(&parts.cache), Arc::clone(&parts.store), Arc::clone(&metrics)),
+            gate,
+            metrics: Arc::clone(&metrics),
+            limits: config.requests,
+            process,
+        })),
+    };
+    let limits =
+        ConnectionLimits { max_connections: config.max_connections, shutdown_grace: config.shutdown_grace };
+    // The worker outlives the API, so that what was accepted last is stored too.
+    let worker_stop = CancellationToken::new();
+    let working = (config.role != Role::Api).then(|| {
+        let worker = Worker {
+            consumer: parts.consumer,
+            store: Arc::clone(&parts.store),
+            cache: parts.cache,
+            limiter,
+            settings: config.batch,
+            metrics: Arc::clone(&metrics),
+        };
+        // A worker of its own leaves the backlog to its successor: it is as safe in Redis.
+        let drain = (config.role == Role::All).then_some(config.shutdown_grace);
+        tokio::spawn(worker.run(worker_stop.clone(), drain))
+    });
+    let purging = parts.embedded.map(|store| tokio::spawn(purge(store, stop.clone())));
+    ready();
+    listener::serve(listener, router, limits, metrics, stop).await;
+    worker_stop.cancel();
+    let mut tasks = vec![watching];
+    tasks.extend(working);
+    tasks.extend(purging);
+    for task in tasks {
+        if let Err(error) = task.await {
+            tracing::error!(%error, "a part of the service ended badly");
+        }
+    }
+    Ok(())
+}
+
+async fn connect(config: &Config) -> Result<Parts, ServeError> {
+    match &config.backend {
+        Backend::Embedded { data_dir } => {
+            if config.role != Role::All {
+                return Err(ServeError::Config(format!(
+                    "the embedded backend lives in one process: use `serve all`, not `serve {}`",
+                    config.role.as_str()
+                )));
+            }
+            let journal =
+                EmbeddedJournal::open(&data_dir.join("journal"), config.durability, config.backlog_bounds)?;
+            let consumer = Box::new(journal.consumer());
+            let store = Arc::new(Embedded::open(&data_dir.join("store"))?);
+            let cache = Arc::new(InProcessCache::default());
+            Ok(Parts {
+                journal: Arc::new(journal),
+                consumer,
+                cache,
+                store: store.clone(),
+                embedded: Some(store),
+            })
+        }
+        Backend::RedisMongo { redis_url, cache_url, mongo_url, mongo_database } => {
+            let link = Arc::new(RedisLink::new(redis_url).map_err(ServeError::Redis)?);
+            let cache_link = match cache_url {
+                Some(url) => Arc::new(RedisLink::new(url).map_err(ServeError::Redis)?),
+                None => Arc::clone(&link),
+            };
+            cache_link.lease().await.map_err(ServeError::Redis)?;
+            let journal = RedisJournal::connect(link, config.backlog_bounds).await?;
+            let consumer = Box::new(journal.consumer(&config.worker_name));
+            let store = Arc::new(Mongo::connect(mongo_url, mongo_database).await?);
+            store.ping().await?;
+            let cache = Arc::new(RedisCache::new(cache_link));
+            Ok(Parts { journal: Arc::new(journal), consumer, cache, store, embedded: None })
+        }
+    }
+}
+
+async fn purge(store: Arc<Embedded>, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        if let Err(error) = store.purge(std::time::SystemTime::now(), PURGE_DOCUMENTS).await {
+            tracing::warn!(%error, "expired tombstones were not dropped");
+        }
+        let _ = tokio::time::timeout(PURGE_INTERVAL, stop.cancelled()).await;
+    }
+}
+
+/// Opens the listening socket of a process.
+///
+/// # Errors
+/// The address is taken, or not an address of this machine.
+pub fn bind(config: &Config) -> Result<TcpListener, ServeError> {
+    listener::bind(config.listen, config.backlog).map_err(|source| {
+        let hint = if source.kind() == std::io::ErrorKind::AddrInUse {
+            " (another process listens there; choose another --listen)"
+        } else {
+            ""
+        };
+        ServeError::Io { what: format!("cannot listen on {}{hint}", config.listen), source }
+    })
+}

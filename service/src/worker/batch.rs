@@ -1,0 +1,329 @@
+//! From journal entries to one change a document: coalescing. Pure.
+
+use std::collections::HashMap;
+
+use bson::{Bson, Document};
+
+use crate::contract::write_operation_id;
+use crate::journal::{DeadLetter, Delivery, RequestWrite, WriteId, codec};
+use crate::operation::{Change, DocumentKey, DocumentWrite, Position};
+
+/// The reason given for an insert over a document that is there.
+pub const EXISTS: &str = "a document with this id exists already";
+
+/// One journaled write with all that names it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Source {
+    pub write_id: WriteId,
+    pub op_id: Box<str>,
+    pub change: Change,
+}
+
+/// The net change of one document, and the writes that it comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlannedWrite {
+    pub write: DocumentWrite,
+    /// Write ids and operations behind it, oldest first. Changes are kept only where there are several, since
+    /// a single one is the net change itself.
+    pub sources: Vec<Source>,
+}
+
+impl PlannedWrite {
+    /// The letters for a refusal of all of it.
+    #[must_use]
+    pub fn dead_letters(self, reason: &str) -> Vec<DeadLetter> {
+        let Self { write, mut sources } = self;
+        if let [only] = &mut sources[..] {
+            only.change = write.change;
+        }
+        sources.into_iter().map(|source| dead_letter(&write.key, source, reason)).collect()
+    }
+
+    /// The same, an entry of the journal at a time: after a refusal of the whole, what is good in it is stored.
+    #[must_use]
+    pub fn by_entry(self) -> Vec<Self> {
+        let Self { write: DocumentWrite { key, .. }, sources } = self;
+        let mut steps: Vec<Self> = Vec::new();
+        for source in sources {
+            let version = source.write_id.position.version();
+            match steps.last_mut() {
+                Some(step) if step.write.version == version => step.absorb(source),
+                _ => steps.push(Self::first(key.clone(), source)),
+            }
+        }
+        steps
+    }
+
+    fn first(key: DocumentKey, source: Source) -> Self {
+        let Source { write_id, op_id, change } = source;
+        let write = DocumentWrite { key, op_id: op_id.clone(), version: write_id.position.version(), change };
+        Self { write, sources: vec![Source { write_id, op_id, change: Change::Delete }] }
+    }
+
+    fn absorb(&mut self, source: Source) {
+        if let [only] = &mut self.sources[..] {
+            only.change = self.write.change.clone();
+        }
+        let before = std::mem::replace(&mut self.write.change, Change::Delete);
+        self.write.change = combine(before, source.change.clone());
+        self.write.op_id.clone_from(&source.op_id);
+        self.write.version = source.write_id.position.version();
+        self.sources.push(source);
+    }
+
+    /// Whether the document exists once this is applied.
+    fn leaves_a_document(&self) -> bool {
+        !matches!(self.write.change, Change::Delete)
+    }
+}
+
+fn dead_letter(key: &DocumentKey, source: Source, reason: &str) -> DeadLetter {
+    let mut payload = Vec::new();
+    let write = RequestWrite { key: key.clone(), change: source.change };
+    if let Err(error) = codec::encode_write(&write, &mut payload) {
+        // It came out of the same encoding a moment ago.
+        tracing::error!(%error, write_id = %source.write_id, "a dead letter cannot be encoded");
+    }
+    DeadLetter {
+        write_id: source.write_id,
+        reason: reason.to_owned(),
+        op_id: source.op_id.into(),
+        payload: payload.into(),
+    }
+}
+
+/// What one bulk write will do.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// At most one for each document.
+    pub writes: Vec<PlannedWrite>,
+    /// All entries in it, to be acknowledged when it is done.
+    pub positions: Vec<Position>,
+    /// Refused before the database was asked.
+    pub dead: Vec<DeadLetter>,
+    /// Journaled writes in it.
+    pub journaled_writes: usize,
+}
+
+impl Batch {
+    /// Coalesces entries, which must be in journal order.
+    #[must_use]
+    pub fn new(deliveries: Vec<Delivery>) -> Self {
+        let mut batch = Self::default();
+        let mut index: HashMap<DocumentKey, usize> = HashMap::new();
+        for delivery in deliveries {
+            batch.positions.push(delivery.position());
+            match delivery {
+                Delivery::Undecodable { position, reason, payload } => {
+                    let write_id = WriteId { shard: 0, position, place: 0 };
+                    batch.dead.push(DeadLetter { write_id, reason, op_id: String::new(), payload });
+                }
+                Delivery::Entry(entry) => {
+                    for (place, request) in entry.requests.into_iter().enumerate() {
+                        let place = u16::try_from(place).unwrap_or(u16::MAX);
+                        let write_id = WriteId { shard: 0, position: entry.position, place };
+                        for (place, write) in request.writes.into_iter().enumerate() {
+                            let op_id = write_operation_id(&request.op_id, place).into();
+                            batch.add(
+                                &mut index,
+                                write.key,
+                                Source { write_id, op_id, change: write.change },
+                            );
+                        }
+                    }
+                }
+            }
+        }
+        batch
+    }
+
+    /// Journaled writes that need no write of their own.
+    #[must_use]
+    pub fn coalesced(&self) -> usize {
+        self.journaled_writes.saturating_sub(self.writes.len() + self.dead.len())
+    }
+
+    fn add(&mut self, index: &mut HashMap<DocumentKey, usize>, key: DocumentKey, source: Source) {
+        self.journaled_writes += 1;
+        let Some(&at) = index.get(&key) else {
+            index.insert(key.clone(), self.writes.len());
+            self.writes.push(PlannedWrite::first(key, source));
+            return;
+        };
+        let planned = &mut self.writes[at];
+        if matches!(source.change, Change::Insert(_)) && planned.leaves_a_document() {
+            // The same operation twice is a repeated delivery; another one is a conflict.
+            if planned.sources.iter().all(|earlier| earlier.op_id != source.op_id) {
+                self.dead.push(dead_letter(&key, source, EXISTS));
+            }
+            return;
+        }
+        planned.absorb(source);
+    }
+}
+
+/// Two changes of one document, one after the other, as one.
+fn combine(before: Change, after: Change) -> Change {
+    match (before, after) {
+        (Change::Delete, Change::Insert(document) | Change::Replace(document)) => Change::Replace(document),
+        (Change::Delete, Change::Merge(fields)) => Change::Replace(merged(Document::new(), fields)),
+        // If the insert turns out to be a conflict, the whole is taken apart again.
+        (Change::Insert(_), Change::Replace(document)) => Change::Insert(document),
+        (Change::Insert(document), Change::Merge(fields)) => Change::Insert(merged(document, fields)),
+        (Change::Replace(document), Change::Merge(fields)) => Change::Replace(merged(document, fields)),
+        (Change::Merge(mut earlier), Change::Merge(later)) => {
+            // Nulls stay: they remove fields of the document that neither merge knows.
+            earlier.extend(later);
+            Change::Merge(earlier)
+        }
+        (_, after) => after,
+    }
+}
+
+fn merged(mut document: Document, fields: Document) -> Document {
+    for (field, value) in fields {
+        if value == Bson::Null {
+            document.remove(&field);
+        } else {
+            document.insert(field, value);
+        }
+    }
+    document
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{Entry, Request};
+    use bson::doc;
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    fn delivery(ms: u64, writes: Vec<(&str, Change)>) -> Delivery {
+        let writes = writes
+            .into_iter()
+            .map(|(id, change)| RequestWrite { key: DocumentKey::new("c", id), change })
+            .collect();
+        let request = Request { op_id: format!("op{ms}").into(), at_ms: ms, writes };
+        Delivery::Entry(Entry { position: Position { ms, seq: 0 }, requests: vec![request], bytes: 0 })
+    }
+
+    fn net(changes: Vec<Change>) -> Vec<Change> {
+        let deliveries = changes
+            .into_iter()
+            .enumerate()
+            .map(|(ms, change)| delivery(ms as u64 + 1, vec![("1", change)]))
+            .collect();
+        Batch::new(deliveries).writes.into_iter().map(|planned| planned.write.change).collect()
+    }
+
+    #[test]
+    fn one_net_change_a_document() {
+        let insert = |n| Change::Insert(doc! {"n": n});
+        let replace = |n| Change::Replace(doc! {"n": n});
+        let merge = |document| Change::Merge(document);
+        for (changes, expected) in [
+            (vec![insert(1)], insert(1)),
+            (vec![insert(1), replace(2)], insert(2)),
+            (vec![insert(1), merge(doc! {"m": 2, "n": null})], Change::Insert(doc! {"m": 2})),
+            (vec![insert(1), Change::Delete], Change::Delete),
+            (vec![Change::Delete, insert(1)], replace(1)),
+            (vec![Change::Delete, merge(doc! {"a": 1, "b": null})], Change::Replace(doc! {"a": 1})),
+            (vec![replace(1), merge(doc! {"m": 1})], Change::Replace(doc! {"n": 1, "m": 1})),
+            (vec![merge(doc! {"a": 1, "b": 1}), merge(doc! {"b": null})], merge(doc! {"a": 1, "b": null})),
+            (vec![merge(doc! {"a": 1}), replace(3)], replace(3)),
+            (
+                vec![replace(1), Change::Delete, replace(4), merge(doc! {"x": 1})],
+                Change::Replace(doc! {"n": 4, "x": 1}),
+            ),
+        ] {
+            assert_eq!(net(changes.clone()), [expected], "{changes:?}");
+        }
+    }
+
+    #[test]
+    fn the_net_change_carries_the_newest_version_and_operation() {
+        let batch = Batch::new(vec![
+            delivery(7, vec![("1", Change::Replace(doc! {}))]),
+            delivery(9, vec![("2", Change::Delete), ("1", Change::Merge(doc! {"a": 1}))]),
+        ]);
+        assert_eq!(batch.writes.len(), 2);
+        assert_eq!(batch.writes[0].write.version, Position { ms: 9, seq: 0 }.version());
+        assert_eq!(&*batch.writes[0].write.op_id, "op9-01");
+        assert_eq!((batch.journaled_writes, batch.positions.len()), (3, 2));
+    }
+
+    #[test]
+    fn a_second_insert_is_a_conflict_unless_it_is_the_same_operation() {
+        let first = delivery(1, vec![("1", Change::Insert(doc! {"n": 1}))]);
+        let batch = Batch::new(vec![first.clone(), first.clone()]);
+        assert_eq!((batch.writes.len(), batch.dead.len()), (1, 0));
+        let batch = Batch::new(vec![first, delivery(2, vec![("1", Change::Insert(doc! {"n": 2}))])]);
+        assert_eq!(batch.writes[0].write.change, Change::Insert(doc! {"n": 1}));
+        assert_eq!((batch.dead[0].op_id.as_str(), batch.dead[0].reason.as_str()), ("op2-00", EXISTS));
+    }
+
+    #[test]
+    fn a_refused_write_comes_apart_by_entry_and_its_letters_hold_the_originals() {
+        let batch = Batch::new(vec![
+            delivery(1, vec![("1", Change::Insert(doc! {"n": 1})), ("1", Change::Merge(doc! {"m": 1}))]),
+            delivery(2, vec![("1", Change::Replace(doc! {"bad": 1}))]),
+        ]);
+        let steps = batch.writes.into_iter().next().unwrap().by_entry();
+        let changes: Vec<&Change> = steps.iter().map(|step| &step.write.change).collect();
+        assert_eq!(changes, [&Change::Insert(doc! {"n": 1, "m": 1}), &Change::Replace(doc! {"bad": 1})]);
+        assert_ne!(steps[0].write.version, steps[1].write.version);
+        let letters: Vec<DeadLetter> = steps.into_iter().flat_map(|step| step.dead_letters("no")).collect();
+        assert_eq!(
+            letters.iter().map(|letter| letter.op_id.as_str()).collect::<Vec<_>>(),
+            ["op1-00", "op1-01", "op2-00"]
+        );
+        assert_eq!(letters[2].payload[0], 1, "a replace, as it was journaled");
+    }
+
+    #[test]
+    fn an_undecodable_entry_is_a_dead_letter_and_acknowledged() {
+        let position = Position { ms: 3, seq: 1 };
+        let batch = Batch::new(vec![Delivery::Undecodable {
+            position,
+            reason: "version 9".into(),
+            payload: Bytes::from_static(b"\x09"),
+        }]);
+        assert_eq!(batch.positions, [position]);
+        assert_eq!((batch.dead[0].reason.as_str(), &batch.dead[0].payload[..]), ("version 9", &b"\x09"[..]));
+    }
+
+    /// The state after applying changes one by one, the plainest way.
+    fn model(changes: &[Change], mut state: Option<Document>) -> Option<Document> {
+        for change in changes {
+            state = match change.clone() {
+                Change::Insert(document) => state.or(Some(document)),
+                Change::Replace(document) => Some(document),
+                Change::Merge(fields) => Some(merged(state.unwrap_or_default(), fields)),
+                Change::Delete => None,
+            };
+        }
+        state
+    }
+
+    proptest! {
+        #[test]
+        fn the_net_change_does_what_all_changes_do(kinds in proptest::collection::vec((0..4_u8, 0..3_u8, 0..5_i32), 1..10), exists: bool) {
+            let changes: Vec<Change> = kinds.iter().map(|(kind, field, n)| {
+                let document = doc! { format!("f{field}"): *n };
+                match kind {
+                    0 => Change::Insert(document),
+                    1 => Change::Replace(document),
+                    2 if *n == 0 => Change::Merge(doc! { format!("f{field}"): null }),
+                    2 => Change::Merge(document),
+                    _ => Change::Delete,
+                }
+            }).collect();
+            let start = exists.then(|| doc! {"f0": 100, "f1": 100});
+            // An insert first, over a document that exists, is the conflict that the store reports.
+            prop_assume!(!(exists && matches!(changes[0], Change::Insert(_))));
+            let net = net(changes.clone());
+            prop_assert_eq!(model(&net, start.clone()), model(&changes, start));
+        }
+    }
+}

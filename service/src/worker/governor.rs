@@ -1,0 +1,170 @@
+//! Keeps database operations at or below a rate: a token bucket for smoothness, and the operations of the last
+//! second as a hard bound. Pure; the clock is passed in. [`Limiter`] is the one that waits.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use crate::store::Throttle;
+
+const SECOND: Duration = Duration::from_secs(1);
+/// The bucket holds a tenth of a second's tokens: a worker that was late may catch up that far.
+const BURST_SECONDS: f64 = 0.1;
+
+/// Decides when an operation may start.
+#[derive(Debug)]
+pub struct Governor {
+    per_second: u32,
+    tokens: f64,
+    refilled: Duration,
+    /// Starts of the operations in the last second, oldest first; never more than the rate.
+    recent: VecDeque<Duration>,
+    peak: u32,
+}
+
+impl Governor {
+    /// At most `per_second` operations start in any second; at least 1.
+    #[must_use]
+    pub fn new(per_second: u32) -> Self {
+        let per_second = per_second.max(1);
+        Self { per_second, tokens: 1.0, refilled: Duration::ZERO, recent: VecDeque::new(), peak: 0 }
+    }
+
+    /// `Ok` takes an operation at `now`, a time on any clock that does not go back; `Err` says how long to wait
+    /// before asking again.
+    ///
+    /// # Errors
+    /// The wait.
+    pub fn take(&mut self, now: Duration) -> Result<(), Duration> {
+        let rate = f64::from(self.per_second);
+        let capacity = (rate * BURST_SECONDS).max(1.0);
+        let passed = now.saturating_sub(self.refilled);
+        self.tokens = (self.tokens + passed.as_secs_f64() * rate).min(capacity);
+        self.refilled = self.refilled.max(now);
+        while self.recent.front().is_some_and(|start| now.saturating_sub(*start) >= SECOND) {
+            self.recent.pop_front();
+        }
+        if self.recent.len() >= self.per_second as usize
+            && let Some(oldest) = self.recent.front()
+        {
+            return Err((*oldest + SECOND).saturating_sub(now));
+        }
+        if self.tokens < 1.0 {
+            return Err(Duration::from_secs_f64((1.0 - self.tokens) / rate) + Duration::from_micros(1));
+        }
+        self.tokens -= 1.0;
+        self.recent.push_back(now);
+        self.peak = self.peak.max(u32::try_from(self.recent.len()).unwrap_or(u32::MAX));
+        Ok(())
+    }
+
+    /// Most operations that started within any one second so far.
+    #[must_use]
+    pub fn peak(&self) -> u32 {
+        self.peak
+    }
+}
+
+/// A [`Governor`] on the real clock, shared by all that use one database.
+pub struct Limiter {
+    governor: Mutex<Governor>,
+    started: Instant,
+}
+
+impl Limiter {
+    #[must_use]
+    pub fn new(per_second: u32) -> Self {
+        Self { governor: Mutex::new(Governor::new(per_second)), started: Instant::now() }
+    }
+
+    /// See [`Governor::peak`].
+    #[must_use]
+    pub fn peak(&self) -> u32 {
+        self.governor.lock().unwrap_or_else(PoisonError::into_inner).peak()
+    }
+}
+
+#[async_trait]
+impl Throttle for Limiter {
+    async fn acquire(&self) {
+        loop {
+            let taken =
+                self.governor.lock().unwrap_or_else(PoisonError::into_inner).take(self.started.elapsed());
+            let Err(wait) = taken else { return };
+            tokio::time::sleep(wait).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Runs a caller that asks again `late` after it was told to, and returns the starts.
+    fn starts(per_second: u32, until: Duration, late: impl Fn(usize) -> Duration) -> Vec<Duration> {
+        let mut governor = Governor::new(per_second);
+        let mut now = Duration::ZERO;
+        let mut starts = Vec::new();
+        let mut asked = 0;
+        while now < until {
+            asked += 1;
+            match governor.take(now) {
+                Ok(()) => starts.push(now),
+                Err(wait) => now += wait + late(asked),
+            }
+        }
+        assert_eq!(governor.peak() as usize, most_in_a_second(&starts));
+        starts
+    }
+
+    fn most_in_a_second(starts: &[Duration]) -> usize {
+        let mut first = 0;
+        let mut most = 0;
+        for (last, start) in starts.iter().enumerate() {
+            while *start - starts[first] >= SECOND {
+                first += 1;
+            }
+            most = most.max(last + 1 - first);
+        }
+        most
+    }
+
+    #[test]
+    fn a_greedy_caller_gets_the_whole_rate_and_no_more() {
+        let starts = starts(100, Duration::from_secs(10), |_| Duration::ZERO);
+        assert!((990..=1000).contains(&starts.len()), "{}", starts.len());
+        assert!(most_in_a_second(&starts) <= 100);
+    }
+
+    #[test]
+    fn late_timers_do_not_cost_the_rate() {
+        let starts = starts(100, Duration::from_secs(10), |_| Duration::from_millis(3));
+        assert!(starts.len() >= 950, "{}", starts.len());
+        assert!(most_in_a_second(&starts) <= 100);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_limiter_waits() {
+        let limiter = Limiter::new(10);
+        let started = Instant::now();
+        for _ in 0..21 {
+            limiter.acquire().await;
+        }
+        let took = started.elapsed();
+        assert!(took >= Duration::from_secs(2) && took < Duration::from_millis(2200), "{took:?}");
+        assert!(limiter.peak() <= 10);
+    }
+
+    proptest! {
+        #[test]
+        fn never_more_than_the_rate_in_any_second(rate in 1..200_u32, pauses in proptest::collection::vec(0..400_u64, 1..50)) {
+            let late = |asked: usize| Duration::from_millis(pauses[asked % pauses.len()]);
+            let starts = starts(rate, Duration::from_secs(5), late);
+            prop_assert!(most_in_a_second(&starts) <= rate as usize);
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Getting a batch into the store: wait while it is away, take apart what it refuses, and find the one write
+//! that spoils a whole command.
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Backoff;
+use super::batch::PlannedWrite;
+use crate::journal::DeadLetter;
+use crate::metrics::Metrics;
+use crate::operation::{DocumentKey, DocumentWrite};
+use crate::store::{Applied, Store, StoreError, Throttle};
+
+/// Attempts for a single write at which the database fails as a whole, before it is called poison.
+const POISON_ATTEMPTS: u32 = 5;
+
+pub(super) struct Attempt<'a> {
+    pub(super) store: &'a dyn Store,
+    pub(super) throttle: &'a dyn Throttle,
+    pub(super) metrics: &'a Metrics,
+    pub(super) stop: &'a CancellationToken,
+    /// When stopping: until when to try. Set only once a stop was asked for.
+    pub(super) deadline: Option<Instant>,
+}
+
+/// Stopping, and the database did not come back in time. Nothing is acknowledged.
+pub(super) struct Interrupted;
+
+#[derive(Default)]
+pub(super) struct Outcome {
+    /// Documents that the store has, and up to which version.
+    pub(super) stored: Vec<(DocumentKey, i64)>,
+    /// Documents of which at least one write was refused.
+    pub(super) refused: Vec<DocumentKey>,
+    pub(super) dead: Vec<DeadLetter>,
+}
+
+impl Attempt<'_> {
+    /// Applies all writes; each ends stored, superseded or as a dead letter.
+    pub(super) async fn apply(&self, writes: Vec<PlannedWrite>) -> Result<Outcome, Interrupted> {
+        let mut outcome = Outcome::default();
+        // Parts still to do, later ones first. Splitting bounds the depth by the logarithm of the batch.
+        let mut parts = vec![writes];
+        let mut backoff = Backoff::default();
+        let mut failures = 0;
+        while let Some(part) = parts.pop() {
+            if part.is_empty() {
+                continue;
+            }
+            let plain: Vec<DocumentWrite> = part.iter().map(|planned| planned.write.clone()).collect();
+            match self.store.apply(&plain, self.throttle).await {
+                Ok(applied) => {
+                    failures = 0;
+                    self.sort(part, applied, &mut parts, &mut outcome);
+                }
+                Err(StoreError::Failed(reason)) if part.len() > 1 => {
+                    tracing::warn!(reason, writes = part.len(), "the database failed a batch; halving it");
+                    let mut first = part;
+                    let second = first.split_off(first.len() / 2);
+                    parts.push(second);
+                    parts.push(first);
+                }
+                Err(StoreError::Failed(reason)) if failures + 1 >= POISON_ATTEMPTS => {
+                    failures = 0;
+                    refuse(part, &reason, &mut outcome);
+                }
+                Err(error) => {
+                    if let StoreError::Failed(_) = error {
+                        failures += 1;
+                    }
+                    tracing::warn!(%error, "the worker waits for the database");
+                    self.metrics.worker_retries.inc();
+                    parts.push(part);
+                    if self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+                        || (self.stop.is_cancelled() && self.deadline.is_none())
+                    {
+                        return Err(Interrupted);
+                    }
+                    backoff.wait(self.stop).await;
+                }
+            }
+        }
+        Ok(outcome)
+    }
+
+    fn sort(
+        &self,
+        part: Vec<PlannedWrite>,
+        applied: Vec<Applied>,
+        parts: &mut Vec<Vec<PlannedWrite>>,
+        outcome: &mut Outcome,
+    ) {
+        for (planned, applied) in part.into_iter().zip(applied) {
+            match applied {
+                Applied::Refused { .. } if planned.sources.len() > 1 && spans_entries(&planned) => {
+                    // One part each, since a store takes a document once in a call; the first is popped first.
+                    parts.extend(planned.by_entry().into_iter().rev().map(|step| vec![step]));
+                }
+                Applied::Refused { reason } => refuse(vec![planned], &reason, outcome),
+                Applied::Stored => {
+                    self.metrics.worker_stored.inc();
+                    outcome.stored.push((planned.write.key, planned.write.version));
+                }
+                Applied::Superseded => {
+                    self.metrics.worker_superseded.inc();
+                    outcome.stored.push((planned.write.key, planned.write.version));
+                }
+            }
+        }
+    }
+}
+
+fn spans_entries(planned: &PlannedWrite) -> bool {
+    let mut versions = planned.sources.iter().map(|source| source.write_id.position);
+    let first = versions.next();
+    versions.any(|version| Some(version) != first)
+}
+
+fn refuse(part: Vec<PlannedWrite>, reason: &str, outcome: &mut Outcome) {
+    for planned in part {
+        outcome.refused.push(planned.write.key.clone());
+        outcome.dead.extend(planned.dead_letters(reason));
+    }
+}

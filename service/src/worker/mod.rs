@@ -1,0 +1,224 @@
+//! The worker: carries the journal into the database in batches, no faster than the database allows, and
+//! acknowledges only what is stored or safely among the dead letters.
+
+pub mod batch;
+pub mod governor;
+mod isolate;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::cache::Cache;
+use crate::journal::{Consumer, DeadLetter, Delivery, JournalError};
+use crate::metrics::Metrics;
+use crate::store::Store;
+use batch::Batch;
+use governor::Limiter;
+use isolate::{Interrupted, Outcome};
+
+/// How long one read waits when nothing comes; also how soon a stop is noticed.
+const IDLE_WAIT: Duration = Duration::from_millis(250);
+/// Back-off between attempts while the database or the journal is away.
+const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+const MAX_BACKOFF: Duration = Duration::from_secs(3);
+
+/// How batches are made.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchSettings {
+    /// Writes in a batch, about: an entry is never split.
+    pub max_writes: usize,
+    /// Journal bytes in a batch, about.
+    pub max_bytes: usize,
+    /// How long the first write of a batch waits for company.
+    pub linger: Duration,
+}
+
+/// One worker of one shard.
+pub struct Worker {
+    pub consumer: Box<dyn Consumer>,
+    pub store: Arc<dyn Store>,
+    pub cache: Arc<dyn Cache>,
+    pub limiter: Arc<Limiter>,
+    pub settings: BatchSettings,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Worker {
+    /// Works until `stop`; then, if `drain` is given, until the journal is empty or that time is over. What is
+    /// left stays in the journal for the next start.
+    pub async fn run(mut self, stop: CancellationToken, drain: Option<Duration>) {
+        let mut backoff = Backoff::default();
+        let mut deadline = None;
+        let mut more = false;
+        loop {
+            if stop.is_cancelled() {
+                let end = *deadline.get_or_insert_with(|| Instant::now() + drain.unwrap_or_default());
+                if Instant::now() >= end {
+                    break;
+                }
+            }
+            match self.step(more, &stop, deadline).await {
+                Ok(Step::Idle) if deadline.is_some() => break,
+                Ok(Step::Idle) => more = false,
+                Ok(Step::Done { full }) => {
+                    more = full;
+                    backoff = Backoff::default();
+                }
+                Err(StepError::Stopped) => break,
+                Err(StepError::Journal(error)) => {
+                    tracing::warn!(%error, "the worker waits for the journal");
+                    self.consumer.rewind();
+                    self.metrics.worker_retries.inc();
+                    backoff.wait(&stop).await;
+                }
+            }
+        }
+        self.consumer.release().await;
+    }
+
+    async fn step(
+        &mut self,
+        more: bool,
+        stop: &CancellationToken,
+        deadline: Option<Instant>,
+    ) -> Result<Step, StepError> {
+        let (deliveries, full) = self.gather(more || deadline.is_some()).await?;
+        if deliveries.is_empty() {
+            return Ok(Step::Idle);
+        }
+        let mut batch = Batch::new(deliveries);
+        self.metrics.worker_coalesced.inc_by(batch.coalesced() as u64);
+        let positions = std::mem::take(&mut batch.positions);
+        let mut dead = std::mem::take(&mut batch.dead);
+        let up_to = positions.iter().map(|position| position.version()).max().unwrap_or(i64::MIN);
+        dead.extend(self.store(batch, up_to, stop, deadline).await?);
+        if !dead.is_empty() {
+            self.bury(&dead).await?;
+        }
+        self.consumer.ack(&positions).await?;
+        Ok(Step::Done { full })
+    }
+
+    /// Reads a batch's worth. The flag says that it ended by its size, so more is probably there.
+    async fn gather(&mut self, hurry: bool) -> Result<(Vec<Delivery>, bool), JournalError> {
+        let BatchSettings { max_writes, max_bytes, linger } = self.settings;
+        let mut gathered = self.consumer.read(max_writes, max_bytes, IDLE_WAIT).await?;
+        let mut lingered = hurry;
+        loop {
+            let (writes, bytes) = size(&gathered);
+            if gathered.is_empty() || writes >= max_writes || bytes >= max_bytes {
+                let full = !gathered.is_empty();
+                return Ok((gathered, full));
+            }
+            if !lingered {
+                tokio::time::sleep(linger).await;
+                lingered = true;
+            }
+            // As many entries as still fit, going by those so far.
+            let per_entry = (writes / gathered.len()).max(1);
+            let entries = ((max_writes - writes) / per_entry).max(1);
+            let next = self.consumer.read(entries, max_bytes - bytes, Duration::from_millis(1)).await?;
+            if next.is_empty() {
+                return Ok((gathered, false));
+            }
+            gathered.extend(next);
+        }
+    }
+
+    /// Stores a batch, however long the database is away; returns what it refused for good.
+    async fn store(
+        &mut self,
+        batch: Batch,
+        up_to: i64,
+        stop: &CancellationToken,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<DeadLetter>, StepError> {
+        if batch.writes.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.metrics.worker_batches.inc();
+        self.metrics.worker_batch_writes.observe(batch.writes.len() as f64);
+        let started = Instant::now();
+        let attempt = isolate::Attempt {
+            store: &*self.store,
+            throttle: &*self.limiter,
+            metrics: &self.metrics,
+            stop,
+            deadline,
+        };
+        let Outcome { stored, refused, dead } =
+            attempt.apply(batch.writes).await.map_err(|Interrupted| StepError::Stopped)?;
+        self.metrics.worker_apply_seconds.observe(started.elapsed().as_secs_f64());
+        let settled = self.cache.settled(&stored, up_to).await;
+        let forgotten = self.cache.invalidate(&refused).await;
+        if let Err(error) = settled.and(forgotten) {
+            self.metrics.cache_errors.inc();
+            tracing::warn!(%error, "the cache was not told what is stored; its entries expire");
+        }
+        Ok(dead)
+    }
+
+    async fn bury(&mut self, dead: &[DeadLetter]) -> Result<(), JournalError> {
+        for letter in dead {
+            tracing::warn!(write_id = %letter.write_id, op_id = letter.op_id, reason = letter.reason, "dead letter");
+        }
+        self.consumer.bury(dead).await?;
+        self.metrics.worker_dead.inc_by(dead.len() as u64);
+        Ok(())
+    }
+}
+
+enum Step {
+    Idle,
+    Done { full: bool },
+}
+
+enum StepError {
+    Journal(JournalError),
+    /// The time to drain is over while the database is away.
+    Stopped,
+}
+
+impl From<JournalError> for StepError {
+    fn from(error: JournalError) -> Self {
+        Self::Journal(error)
+    }
+}
+
+/// Writes and bytes.
+fn size(deliveries: &[Delivery]) -> (usize, usize) {
+    deliveries.iter().fold((0, 0), |(writes, bytes), delivery| match delivery {
+        Delivery::Entry(entry) => (
+            writes + entry.requests.iter().map(|request| request.writes.len()).sum::<usize>(),
+            bytes + entry.bytes,
+        ),
+        Delivery::Undecodable { payload, .. } => (writes + 1, bytes + payload.len()),
+    })
+}
+
+/// Doubles, with jitter, so that several workers do not come back together.
+pub(crate) struct Backoff {
+    next: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { next: FIRST_BACKOFF }
+    }
+}
+
+impl Backoff {
+    /// Waits, or returns at once when `stop` comes.
+    pub(crate) async fn wait(&mut self, stop: &CancellationToken) {
+        let jittered = self.next.mul_f64(0.5 + fastrand::f64() / 2.0);
+        self.next = (self.next * 2).min(MAX_BACKOFF);
+        if stop.is_cancelled() {
+            tokio::time::sleep(jittered.min(FIRST_BACKOFF)).await;
+        } else {
+            let _ = tokio::time::timeout(jittered, stop.cancelled()).await;
+        }
+    }
+}
