@@ -4,3 +4,5 @@
 pub mod contract;
 pub mod operation;
 pub mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
