@@ -11,4 +11,6 @@ pub mod operation;
 pub mod redis_link;
 pub mod serve;
 pub mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod worker;

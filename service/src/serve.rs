@@ -88,6 +88,7 @@ pub async fn run(
         metrics: Arc::clone(&metrics),
         worker: (config.role != Role::Api).then(|| (config.database_ops_per_s, Arc::clone(&limiter))),
     });
+    let throttle = Arc::clone(&limiter);
     let router = match config.role {
         Role::Worker => api::worker_router(process),
         Role::Api | Role::All => api::router(Arc::new(App {
@@ -118,7 +119,7 @@ pub async fn run(
         let drain = (config.role == Role::All).then_some(config.shutdown_grace);
         tokio::spawn(worker.run(worker_stop.clone(), drain))
     });
-    let purging = parts.embedded.map(|store| tokio::spawn(purge(store, stop.clone())));
+    let purging = parts.embedded.map(|store| tokio::spawn(purge(store, Arc::clone(&throttle), stop.clone())));
     ready();
     listener::serve(listener, router, limits, metrics, stop).await;
     worker_stop.cancel();
@@ -172,9 +173,9 @@ async fn connect(config: &Config) -> Result<Parts, ServeError> {
     }
 }
 
-async fn purge(store: Arc<Embedded>, stop: CancellationToken) {
+async fn purge(store: Arc<Embedded>, throttle: Arc<Limiter>, stop: CancellationToken) {
     while !stop.is_cancelled() {
-        if let Err(error) = store.purge(std::time::SystemTime::now(), PURGE_DOCUMENTS).await {
+        if let Err(error) = store.purge(std::time::SystemTime::now(), PURGE_DOCUMENTS, &*throttle).await {
             tracing::warn!(%error, "expired tombstones were not dropped");
         }
         let _ = tokio::time::timeout(PURGE_INTERVAL, stop.cancelled()).await;

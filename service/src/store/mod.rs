@@ -5,12 +5,24 @@
 //! `{_id, _sk: {op, v, deleted: <date>}}`, so that a late delivery of an older write cannot bring it back;
 //! tombstones are purged after [`TOMBSTONE_TTL`].
 
+mod encoding;
+mod rules;
+
+pub mod embedded;
+pub mod mongo;
+
+#[cfg(test)]
+mod suite;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bson::Document;
 
 use crate::operation::{DocumentKey, DocumentWrite};
+
+pub use embedded::Embedded;
+pub use mongo::Mongo;
 
 /// How long a tombstone outlives its document. A delivery later than that could revive it; it is far above
 /// the time that a worker can hold an entry before another one reclaims it.
