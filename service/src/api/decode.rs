@@ -47,7 +47,7 @@ struct WriteBody<'a> {
 
 /// A write, checked.
 #[derive(Debug)]
-pub struct DecodedWrite {
+pub(super) struct DecodedWrite {
     pub key: DocumentKey,
     pub change: Change,
     /// The client's own text of the document.
@@ -57,13 +57,13 @@ pub struct DecodedWrite {
 }
 
 #[derive(Debug)]
-pub struct Transaction {
+pub(super) struct Transaction {
     pub reads: Vec<DocumentKey>,
     pub writes: Vec<DecodedWrite>,
 }
 
 /// Reads a transaction; inserts without an id get theirs from `op_id` and their place.
-pub fn transaction(body: &[u8], op_id: &str) -> Result<Transaction, ApiError> {
+pub(super) fn transaction(body: &[u8], op_id: &str) -> Result<Transaction, ApiError> {
     let parsed: TransactionBody = serde_json::from_slice(body).map_err(|error| json_error(&error))?;
     for (what, count) in [("reads", parsed.reads.len()), ("writes", parsed.writes.len())] {
         if count > MAX_OPERATIONS_PER_REQUEST {
@@ -86,7 +86,7 @@ pub fn transaction(body: &[u8], op_id: &str) -> Result<Transaction, ApiError> {
 }
 
 /// Reads the body of a single write, which is the document itself.
-pub fn single(
+pub(super) fn single(
     collection: &str,
     op: WriteOp,
     id: Option<&str>,
@@ -102,14 +102,14 @@ pub fn single(
 
 /// What is wrong with one part of a request.
 #[derive(Debug)]
-pub struct Invalid(String);
+pub(super) struct Invalid(String);
 
 impl Invalid {
     fn at(self, place: &str) -> ApiError {
         ApiError::unprocessable(format!("{place}: {}", self.0))
     }
 
-    pub fn into_error(self) -> ApiError {
+    pub(super) fn into_error(self) -> ApiError {
         ApiError::unprocessable(self.0)
     }
 }
@@ -169,7 +169,7 @@ fn parse(raw: &RawValue) -> Result<Document, Invalid> {
 }
 
 /// Checks a collection's name and an id.
-pub fn key(collection: &str, id: &str) -> Result<DocumentKey, Invalid> {
+pub(super) fn key(collection: &str, id: &str) -> Result<DocumentKey, Invalid> {
     collection_name(collection)?;
     if id.is_empty() || id.len() > MAX_ID_BYTES || id.chars().any(char::is_control) {
         return Err(Invalid(format!(
@@ -180,7 +180,7 @@ pub fn key(collection: &str, id: &str) -> Result<DocumentKey, Invalid> {
     Ok(DocumentKey::new(collection, id))
 }
 
-pub fn collection_name(name: &str) -> Result<(), Invalid> {
+pub(super) fn collection_name(name: &str) -> Result<(), Invalid> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
     let fits = !name.is_empty() && name.len() <= MAX_COLLECTION_BYTES && name.bytes().all(plain);
     if !fits || !name.as_bytes()[0].is_ascii_alphanumeric() {

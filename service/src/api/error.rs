@@ -15,7 +15,7 @@ const RETRY_BACKLOG_SECONDS: u32 = 5;
 
 /// An answer that is not a success.
 #[derive(Debug)]
-pub struct ApiError {
+pub(super) struct ApiError {
     status: StatusCode,
     detail: String,
     retry_after_seconds: Option<u32>,
@@ -26,52 +26,52 @@ impl ApiError {
         Self { status, detail: detail.into(), retry_after_seconds: None }
     }
 
-    pub fn malformed(detail: impl Into<String>) -> Self {
+    pub(super) fn malformed(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
     /// Well-formed, but not what the contract allows.
-    pub fn unprocessable(detail: impl Into<String>) -> Self {
+    pub(super) fn unprocessable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
     }
 
-    pub fn not_found(detail: impl Into<String>) -> Self {
+    pub(super) fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, detail)
     }
 
-    pub fn method_not_allowed(detail: impl Into<String>) -> Self {
+    pub(super) fn method_not_allowed(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, detail)
     }
 
-    pub fn too_large(limit_bytes: usize) -> Self {
+    pub(super) fn too_large(limit_bytes: usize) -> Self {
         Self::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             format!("the body is larger than {limit_bytes} bytes, the limit here"),
         )
     }
 
-    pub fn request_timeout() -> Self {
+    pub(super) fn request_timeout() -> Self {
         Self::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")
     }
 
-    pub fn unavailable(detail: impl Into<String>) -> Self {
+    pub(super) fn unavailable(detail: impl Into<String>) -> Self {
         let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, detail);
         Self { retry_after_seconds: Some(RETRY_UNREACHABLE_SECONDS), ..error }
     }
 
-    pub fn backlog(detail: impl Into<String>) -> Self {
+    pub(super) fn backlog(detail: impl Into<String>) -> Self {
         let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, detail);
         Self { retry_after_seconds: Some(RETRY_BACKLOG_SECONDS), ..error }
     }
 
-    pub fn outcome_unknown(detail: &str) -> Self {
+    pub(super) fn outcome_unknown(detail: &str) -> Self {
         let detail = format!(
             "the write may or may not have been accepted ({detail}); send it again with the same Idempotency-Key to settle it"
         );
         Self::new(StatusCode::GATEWAY_TIMEOUT, detail)
     }
 
-    pub fn internal(detail: impl Into<String>) -> Self {
+    pub(super) fn internal(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
     }
 }
