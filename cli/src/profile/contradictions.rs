@@ -1,0 +1,145 @@
+//! What is fine by itself and cannot work together.
+
+use super::error::ProfileError;
+use super::resolve::Resolver;
+use super::types::{Backend, Profile, ScenarioKind};
+use super::units::Span;
+
+/// Metrics that only the bundled service and its audit give.
+const OF_THE_SERVICE: [&str; 6] =
+    ["acked_writes", "lost_writes", "duplicated_writes", "db_ops", "db_iops", "journal_backlog"];
+/// Metrics that say something only when there are writes.
+const OF_WRITES: [&str; 3] = ["acked_writes", "lost_writes", "duplicated_writes"];
+
+type Checked = Result<(), ProfileError>;
+
+/// Checks the profile as a whole; takes away inherited criteria that cannot be measured, and notes it.
+pub(super) fn check(resolver: &Resolver<'_>, profile: &mut Profile) -> Checked {
+    backend(resolver, profile)?;
+    request(resolver, profile)?;
+    times(resolver, profile)?;
+    connections(resolver, profile)?;
+    let load = &profile.load;
+    if load.scenario == ScenarioKind::Request {
+        let why = "the scenario `request` cannot measure it";
+        return unmeasurable(resolver, profile, &OF_THE_SERVICE, &["load", "scenario"], why);
+    }
+    if load.transactions.reads == 0 && load.transactions.writes == 0 {
+        let path = ["load", "transactions", "writes"];
+        return Err(resolver.error(&path, "no reads and no writes leave nothing to do", "set one above 0"));
+    }
+    if load.transactions.writes == 0 {
+        let path = ["load", "transactions", "writes"];
+        return unmeasurable(resolver, profile, &OF_WRITES, &path, "there are no writes to measure");
+    }
+    Ok(())
+}
+
+fn backend(resolver: &Resolver<'_>, profile: &Profile) -> Checked {
+    let deploy = &profile.deploy;
+    let urls = [
+        ("redis_url", &deploy.redis_url),
+        ("cache_url", &deploy.cache_url),
+        ("mongo_url", &deploy.mongo_url),
+    ];
+    for (key, url) in urls {
+        let path = ["deploy", key];
+        match (deploy.backend, url) {
+            (Backend::Embedded, Some(_)) => {
+                let message = "has no use with the backend `embedded`";
+                let help = format!("set deploy.backend to redis-mongo (or -p redis-mongo), or {key} to null");
+                return Err(resolver.error(&path, message, help));
+            }
+            (Backend::RedisMongo, None) if key != "cache_url" => {
+                let message = "is needed for the backend `redis-mongo`";
+                return Err(resolver.error(&path, message, format!("set deploy.{key}")));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn request(resolver: &Resolver<'_>, profile: &Profile) -> Checked {
+    if profile.load.scenario == ScenarioKind::Request && profile.load.url.is_none() {
+        let message = "`request` needs a URL, and load.url is not set";
+        let help = "set load.url (or --url), or use the scenario `transactions`";
+        return Err(resolver.error(&["load", "scenario"], message, help));
+    }
+    Ok(())
+}
+
+fn times(resolver: &Resolver<'_>, profile: &Profile) -> Checked {
+    let (load, deploy) = (&profile.load, &profile.deploy);
+    if load.think_time >= load.duration {
+        let message = format!(
+            "{} of thinking leaves no second iteration in a duration of {}",
+            Span(load.think_time),
+            Span(load.duration)
+        );
+        return Err(resolver.error(&["load", "think_time"], message, "think shorter or measure longer"));
+    }
+    if load.warmup > load.duration.saturating_mul(60) {
+        let message = format!("{} to warm up for {} of measuring", Span(load.warmup), Span(load.duration));
+        return Err(resolver.error(&["load", "warmup"], message, "warm up shorter or measure longer"));
+    }
+    if deploy.limits.request_timeout > deploy.drain_timeout {
+        let message = format!(
+            "{} ends before a request does, which may take {} (deploy.limits.request_timeout)",
+            Span(deploy.drain_timeout),
+            Span(deploy.limits.request_timeout)
+        );
+        return Err(resolver.error(&["deploy", "drain_timeout"], message, "drain longer"));
+    }
+    if deploy.worker.linger >= deploy.drain_timeout {
+        let message = format!(
+            "{} is not shorter than deploy.drain_timeout, {}: the last batch would never leave",
+            Span(deploy.worker.linger),
+            Span(deploy.drain_timeout)
+        );
+        return Err(resolver.error(&["deploy", "worker", "linger"], message, "linger shorter"));
+    }
+    Ok(())
+}
+
+fn connections(resolver: &Resolver<'_>, profile: &Profile) -> Checked {
+    let most = profile.deploy.limits.max_connections;
+    if profile.load.url.is_none() && profile.load.vus > most {
+        let message = format!("{} users need a connection each, the service takes {most}", profile.load.vus);
+        let help = "raise deploy.limits.max_connections, or set it to null to follow the users";
+        return Err(resolver.error(&["load", "vus"], message, help));
+    }
+    Ok(())
+}
+
+/// A threshold that can never be evaluated can never pass. One that comes from the layer that made it so, or
+/// from a layer above, is a mistake; one inherited from below was written for another situation and falls away.
+fn unmeasurable(
+    resolver: &Resolver<'_>,
+    profile: &mut Profile,
+    metrics: &[&str],
+    cause: &[&str],
+    why: &str,
+) -> Checked {
+    let cause_source = resolver.source_of(cause);
+    let mut fallen = Vec::new();
+    for spec in &profile.criteria {
+        if !metrics.contains(&spec.metric.as_str()) {
+            continue;
+        }
+        // The top layer is 0: a greater index is further below.
+        let inherited = resolver.source_of(&["criteria", &spec.metric]) > cause_source;
+        if !inherited {
+            let message = format!("criteria.{}: `{}` can never pass: {why}", spec.metric, spec.expression);
+            let help = format!("take the threshold away, or change {}", cause.join("."));
+            return Err(ProfileError::new(spec.location.clone(), message, help));
+        }
+        fallen.push(spec.metric.clone());
+    }
+    profile.criteria.retain(|spec| !fallen.contains(&spec.metric));
+    fallen.dedup();
+    for metric in fallen {
+        profile.notes.push(format!("the inherited criteria for {metric} do not apply: {why}"));
+    }
+    Ok(())
+}

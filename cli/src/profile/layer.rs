@@ -1,0 +1,212 @@
+//! One layer of a profile as it is written: typed, partial and strict. The doc comments are the descriptions
+//! of the JSON schema.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+
+use super::setting::{Merge, Setting};
+use super::thresholds::CriteriaLayer;
+use super::types::{Backend, DeployTarget, Durability, ScenarioKind};
+use super::units::{Rate, Size, Span, Whole};
+
+impl Merge for String {}
+impl Merge for Whole {}
+impl Merge for Span {}
+impl Merge for Rate {}
+impl Merge for Size {}
+impl Merge for Backend {}
+impl Merge for DeployTarget {}
+impl Merge for Durability {}
+impl Merge for ScenarioKind {}
+impl Merge for Headers {}
+
+/// A section: a struct of settings, merged key by key. The macro keeps the three walks over the keys in step
+/// with the keys.
+macro_rules! section {
+    ($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty,)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+        #[serde(deny_unknown_fields, default)]
+        pub(crate) struct $name {
+            $($(#[$field_meta])* pub(crate) $field: Setting<$type>,)*
+        }
+
+        impl Merge for $name {
+            fn over(self, parent: Self) -> Self {
+                Self { $($field: self.$field.over(parent.$field),)* }
+            }
+            fn fall_back(self, default: Self) -> Self {
+                Self { $($field: self.$field.fall_back(default.$field),)* }
+            }
+            fn sets(&self, path: &[&str]) -> bool {
+                match path.split_first() {
+                    $(Some((&stringify!($field), rest)) => self.$field.sets(rest),)*
+                    _ => false,
+                }
+            }
+        }
+    };
+}
+
+section! {
+    /// A scalekit profile: one situation, from deployment to verdict. A key that is left out comes from the
+    /// profile that this one extends (`default`, if it names none); `null` takes an inherited value away.
+    Layer {
+        /// The profile this one builds on: a built-in name, or a file relative to this one.
+        extends: String,
+        /// One sentence on what the profile is for.
+        description: String,
+        /// What to deploy, and how.
+        deploy: DeployLayer,
+        /// What load to put on it.
+        load: LoadLayer,
+        /// When the run passes: a list of thresholds for each metric, in k6's grammar.
+        criteria: CriteriaLayer,
+    }
+}
+
+section! {
+    /// What to deploy, and how.
+    DeployLayer {
+        /// Where the service runs: `local` is processes on this host.
+        target: DeployTarget,
+        /// Journal, cache and database: `embedded` in the process, or `redis-mongo`.
+        backend: Backend,
+        /// Address and port the API listens on; port 0 takes any free one.
+        listen: String,
+        /// URL of the journal's Redis, `redis://[user:password@]host:port`; only with `redis-mongo`.
+        redis_url: String,
+        /// URL of the cache's Redis; the journal's, when left out; only with `redis-mongo`.
+        cache_url: String,
+        /// URL of MongoDB, `mongodb://host:port`; only with `redis-mongo`.
+        mongo_url: String,
+        /// Name of the MongoDB database.
+        mongo_database: String,
+        /// What an acknowledged write has survived: `fsync` (a power cut) or `os` (the process).
+        durability: Durability,
+        /// Most database operations, such as `100/s` (1/s to 1000000/s).
+        database_ops: Rate,
+        /// Threads of the API; one for each core, when left out (1 to 1024).
+        api_threads: Whole,
+        /// How the worker batches.
+        worker: WorkerLayer,
+        /// What the API refuses, so that it stays up.
+        limits: LimitsLayer,
+        /// How long to wait until the service is ready (1s to 10m).
+        ready_timeout: Span,
+        /// How long to wait after the load until the journal is empty (1s to 24h).
+        drain_timeout: Span,
+    }
+}
+
+section! {
+    /// How the worker batches writes before they go to the database.
+    WorkerLayer {
+        /// Most writes in one database operation (1 to 100000).
+        batch_max_writes: Whole,
+        /// Most bytes in one database operation (1KiB to 45MiB, under MongoDB's message limit).
+        batch_max_bytes: Size,
+        /// How long an incomplete batch waits for more writes (0s to 1m).
+        linger: Span,
+    }
+}
+
+section! {
+    /// What the API refuses, so that it stays up.
+    LimitsLayer {
+        /// Largest request body (1KiB to 16MiB).
+        max_body_bytes: Size,
+        /// Longest time one request may take in the service (10ms to 5m).
+        request_timeout: Span,
+        /// Most open connections (1 to 2000000); 20,000 or a quarter more than the users, when left out.
+        max_connections: Whole,
+        /// Connections that may wait to be accepted (1 to 65535); the kernel caps it at net.core.somaxconn.
+        backlog: Whole,
+        /// Most journal entries not yet in the database; beyond it, requests get 503 (1 to 1000000000).
+        max_backlog_entries: Whole,
+        /// Most journal bytes not yet in the database; beyond it, requests get 503 (1MiB to 1024GiB).
+        max_backlog_bytes: Size,
+    }
+}
+
+section! {
+    /// What load to put on the service.
+    LoadLayer {
+        /// The URL to load instead of the deployed service; required for the scenario `request`.
+        url: String,
+        /// What a user does: `transactions` of the bundled service, or one `request` over and over.
+        scenario: ScenarioKind,
+        /// The scenario `transactions`.
+        transactions: TransactionsLayer,
+        /// The scenario `request`.
+        request: RequestLayer,
+        /// Users, each with a connection of its own (1 to 1000000).
+        vus: Whole,
+        /// How long a user pauses after each answer (0s to 1h).
+        think_time: Span,
+        /// Time under load before measuring starts (0s to 1h).
+        warmup: Span,
+        /// Time that is measured (1s to 24h).
+        duration: Span,
+        /// When a request counts as failed (1ms to 10m).
+        timeout: Span,
+        /// Threads of the load generator; chosen from the cores, when left out (1 to 1024).
+        threads: Whole,
+    }
+}
+
+section! {
+    /// The scenario `transactions`: each request reads and writes several documents.
+    TransactionsLayer {
+        /// Documents that exist before the run, for reading (1 to 10000000).
+        items: Whole,
+        /// Reads in a request (0 to 64).
+        reads: Whole,
+        /// Writes in a request (0 to 64).
+        writes: Whole,
+        /// Collection that is read from.
+        item_collection: String,
+        /// Collection that is written to.
+        write_collection: String,
+    }
+}
+
+section! {
+    /// The scenario `request`: the same request over and over.
+    RequestLayer {
+        /// HTTP method, such as `GET`.
+        method: String,
+        /// Headers to send, by name.
+        headers: Headers,
+        /// Body to send (up to 1 MiB).
+        body: String,
+    }
+}
+
+/// Request headers in the order they are written.
+#[derive(Clone, Debug, Default, PartialEq, JsonSchema)]
+#[schemars(with = "std::collections::BTreeMap<String, String>", inline)]
+pub(crate) struct Headers(pub(crate) Vec<(String, String)>);
+
+impl<'de> Deserialize<'de> for Headers {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        struct HeadersVisitor;
+        impl<'de> Visitor<'de> for HeadersVisitor {
+            type Value = Headers;
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("a map of header names to texts")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Headers, A::Error> {
+                let mut headers = Vec::new();
+                while let Some(header) = map.next_entry()? {
+                    headers.push(header);
+                }
+                Ok(Headers(headers))
+            }
+        }
+        input.deserialize_map(HeadersVisitor)
+    }
+}

@@ -1,0 +1,303 @@
+//! Merges the layers and turns them into the domain `Profile`, bounds checked once, here.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use scalekit_service::contract::{MAX_COLLECTION_BYTES, MAX_OPERATIONS_PER_REQUEST};
+
+use super::error::ProfileError;
+use super::layer::{
+    DeployLayer, Layer, LimitsLayer, LoadLayer, RequestLayer, TransactionsLayer, WorkerLayer,
+};
+use super::setting::{Merge, Setting};
+use super::source::Source;
+use super::text;
+use super::types::{CriterionSpec, Deploy, Limits, Load, Profile, RequestSpec, TransactionsSpec, Worker};
+use super::units::{Rate, Size, Span, Whole};
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// Connections that are allowed when the profile does not say; more when there are more users.
+const DEFAULT_CONNECTIONS: u32 = 20_000;
+
+type Found<T> = Result<T, ProfileError>;
+
+/// The layers, the top one first; knows where each key was set.
+pub(super) struct Resolver<'a> {
+    pub(super) sources: &'a [Source],
+}
+
+/// Merges and resolves; the last source is the base that has every key.
+pub(super) fn resolve(name: String, sources: &[Source]) -> Found<Profile> {
+    let merged = sources
+        .iter()
+        .map(|source| source.layer.clone())
+        .reduce(|child, parent| child.over(parent))
+        .unwrap_or_default();
+    let resolver = Resolver { sources };
+    let criteria = resolver.criteria(&merged);
+    let base = sources.last().map(|source| source.layer.clone()).unwrap_or_default();
+    let Layer { description, deploy, load, .. } = merged.fall_back(base);
+    let load = resolver.load(&load.value().cloned().unwrap_or_default())?;
+    let deploy = resolver.deploy(&deploy.value().cloned().unwrap_or_default(), load.vus)?;
+    Ok(Profile {
+        name,
+        description: description.value().cloned().unwrap_or_default(),
+        deploy,
+        load,
+        criteria,
+        sources: sources.iter().map(|source| source.name.clone()).collect(),
+        notes: Vec::new(),
+    })
+}
+
+impl Resolver<'_> {
+    /// The topmost layer that says anything about the key.
+    pub(super) fn source_of(&self, path: &[&str]) -> Option<usize> {
+        self.sources.iter().position(|source| source.layer.sets(path))
+    }
+
+    /// Where the key was set.
+    pub(super) fn place(&self, path: &[&str]) -> String {
+        self.source_of(path)
+            .map_or_else(|| "profile default".to_owned(), |index| self.sources[index].place(path))
+    }
+
+    pub(super) fn error(
+        &self,
+        path: &[&str],
+        message: impl Display,
+        help: impl Into<String>,
+    ) -> ProfileError {
+        ProfileError::new(self.place(path), format!("{}: {message}", path.join(".")), help)
+    }
+
+    fn required<T: Copy>(&self, path: &[&str], setting: &Setting<T>) -> Found<T> {
+        setting.value().copied().ok_or_else(|| self.missing(path))
+    }
+
+    fn missing(&self, path: &[&str]) -> ProfileError {
+        self.error(path, "expected a value, found none", "set it")
+    }
+
+    fn bounded<T: PartialOrd + Display>(
+        &self,
+        path: &[&str],
+        value: T,
+        range: RangeInclusive<T>,
+    ) -> Found<T> {
+        if range.contains(&value) {
+            return Ok(value);
+        }
+        let (low, high) = range.into_inner();
+        let message = format!("expected {low} to {high}, found {value}");
+        let help = if value < low { format!("use at least {low}") } else { format!("use at most {high}") };
+        Err(self.error(path, message, help))
+    }
+
+    fn whole(&self, path: &[&str], setting: &Setting<Whole>, range: RangeInclusive<u32>) -> Found<u32> {
+        let Whole(value) = self.required(path, setting)?;
+        let (low, high) = range.into_inner();
+        let value = self.bounded(path, value, u64::from(low)..=u64::from(high))?;
+        // Within a range of u32, so it fits.
+        Ok(u32::try_from(value).unwrap_or(high))
+    }
+
+    fn optional(
+        &self,
+        path: &[&str],
+        setting: &Setting<Whole>,
+        range: RangeInclusive<u32>,
+    ) -> Found<Option<u32>> {
+        setting.value().map(|_| self.whole(path, setting, range)).transpose()
+    }
+
+    fn size(&self, path: &[&str], setting: &Setting<Size>, range: RangeInclusive<u64>) -> Found<u64> {
+        let (low, high) = range.into_inner();
+        let value = self.required(path, setting)?;
+        if value.0 < low || value.0 > high {
+            let (low, high) = (Size(low), Size(high));
+            let message = format!("expected {low} to {high}, found {value}");
+            return Err(self.error(path, message, "choose a size within these bounds"));
+        }
+        Ok(value.0)
+    }
+
+    fn span(
+        &self,
+        path: &[&str],
+        setting: &Setting<Span>,
+        range: RangeInclusive<Duration>,
+    ) -> Found<Duration> {
+        let value = self.required(path, setting)?;
+        if !range.contains(&value.0) {
+            let (low, high) = range.into_inner();
+            let message = format!("expected {} to {}, found {value}", Span(low), Span(high));
+            return Err(self.error(path, message, "choose a duration within these bounds"));
+        }
+        Ok(value.0)
+    }
+
+    fn text(
+        &self,
+        path: &[&str],
+        setting: &Setting<String>,
+        check: impl Fn(&str) -> Result<(), String>,
+    ) -> Found<String> {
+        let value = setting.value().ok_or_else(|| self.missing(path))?;
+        match check(value) {
+            Ok(()) => Ok(value.clone()),
+            Err(expected) => {
+                let shown: String = value.chars().take(80).collect();
+                Err(self.error(path, format!("expected {expected}, found {shown:?}"), "correct the value"))
+            }
+        }
+    }
+
+    fn optional_url(
+        &self,
+        path: &[&str],
+        setting: &Setting<String>,
+        schemes: &[&str],
+    ) -> Found<Option<String>> {
+        setting.value().map(|_| self.text(path, setting, |url| text::url(url, schemes))).transpose()
+    }
+
+    fn deploy(&self, layer: &DeployLayer, vus: u32) -> Found<Deploy> {
+        let listen_path = ["deploy", "listen"];
+        let listen = self.text(&listen_path, &layer.listen, text::address)?;
+        let redis = &["redis", "rediss"];
+        let mongo = &["mongodb", "mongodb+srv"];
+        let operations = self.required(&["deploy", "database_ops"], &layer.database_ops)?;
+        let Rate(operations) = operations;
+        let operations = Setting::To(Whole(operations));
+        Ok(Deploy {
+            target: self.required(&["deploy", "target"], &layer.target)?,
+            backend: self.required(&["deploy", "backend"], &layer.backend)?,
+            listen: listen.parse().map_err(|_| self.missing(&listen_path))?,
+            redis_url: self.optional_url(&["deploy", "redis_url"], &layer.redis_url, redis)?,
+            cache_url: self.optional_url(&["deploy", "cache_url"], &layer.cache_url, redis)?,
+            mongo_url: self.optional_url(&["deploy", "mongo_url"], &layer.mongo_url, mongo)?,
+            mongo_database: self
+                .text(&["deploy", "mongo_database"], &layer.mongo_database, |name| text::name(name, 63))?,
+            durability: self.required(&["deploy", "durability"], &layer.durability)?,
+            database_ops_per_s: self.whole(&["deploy", "database_ops"], &operations, 1..=1_000_000)?,
+            api_threads: self.optional(&["deploy", "api_threads"], &layer.api_threads, 1..=1024)?,
+            worker: self.worker(&layer.worker.value().cloned().unwrap_or_default())?,
+            limits: self.limits(&layer.limits.value().cloned().unwrap_or_default(), vus)?,
+            ready_timeout: self.span(
+                &["deploy", "ready_timeout"],
+                &layer.ready_timeout,
+                SECOND..=10 * MINUTE,
+            )?,
+            drain_timeout: self.span(
+                &["deploy", "drain_timeout"],
+                &layer.drain_timeout,
+                SECOND..=24 * HOUR,
+            )?,
+        })
+    }
+
+    fn worker(&self, layer: &WorkerLayer) -> Found<Worker> {
+        let key = |key| ["deploy", "worker", key];
+        Ok(Worker {
+            batch_max_writes: self.whole(&key("batch_max_writes"), &layer.batch_max_writes, 1..=100_000)?,
+            // MongoDB's wire messages end at 48 MB.
+            batch_max_bytes: self.size(&key("batch_max_bytes"), &layer.batch_max_bytes, KIB..=45 * MIB)?,
+            linger: self.span(&key("linger"), &layer.linger, Duration::ZERO..=MINUTE)?,
+        })
+    }
+
+    fn limits(&self, layer: &LimitsLayer, vus: u32) -> Found<Limits> {
+        let key = |key| ["deploy", "limits", key];
+        let entries =
+            self.whole(&key("max_backlog_entries"), &layer.max_backlog_entries, 1..=1_000_000_000)?;
+        let connections = self.optional(&key("max_connections"), &layer.max_connections, 1..=2_000_000)?;
+        Ok(Limits {
+            max_body_bytes: self.size(&key("max_body_bytes"), &layer.max_body_bytes, KIB..=16 * MIB)?,
+            request_timeout: self.span(
+                &key("request_timeout"),
+                &layer.request_timeout,
+                10 * MS..=5 * MINUTE,
+            )?,
+            max_connections: connections
+                .unwrap_or_else(|| DEFAULT_CONNECTIONS.max(vus.saturating_add(vus / 4))),
+            backlog: self.whole(&key("backlog"), &layer.backlog, 1..=65_535)?,
+            max_backlog_entries: u64::from(entries),
+            max_backlog_bytes: self.size(
+                &key("max_backlog_bytes"),
+                &layer.max_backlog_bytes,
+                MIB..=1024 * GIB,
+            )?,
+        })
+    }
+
+    fn load(&self, layer: &LoadLayer) -> Found<Load> {
+        let key = |key| ["load", key];
+        Ok(Load {
+            url: self.optional_url(&key("url"), &layer.url, &["http", "https"])?,
+            scenario: self.required(&key("scenario"), &layer.scenario)?,
+            transactions: self.transactions(&layer.transactions.value().cloned().unwrap_or_default())?,
+            request: self.request(&layer.request.value().cloned().unwrap_or_default())?,
+            vus: self.whole(&key("vus"), &layer.vus, 1..=1_000_000)?,
+            think_time: self.span(&key("think_time"), &layer.think_time, Duration::ZERO..=HOUR)?,
+            warmup: self.span(&key("warmup"), &layer.warmup, Duration::ZERO..=HOUR)?,
+            duration: self.span(&key("duration"), &layer.duration, SECOND..=24 * HOUR)?,
+            timeout: self.span(&key("timeout"), &layer.timeout, MS..=10 * MINUTE)?,
+            threads: self.optional(&key("threads"), &layer.threads, 1..=1024)?,
+        })
+    }
+
+    fn transactions(&self, layer: &TransactionsLayer) -> Found<TransactionsSpec> {
+        let key = |key| ["load", "transactions", key];
+        let most = u32::try_from(MAX_OPERATIONS_PER_REQUEST).unwrap_or(u32::MAX);
+        let collection = |name: &str| text::name(name, MAX_COLLECTION_BYTES);
+        Ok(TransactionsSpec {
+            items: self.whole(&key("items"), &layer.items, 1..=10_000_000)?,
+            reads: self.whole(&key("reads"), &layer.reads, 0..=most)?,
+            writes: self.whole(&key("writes"), &layer.writes, 0..=most)?,
+            item_collection: self.text(&key("item_collection"), &layer.item_collection, collection)?,
+            write_collection: self.text(&key("write_collection"), &layer.write_collection, collection)?,
+        })
+    }
+
+    fn request(&self, layer: &RequestLayer) -> Found<RequestSpec> {
+        let method = self.text(&["load", "request", "method"], &layer.method, text::method)?;
+        let headers = layer.headers.value().cloned().unwrap_or_default().0;
+        for (name, value) in &headers {
+            if let Err(expected) = text::header(name, value) {
+                let path = ["load", "request", "headers", name];
+                return Err(self.error(&path, format!("expected {expected}"), "correct the header"));
+            }
+        }
+        let body = &layer.body;
+        let body =
+            body.value().map(|_| self.text(&["load", "request", "body"], body, text::body)).transpose()?;
+        Ok(RequestSpec { method, headers, body })
+    }
+
+    /// The thresholds that are left after merging, each with its place.
+    fn criteria(&self, merged: &Layer) -> Vec<CriterionSpec> {
+        let mut specs = Vec::new();
+        for (metric, list) in merged.criteria.value().map(|layer| &layer.0).into_iter().flatten() {
+            for (index, threshold) in list.value().into_iter().flatten().enumerate() {
+                let index = index.to_string();
+                specs.push(CriterionSpec {
+                    metric: metric.clone(),
+                    expression: threshold.expression.clone(),
+                    abort_on_fail: threshold.abort_on_fail,
+                    delay_abort_eval: threshold.delay_abort_eval.map_or(Duration::ZERO, |span| span.0),
+                    location: self.place(&["criteria", metric, &index]),
+                });
+            }
+        }
+        specs
+    }
+}

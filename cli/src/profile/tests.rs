@@ -1,0 +1,286 @@
+//! Profiles from text to domain type: what is built in, how layers merge, and what errors say.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::*;
+
+/// Writes files into a fresh folder; the first is the profile that is loaded.
+fn load_files(files: &[(&str, &str)], overrides: Layer) -> Result<Profile, ProfileError> {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    let path = folder.path().join(files[0].0);
+    load(path.to_str().unwrap(), overrides).map_err(|error| ProfileError {
+        // The folder's name differs each time.
+        place: error.place.replace(&format!("{}/", folder.path().display()), ""),
+        ..error
+    })
+}
+
+fn load_text(text: &str) -> Result<Profile, ProfileError> {
+    load_files(&[("x.yaml", text)], Layer::default())
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+#[test]
+fn every_built_in_profile_loads_and_fits_the_schema() {
+    let validator = jsonschema::validator_for(&schema()).unwrap();
+    for name in names() {
+        let profile = load(name, Layer::default()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(profile.name, name);
+        assert!(!profile.description.is_empty() && !profile.criteria.is_empty(), "{name}");
+        assert!(profile.notes.is_empty(), "{name}");
+        let value: serde_json::Value = serde_yaml::from_str(built_in(name).unwrap()).unwrap();
+        let errors: Vec<_> = validator.iter_errors(&value).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{name}: {errors:?}");
+    }
+    let wrong = serde_json::json!({ "load": { "vsu": 5 } });
+    assert!(!validator.is_valid(&wrong), "the schema must be strict");
+}
+
+/// `UPDATE_SCHEMAS=1 cargo test` writes the file anew.
+#[test]
+fn the_schema_file_is_the_derived_schema() {
+    let path = repository().join("profiles/profile.schema.json");
+    let derived = format!("{:#}\n", schema());
+    if std::env::var_os("UPDATE_SCHEMAS").is_some() {
+        fs::write(&path, &derived).unwrap();
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap_or_default(), derived, "run with UPDATE_SCHEMAS=1");
+}
+
+#[test]
+fn every_profile_file_is_built_in() {
+    let mut files: Vec<_> = fs::read_dir(repository().join("profiles"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter_map(|name| name.strip_suffix(".yaml").map(str::to_owned))
+        .collect();
+    files.sort();
+    let mut known: Vec<_> = names().collect();
+    known.sort_unstable();
+    assert_eq!(files, known);
+}
+
+#[test]
+fn default_is_complete_and_equals_local() {
+    let default = load("default", Layer::default()).unwrap();
+    let local = load("local", Layer::default()).unwrap();
+    assert_eq!((&default.deploy, &default.load), (&local.deploy, &local.load));
+    let expressions = |profile: &Profile| -> Vec<_> {
+        profile.criteria.iter().map(|spec| (spec.metric.clone(), spec.expression.clone())).collect()
+    };
+    assert_eq!(expressions(&default), expressions(&local));
+
+    // Every key of the schema stands in default.yaml, `extends` aside.
+    let schema = schema();
+    let text: serde_json::Value = serde_yaml::from_str(built_in("default").unwrap()).unwrap();
+    let section = |name: &str| schema["$defs"][name]["properties"].as_object().unwrap().clone();
+    let mut checked = 0;
+    for (name, value) in [
+        ("DeployLayer", &text["deploy"]),
+        ("WorkerLayer", &text["deploy"]["worker"]),
+        ("LimitsLayer", &text["deploy"]["limits"]),
+        ("LoadLayer", &text["load"]),
+        ("TransactionsLayer", &text["load"]["transactions"]),
+        ("RequestLayer", &text["load"]["request"]),
+    ] {
+        for key in section(name).keys() {
+            assert!(value.as_object().unwrap().contains_key(key), "{name}.{key}");
+            checked += 1;
+        }
+    }
+    assert!(checked > 30, "the walk found only {checked} keys");
+}
+
+#[test]
+fn the_experiments_are_what_they_say() {
+    let default = load("default", Layer::default()).unwrap();
+    assert_eq!(default.load.vus, 1200);
+    assert_eq!(default.load.think_time, Duration::from_millis(800));
+    assert_eq!(default.deploy.database_ops_per_s, 100);
+    assert_eq!(default.deploy.limits.max_connections, 20_000);
+    assert_eq!(default.sources, ["profile default"]);
+    let seed = load("seed-1200", Layer::default()).unwrap();
+    assert_eq!(seed.deploy.backend, Backend::RedisMongo);
+    assert_eq!(seed.load.duration, Duration::from_secs(390));
+    let of = |metric: &str| -> Vec<_> {
+        seed.criteria.iter().filter(|s| s.metric == metric).map(|s| s.expression.as_str()).collect()
+    };
+    assert_eq!(of("http_req_duration"), ["p(95)<500"]);
+    assert_eq!(of("http_reqs"), ["rate>=1000"]);
+    assert_eq!(of("lost_writes"), ["count==0"]);
+    assert_eq!(seed.sources, ["profile seed-1200", "profile redis-mongo", "profile default"]);
+    assert_eq!(load("seed-10k", Layer::default()).unwrap().load.vus, 10_000);
+}
+
+#[test]
+fn layers_merge_child_over_parent() {
+    let parent = "load: {vus: 7, think_time: 1s, threads: 3}\n\
+                  criteria: {http_reqs: [count>1, count>2], iterations: [count>3]}\n";
+    let child = "extends: lib/parent.yaml\nload: {vus: 8, threads: null}\n\
+                 criteria: {http_reqs: [rate>4], iterations: null, db_ops: null}\n";
+    let mut flags = Layer::default();
+    flags.load.section().think_time = Some(Span(Duration::from_secs(2))).into();
+    flags.criteria.section().add("checks", "rate>0.5");
+    let profile = load_files(&[("child.yaml", child), ("lib/parent.yaml", parent)], flags).unwrap();
+    assert_eq!((profile.load.vus, profile.load.threads), (8, None));
+    assert_eq!(profile.load.think_time, Duration::from_secs(2));
+    let criteria: Vec<_> =
+        profile.criteria.iter().map(|spec| format!("{}: {}", spec.metric, spec.expression)).collect();
+    assert_eq!(
+        criteria,
+        [
+            "checks: rate>0.5",
+            "duplicated_writes: count==0",
+            "http_req_failed: rate<0.01",
+            "http_req_total_duration: p(95)<500",
+            "http_req_total_duration: p(99)<1500",
+            "http_reqs: rate>4",
+            "lost_writes: count==0",
+        ]
+    );
+    assert_eq!(profile.criteria[0].location, "--threshold");
+    assert!(profile.criteria[5].location.ends_with("child.yaml:3:24"), "{}", profile.criteria[5].location);
+    assert_eq!(profile.sources.len(), 4);
+    assert_eq!(profile.sources[0], "command line");
+}
+
+#[test]
+fn long_thresholds_are_read() {
+    let text = "criteria:\n  http_reqs:\n    - {threshold: rate>5, abortOnFail: true, delayAbortEval: 10s}\n";
+    let profile = load_text(text).unwrap();
+    let spec = profile.criteria.iter().find(|spec| spec.metric == "http_reqs").unwrap();
+    assert!(spec.abort_on_fail);
+    assert_eq!(spec.delay_abort_eval, Duration::from_secs(10));
+}
+
+#[test]
+fn a_null_gives_the_default_back_and_no_text_is_the_default() {
+    let profile = load_text("extends: ci\nload: {vus: null}\ndeploy: null\n").unwrap();
+    assert_eq!(profile.load.vus, 1200);
+    assert_eq!(profile.deploy.drain_timeout, Duration::from_secs(120));
+    for empty in ["", "# nothing\n", "criteria: {}\n"] {
+        assert_eq!(load_text(empty).unwrap().load, load("default", Layer::default()).unwrap().load);
+    }
+    assert!(load_text("criteria: null\n").unwrap().criteria.is_empty());
+}
+
+/// Each wrong text, where the error points, and what it says.
+#[test]
+fn errors_name_place_key_and_expectation() {
+    for (text, expected) in [
+        (
+            "load:\n  think_time: 800\n",
+            "x.yaml:2:15: load.think_time: expected a duration such as 800ms or 30s, found 800\n\
+             help: the unit is missing: write 800ms, 800s, 800m or 800h",
+        ),
+        ("load:\n  thnik_time: 8s\n", "x.yaml:2:3: load: unknown key `thnik_time`"),
+        ("laod: {}\n", "did you mean `load`?"),
+        ("load:\n  thnik_time: 8s\n", "expected one of `url`, `scenario`"),
+        ("deploy: {backend: mongo}\n", "x.yaml:1:19: deploy.backend: unknown value `mongo`"),
+        ("deploy: {database_ops: 100}\n", "write 100/s or 100/min"),
+        (
+            "deploy: {worker: {batch_max_bytes: 8}}\n",
+            "deploy.worker.batch_max_bytes: expected a size such as 4MiB",
+        ),
+        ("load: {vus: 0}\n", "x.yaml:1:13: load.vus: expected 1 to 1000000, found 0"),
+        ("load: {vus: -4}\n", "x.yaml:1:13: load.vus: expected a whole number, found -4"),
+        ("load: {vus: many}\n", "load.vus: expected a whole number, found string \"many\""),
+        ("load:\n  vus: 5\n  vus: 6\n", "duplicate key `vus`"),
+        ("load: 5\n", "x.yaml:1:7: load: expected a section of keys, found integer `5`"),
+        ("load: {duration: 25h}\n", "load.duration: expected 1s to 24h, found 25h"),
+        ("load: {url: ftp://x}\n", "expected a URL such as http://host:port, found \"ftp://x\""),
+        ("deploy: {listen: here}\n", "x.yaml:1:18: deploy.listen: expected an address and port"),
+        ("load: {transactions: {writes: 65}}\n", "expected 0 to 64, found 65"),
+        ("load: {request: {headers: {'a b': c}}}\n", "load.request.headers.a b: expected a header name"),
+        ("criteria: {http_reqs: p(95)<1}\n", "criteria.http_reqs: expected a"),
+        ("criteria: {http_reqs: [{threshold: a, abort: b}]}\n", "unknown key `abort`"),
+        ("criteria:\n  a: [b>1]\n  a: [c>1]\n", "duplicate key `a`"),
+        ("load: [\n", "x.yaml:"),
+        ("extends: lcal\n", "x.yaml:1:10: extends: there is no profile `lcal`\nhelp: did you mean `local`?"),
+        ("extends: ./x.yaml\n", "x.yaml:1:10: extends: `./x.yaml` extends this profile in turn"),
+        ("extends: none.yaml\n", "none.yaml: cannot read the profile"),
+        ("load: {scenario: request}\n", "x.yaml:1:18: load.scenario: `request` needs a URL"),
+        ("deploy: {redis_url: 'redis://h'}\n", "x.yaml:1:21: deploy.redis_url: has no use with the backend"),
+        ("deploy: {backend: redis-mongo}\n", "deploy.redis_url: is needed for the backend"),
+        ("load: {think_time: 30s}\n", "load.think_time: 30s of thinking leaves no second iteration"),
+        ("load: {warmup: 1h}\n", "load.warmup: 1h to warm up for 30s"),
+        ("deploy: {drain_timeout: 5s}\n", "deploy.drain_timeout: 5s ends before a request does"),
+        ("deploy: {limits: {max_connections: 9}}\n", "load.vus: 1200 users need a connection each"),
+        ("load: {transactions: {reads: 0, writes: 0}}\n", "leave nothing to do"),
+        (
+            "load: {scenario: request, url: 'http://h'}\ncriteria: {lost_writes: [count==0]}\n",
+            "x.yaml:2:26: criteria.lost_writes: `count==0` can never pass: the scenario `request` cannot",
+        ),
+    ] {
+        let error = load_text(text).expect_err(text).to_string();
+        assert!(error.contains(expected), "{text}\n{error}\n  lacks\n{expected}");
+        assert!(error.contains("\nhelp: "), "{error}");
+    }
+}
+
+#[test]
+fn errors_from_the_command_line_name_the_flag() {
+    let mut flags = Layer::default();
+    flags.load.section().vus = Some(Whole(0)).into();
+    let error = load("local", flags).unwrap_err().to_string();
+    assert!(error.starts_with("--vus: load.vus: expected 1 to 1000000, found 0"), "{error}");
+
+    let mut flags = Layer::default();
+    flags.deploy.section().redis_url = Some("redis://h".to_owned()).into();
+    let error = load("local", flags).unwrap_err().to_string();
+    assert!(error.starts_with("--redis-url: deploy.redis_url: has no use"), "{error}");
+
+    let error = load("lcoal", Layer::default()).unwrap_err().to_string();
+    assert!(error.contains("lcoal: there is no such profile\nhelp: did you mean `local`?"), "{error}");
+    assert!(threshold_flag("p(95)").is_err() && threshold_flag("=x").is_err());
+    assert_eq!(threshold_flag("a=p(95)<=5").unwrap().expression, "p(95)<=5");
+}
+
+#[test]
+fn inherited_criteria_that_cannot_be_measured_fall_away_with_a_note() {
+    let mut flags = Layer::default();
+    flags.load.section().url = Some("http://h:1/".to_owned()).into();
+    flags.load.section().scenario = Some(ScenarioKind::Request).into();
+    let profile = load("default", flags).unwrap();
+    let metrics: Vec<_> = profile.criteria.iter().map(|spec| spec.metric.as_str()).collect();
+    assert_eq!(metrics, ["http_req_failed", "http_req_total_duration", "http_req_total_duration"]);
+    assert_eq!(profile.notes.len(), 3, "{:?}", profile.notes);
+
+    let profile = load_text("load: {transactions: {writes: 0}}\n").unwrap();
+    assert!(profile.criteria.iter().all(|spec| spec.metric != "lost_writes"));
+    assert!(profile.criteria.iter().any(|spec| spec.metric == "db_ops"));
+}
+
+#[test]
+fn chains_are_bounded() {
+    let names: Vec<_> = (0..12).map(|depth| format!("{depth}.yaml")).collect();
+    let texts: Vec<_> = (0..12).map(|depth| format!("extends: {}.yaml\n", depth + 1)).collect();
+    let files: Vec<_> = names.iter().zip(&texts).map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let error = load_files(&files, Layer::default()).unwrap_err().to_string();
+    assert!(error.contains("more than 8 profiles"), "{error}");
+    let circle = [("a.yaml", "extends: b.yaml"), ("b.yaml", "extends: a.yaml")];
+    assert!(load_files(&circle, Layer::default()).unwrap_err().to_string().contains("in turn"));
+    let large = format!("# {}\n", "x".repeat(1 << 20));
+    assert!(load_text(&large).unwrap_err().to_string().contains("larger than"));
+}
+
+#[test]
+fn a_resolved_profile_reads_back_as_a_profile() {
+    for name in names() {
+        let profile = load(name, Layer::default()).unwrap();
+        let json = serde_json::to_string(&profile).unwrap();
+        let again = load_text(&json).unwrap_or_else(|error| panic!("{name}: {error}\n{json}"));
+        assert_eq!((&again.deploy, &again.load), (&profile.deploy, &profile.load), "{name}");
+        assert_eq!(again.criteria.len(), profile.criteria.len());
+    }
+}
