@@ -1,0 +1,267 @@
+//! The command line. Nobody else knows clap: what is typed here becomes plain options.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+
+/// Tune, deploy, load and judge an API that a crowd will hit.
+#[derive(Debug, Parser)]
+#[command(name = "scalekit", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Every flag can also be set in the environment as SCALEKIT_<FLAG>.\n\
+    Exit status: 0 passed, 1 failed to run, 2 usage, 99 criterion failed, 104 invalid profile or report,\n\
+    105 interrupted, 120 measurement invalid, 121 acknowledged writes lost or duplicated.")]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: CliCommand,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Global {
+    /// The profile: a built-in name or a file
+    #[arg(short, long, global = true, value_name = "NAME|FILE", default_value = "default")]
+    pub(crate) profile: String,
+    /// Colours in the output
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto)]
+    pub(crate) color: Color,
+    /// Say more on stderr; twice for even more
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Print facts as JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CliCommand {
+    /// Deploy, load, drain, audit, judge, tear down: one profile in, one verdict out
+    Run(RunArgs),
+    /// Bring the service up and keep it up
+    #[command(args_conflicts_with_subcommands = true)]
+    Deploy(DeployArgs),
+    /// Load a deployed service, or any URL
+    Bench(BenchArgs),
+    /// Judge a report again, from its file alone
+    Validate(ValidateArgs),
+    /// Run a part of the bundled service in the foreground
+    Serve(ServeArgs),
+    /// Print the completions of a shell
+    Completions(CompletionsArgs),
+    /// Write the manual pages into a directory
+    Man(ManArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+    #[command(flatten)]
+    pub(crate) backend: BackendArgs,
+    /// Leave the service running afterwards; `scalekit deploy down` ends it
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeployArgs {
+    #[command(flatten)]
+    pub(crate) backend: BackendArgs,
+    /// Address and port of the API; port 0 takes any free one
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<String>,
+    #[command(subcommand)]
+    pub(crate) action: Option<DeployAction>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeployAction {
+    /// Show what is deployed
+    Status,
+    /// Print what the processes logged
+    Logs {
+        /// Lines from the end of each log
+        #[arg(short = 'n', long, default_value_t = 50)]
+        lines: usize,
+    },
+    /// Stop what is deployed; its data stays
+    Down {
+        /// Remove its data too, with every document in the embedded store
+        #[arg(long)]
+        purge: bool,
+    },
+}
+
+/// Where Redis and MongoDB are.
+#[derive(Debug, Args)]
+pub(crate) struct BackendArgs {
+    /// Journal, cache and database
+    #[arg(long, value_name = "embedded|redis-mongo")]
+    pub(crate) backend: Option<String>,
+    /// The journal's Redis; without it, a redis-server found on PATH is started
+    #[arg(long, value_name = "URL", hide_env_values = true)]
+    pub(crate) redis_url: Option<String>,
+    /// The cache's Redis; the journal's, if only that is given
+    #[arg(long, value_name = "URL", hide_env_values = true)]
+    pub(crate) cache_url: Option<String>,
+    /// MongoDB; without it, a mongod found on PATH is started
+    #[arg(long, value_name = "URL", hide_env_values = true)]
+    pub(crate) mongo_url: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+    /// Load this URL instead of the deployed service
+    #[arg(long, value_name = "URL")]
+    pub(crate) url: Option<String>,
+    /// HTTP method for --url
+    #[arg(long, value_name = "METHOD")]
+    pub(crate) method: Option<String>,
+    /// A header for --url; may be repeated
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+    pub(crate) headers: Vec<String>,
+    /// The body for --url, or @FILE
+    #[arg(long, value_name = "TEXT|@FILE")]
+    pub(crate) body: Option<String>,
+}
+
+/// How much load, and when it passes.
+#[derive(Debug, Args)]
+pub(crate) struct LoadArgs {
+    /// Virtual users, each with a connection of its own
+    #[arg(short = 'u', long, value_name = "N")]
+    pub(crate) vus: Option<u64>,
+    /// Measured time, such as 30s; the warm-up comes before it
+    #[arg(short, long, value_name = "TIME")]
+    pub(crate) duration: Option<String>,
+    /// Time under load before measuring starts
+    #[arg(long, value_name = "TIME")]
+    pub(crate) warmup: Option<String>,
+    /// How long a user pauses after each answer
+    #[arg(long, value_name = "TIME")]
+    pub(crate) think: Option<String>,
+    /// When a request counts as failed
+    #[arg(long, value_name = "TIME")]
+    pub(crate) timeout: Option<String>,
+    /// A criterion, in k6's grammar; replaces the profile's for that metric; may be repeated
+    #[arg(long = "threshold", value_name = "METRIC=EXPR")]
+    pub(crate) thresholds: Vec<String>,
+    /// Directory for the report's folder
+    #[arg(short, long, value_name = "DIR", default_value = "reports")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ValidateArgs {
+    /// A report folder, or its report.json
+    #[arg(value_name = "REPORT")]
+    pub(crate) report: PathBuf,
+    /// A criterion instead of the report's own for that metric; may be repeated
+    #[arg(long = "threshold", value_name = "METRIC=EXPR")]
+    pub(crate) thresholds: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ServeRole {
+    /// The HTTP API
+    Api,
+    /// The worker that writes to the database
+    Worker,
+    /// Both in one process; the only role of the embedded backend
+    All,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    #[arg(value_enum)]
+    pub(crate) role: ServeRole,
+    #[command(flatten)]
+    pub(crate) backend: BackendArgs,
+    /// Address and port to listen on; port 0 takes any free one
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<String>,
+    /// Where the embedded backend keeps its files
+    #[arg(long, value_name = "DIR", default_value = "scalekit-data")]
+    pub(crate) data_dir: PathBuf,
+    /// Threads; one for each core, when left out
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<u64>,
+    /// Name of the worker, stable over restarts
+    #[arg(long, value_name = "NAME", default_value = "worker-0")]
+    pub(crate) worker_name: String,
+    /// Write the address here once requests are served
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ready_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    #[arg(value_enum)]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// Created if it does not exist
+    pub(crate) dir: PathBuf,
+}
+
+/// The clap tree, every flag with its environment variable.
+pub(crate) fn command() -> Command {
+    with_environment(Cli::command())
+}
+
+fn with_environment(mut command: Command) -> Command {
+    command = command.mut_args(|arg| match arg.get_long() {
+        // Help and version are not settings; a count has no value that a variable could hold.
+        Some("help" | "version" | "verbose") | None => arg,
+        Some(long) => {
+            let variable = format!("SCALEKIT_{}", long.replace('-', "_").to_uppercase());
+            arg.env(variable)
+        }
+    });
+    let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+    names.into_iter().fold(command, |command, name| command.mut_subcommand(name, with_environment))
+}
+
+/// Parses the process's command line.
+///
+/// # Errors
+/// What to print, and with it clap's exit status (2, or 0 for help).
+pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    Cli::from_arg_matches(&command().try_get_matches_from(words)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tree_is_consistent_and_every_flag_has_a_variable() {
+        command().debug_assert();
+        let bench = command();
+        let bench = bench.find_subcommand("bench").unwrap();
+        for (flag, variable) in [("vus", "SCALEKIT_VUS"), ("thresholds", "SCALEKIT_THRESHOLD"), ("headers", "SCALEKIT_HEADER")] {
+            let arg = bench.get_arguments().find(|arg| arg.get_id() == flag).unwrap();
+            assert_eq!(arg.get_env(), Some(std::ffi::OsStr::new(variable)));
+        }
+    }
+
+    #[test]
+    fn a_deployment_action_takes_no_deployment_flags() {
+        let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+        assert!(parse(words("scalekit deploy down --purge")).is_ok());
+        assert!(parse(words("scalekit deploy --listen 127.0.0.1:0 down")).is_err());
+        assert!(parse(words("scalekit bench --vus many")).is_err());
+    }
+}

@@ -1,0 +1,46 @@
+//! Bringing the service up on this host: processes of this same binary, and Redis and MongoDB where no URL
+//! names them.
+
+mod local;
+mod parts;
+mod process;
+mod state;
+
+use std::io;
+use std::path::PathBuf;
+
+pub(crate) use local::{Lifetime, Request, Running, STOP_GRACE, up};
+pub(crate) use process::{Identity, memory_peak_bytes};
+pub(crate) use state::{Deployment, Role, StateDir};
+
+/// Why the service is not up, or not down.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DeployError {
+    #[error("{what} {}: {source}", path.display())]
+    File { what: &'static str, path: PathBuf, source: io::Error },
+    #[error("`{program}` is not on PATH: install it ({package}), or name a running server with {flag}")]
+    NotOnPath { program: &'static str, package: &'static str, flag: &'static str },
+    #[error("{name} could not be started ({}): {source}", program.display())]
+    Start { name: String, program: PathBuf, source: io::Error },
+    #[error("{name} ended before it was ready; the end of {}:\n{tail}", log.display())]
+    Ended { name: String, log: PathBuf, tail: String },
+    #[error("{name} was not ready within {seconds} s; the end of {}:\n{tail}", log.display())]
+    NotReady { name: String, seconds: u64, log: PathBuf, tail: String },
+    #[error("{name} (process {pid}) did not end, not even killed")]
+    Stuck { name: String, pid: i32 },
+    #[error("interrupted while the service was starting")]
+    Interrupted,
+    #[error("no free port on 127.0.0.1: {0}")]
+    NoPort(io::Error),
+    #[error("neither XDG_STATE_HOME nor HOME is set; set one, so that the deployment can be found again")]
+    NoHome,
+    #[error("{} is not a deployment's record: {problem}; remove the file if it is of no use", path.display())]
+    Record { path: PathBuf, problem: String },
+}
+
+impl DeployError {
+    fn file(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File { what, path, source }
+    }
+}

@@ -1,0 +1,94 @@
+//! What a deployment consists of: the command lines of its processes. Pure but for looking at PATH.
+
+use std::ffi::OsString;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+
+use crate::profile::{Backend, Deploy, Durability};
+
+use super::DeployError;
+use super::process::ProcessSpec;
+
+/// The cache may forget; this much it keeps.
+const CACHE_MEMORY: &str = "256mb";
+
+/// A program on PATH.
+pub(super) fn find(program: &'static str, package: &'static str, flag: &'static str) -> Result<PathBuf, DeployError> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(program))
+        .find(|file| nix::unistd::access(file, nix::unistd::AccessFlags::X_OK).is_ok() && file.is_file())
+        .ok_or(DeployError::NotOnPath { program, package, flag })
+}
+
+/// A port that is free now. Another process may take it before ours does; ours then says so and ends.
+pub(super) fn free_port() -> Result<u16, DeployError> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(DeployError::NoPort)?;
+    Ok(listener.local_addr().map_err(DeployError::NoPort)?.port())
+}
+
+fn words(words: &[&str]) -> Vec<OsString> {
+    words.iter().map(OsString::from).collect()
+}
+
+/// The journal's Redis: nothing is evicted, and what it acknowledges is as durable as the profile says.
+pub(super) fn journal_redis(program: PathBuf, port: u16, dir: &Path, durability: Durability) -> ProcessSpec {
+    let fsync = match durability {
+        Durability::Fsync => "always",
+        Durability::Os => "everysec",
+    };
+    let mut spec = redis(program, "redis-journal", port, dir);
+    spec.args.extend(words(&["--appendonly", "yes", "--appendfsync", fsync]));
+    spec.args.extend(words(&["--no-appendfsync-on-rewrite", "no", "--maxmemory-policy", "noeviction"]));
+    spec
+}
+
+/// The cache's Redis, apart from the journal's: an fsync there must not stall reads, and its eviction must not
+/// touch the journal.
+pub(super) fn cache_redis(program: PathBuf, port: u16, dir: &Path) -> ProcessSpec {
+    let mut spec = redis(program, "redis-cache", port, dir);
+    spec.args.extend(words(&["--appendonly", "no", "--maxmemory", CACHE_MEMORY, "--maxmemory-policy", "allkeys-lru"]));
+    spec
+}
+
+fn redis(program: PathBuf, name: &'static str, port: u16, dir: &Path) -> ProcessSpec {
+    let port = port.to_string();
+    let mut args = words(&["--port", &port, "--bind", "127.0.0.1", "--daemonize", "no", "--save", "", "--dir"]);
+    args.push(dir.join(name).into());
+    ProcessSpec { name, program, args, env: Vec::new(), log: dir.join(name).with_extension("log") }
+}
+
+pub(super) fn mongod(program: PathBuf, port: u16, dir: &Path) -> ProcessSpec {
+    let port = port.to_string();
+    let mut args = words(&["--port", &port, "--bind_ip", "127.0.0.1", "--dbpath"]);
+    args.push(dir.join("mongod").into());
+    ProcessSpec { name: "mongod", program, args, env: Vec::new(), log: dir.join("mongod.log") }
+}
+
+/// Where the backends are, once they are known.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Urls {
+    pub(super) redis: Option<String>,
+    pub(super) cache: Option<String>,
+    pub(super) mongo: Option<String>,
+}
+
+/// A process of the service itself. It reads the resolved profile from `profile_file`.
+pub(super) fn service(name: &'static str, binary: &Path, dir: &Path, deploy: &Deploy, urls: &Urls, profile_file: &Path) -> ProcessSpec {
+    let listen = match name {
+        "worker" => "127.0.0.1:0".to_owned(),
+        _ => deploy.listen.to_string(),
+    };
+    let mut args = words(&["serve", if name == "service" { "all" } else { name }, "--listen", &listen, "--profile"]);
+    args.extend([profile_file.into(), "--ready-file".into(), ready_file(dir, name).into()]);
+    if deploy.backend == Backend::Embedded {
+        args.extend(["--data-dir".into(), dir.join("data").into()]);
+    }
+    let env = [("SCALEKIT_REDIS_URL", &urls.redis), ("SCALEKIT_CACHE_URL", &urls.cache), ("SCALEKIT_MONGO_URL", &urls.mongo)];
+    let env = env.into_iter().filter_map(|(variable, url)| Some((variable, url.clone()?))).collect();
+    ProcessSpec { name, program: binary.to_owned(), args, env, log: dir.join(name).with_extension("log") }
+}
+
+pub(super) fn ready_file(dir: &Path, name: &str) -> PathBuf {
+    dir.join(name).with_extension("ready")
+}
