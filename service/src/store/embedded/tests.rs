@@ -1,13 +1,14 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use bson::doc;
-use bson::raw::RawDocumentBuf;
+use bson::raw::{RawDocument, RawDocumentBuf};
+use bson::{Document, doc};
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::Unlimited;
+use crate::operation::Change;
 use crate::store::suite::{self, Backdoor, write};
+use crate::store::{TOMBSTONE_TTL, Unlimited, encoding};
 
 #[async_trait]
 impl Backdoor for Embedded {
@@ -15,15 +16,15 @@ impl Backdoor for Embedded {
         let id = document.get("_id").unwrap();
         let id = id.as_str().map_or_else(|| id.to_string(), str::to_owned);
         let bytes = document.to_vec().unwrap();
-        self.inner.documents.insert(storage_key(collection, &id), bytes).unwrap();
+        self.engine.documents.insert(storage_key(collection, &id), bytes).unwrap();
     }
 
     async fn remove(&self, collection: &str, id: &str) {
-        self.inner.documents.remove(storage_key(collection, id)).unwrap();
+        self.engine.documents.remove(storage_key(collection, id)).unwrap();
     }
 
     async fn raw(&self, collection: &str, id: &str) -> Option<Document> {
-        let value = self.inner.documents.get(storage_key(collection, id)).unwrap()?;
+        let value = self.engine.documents.get(storage_key(collection, id)).unwrap()?;
         Some(Document::try_from(RawDocument::from_bytes(&value).unwrap()).unwrap())
     }
 }
@@ -82,7 +83,7 @@ async fn corrupt_values_are_errors() {
     let mut bad_length = good.clone();
     bad_length[8] = 0xff;
     for bytes in [vec![], vec![1], good[..good.len() - 3].to_vec(), bad_type, bad_length] {
-        store.inner.documents.insert(storage_key("c", "a"), bytes.clone()).unwrap();
+        store.engine.documents.insert(storage_key("c", "a"), bytes.clone()).unwrap();
         let read = store.get_many(&[DocumentKey::new("c", "a")]).await;
         let stamps = store.stamps("c", "", None, 10).await;
         let merge = [write("c", "a", "2", 2, Change::Merge(doc! { "n": 1 }))];
@@ -125,7 +126,7 @@ async fn tombstones_are_purged_after_their_time() {
     assert_eq!(store.purge(later, 3, &Unlimited).await.unwrap(), 0);
     let left = store.stamps("c", "", None, 10).await.unwrap();
     assert_eq!(left.iter().map(|stamp| stamp.id.as_str()).collect::<Vec<_>>(), ["0"]);
-    assert_eq!(store.inner.tombstones.iter().count(), 0);
+    assert_eq!(store.engine.tombstones.iter().count(), 0);
 }
 
 fn changes() -> impl Strategy<Value = Change> {
