@@ -88,7 +88,7 @@ pub struct MongoServer(Server);
 
 impl MongoServer {
     /// Starts it with its files in `dir`: `mongod` if there is one on the PATH, else the program that
-    /// [`MONGOD_VARIABLE`] names, else SecantusDB from `target/venv`.
+    /// [`MONGOD_VARIABLE`] names, else SecantusDB from `target/venv`. Fail points may be set on it.
     ///
     /// # Panics
     /// If there is none, or if it does not start.
@@ -96,7 +96,10 @@ impl MongoServer {
     pub fn start(dir: &Path) -> Self {
         let dir_text = dir.to_str().expect("a UTF-8 directory");
         if let Some(program) = on_path("mongod") {
-            let args = ["--bind_ip", "127.0.0.1", "--nounixsocket", "--dbpath", dir_text];
+            let fail_points = ["--setParameter", "enableTestCommands=1"];
+            let args =
+                [&["--bind_ip", "127.0.0.1", "--nounixsocket", "--dbpath", dir_text], &fail_points[..]];
+            let args = args.concat();
             return Self(Server::start(program, &args, dir, mongo_answers));
         }
         let program = std::env::var_os(MONGOD_VARIABLE).map_or_else(bundled_mongod, PathBuf::from);
@@ -106,7 +109,7 @@ impl MongoServer {
              installs SecantusDB there, or set {MONGOD_VARIABLE}",
             program.display()
         );
-        let args = ["--sync-on-commit", "--storage-path", dir_text];
+        let args = ["--sync-on-commit", "--enable-test-commands", "--storage-path", dir_text];
         Self(Server::start(program, &args, dir, mongo_answers))
     }
 

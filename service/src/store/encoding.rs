@@ -1,7 +1,7 @@
 //! The stored form of a document: `_id`, `_sk`, then the client's fields. The stamp comes early so that it is
 //! found without decoding what follows.
 
-use bson::raw::{CStr, RawBsonRef, RawDocument, RawDocumentBuf};
+use bson::raw::{CStr, RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
 use bson::{Bson, DateTime, Document, cstr};
 
 use super::rules::{Existing, MAX_DOCUMENT_BYTES};
@@ -29,34 +29,42 @@ pub(super) fn live(
     version: i64,
     document: &Document,
 ) -> Result<RawDocumentBuf, String> {
-    let mut header = RawDocumentBuf::new();
-    header.append(ID, id);
-    header.append(RESERVED, stamp(op_id, version));
-    let own;
-    let document = if document.contains_key("_id") || document.contains_key(RESERVED_FIELD) {
-        let mut copy = document.clone();
-        copy.remove("_id");
-        copy.remove(RESERVED_FIELD);
-        own = copy;
-        &own
-    } else {
-        document
-    };
-    let fields = document.to_vec().map_err(|error| format!("the document is not valid BSON: {error}"))?;
-    join(header.into_bytes(), &fields)
+    let invalid = |error| format!("the document is not valid BSON: {error}");
+    let mut stored = with_capacity(id.len() + op_id.len() + 64 + 32 * document.len()).map_err(invalid)?;
+    stored.append(ID, id);
+    stored.append(RESERVED, stamp(op_id, version));
+    for (name, value) in document {
+        if name != "_id" && name != RESERVED_FIELD {
+            append(&mut stored, name, value).map_err(invalid)?;
+        }
+    }
+    let bytes = stored.as_bytes().len();
+    if bytes > MAX_DOCUMENT_BYTES {
+        return Err(format!("the document has {bytes} bytes, the limit is {MAX_DOCUMENT_BYTES}"));
+    }
+    Ok(stored)
 }
 
-/// Appends the fields of one encoded document to another. A document is its length (4 bytes, itself included),
-/// its elements and a closing zero: <https://bsonspec.org/spec.html>.
-fn join(mut header: Vec<u8>, fields: &[u8]) -> Result<RawDocumentBuf, String> {
-    header.pop();
-    header.extend_from_slice(fields.get(4..).unwrap_or(&[0]));
-    let bytes = header.len();
-    let Some(length) = i32::try_from(bytes).ok().filter(|_| bytes <= MAX_DOCUMENT_BYTES) else {
-        return Err(format!("the document has {bytes} bytes, the limit is {MAX_DOCUMENT_BYTES}"));
-    };
-    header[..4].copy_from_slice(&length.to_le_bytes());
-    RawDocumentBuf::from_bytes(header).map_err(|error| format!("the document is not valid BSON: {error}"))
+/// An empty document with room for more: growing it step by step is most of the cost of encoding.
+fn with_capacity(bytes: usize) -> Result<RawDocumentBuf, bson::error::Error> {
+    let mut empty = Vec::with_capacity(bytes);
+    empty.extend_from_slice(RawDocumentBuf::new().as_bytes());
+    RawDocumentBuf::from_bytes(empty)
+}
+
+/// The common types go without a copy in between.
+fn append(to: &mut RawDocumentBuf, name: &str, value: &Bson) -> Result<(), bson::error::Error> {
+    let name: &CStr = name.try_into()?;
+    match value {
+        Bson::String(value) => to.append(name, value.as_str()),
+        Bson::Int32(value) => to.append(name, *value),
+        Bson::Int64(value) => to.append(name, *value),
+        Bson::Double(value) => to.append(name, *value),
+        Bson::Boolean(value) => to.append(name, *value),
+        Bson::Document(value) => to.append(name, RawDocumentBuf::try_from(value)?),
+        other => to.append(name, RawBson::try_from(other.clone())?),
+    }
+    Ok(())
 }
 
 /// A tombstone.
@@ -170,7 +178,10 @@ mod tests {
 
     #[test]
     fn documents_round_trip_without_the_reserved_fields() {
-        let document = doc! { "a": 1, "nested": { "_id": 2, "x": [1, "two"] }, "": Bson::Null };
+        let document = doc! {
+            "a": 1, "nested": { "_id": 2, "x": [1, "two"] }, "": Bson::Null, "long": 5_i64, "real": 1.5,
+            "text": "ü", "flag": true, "list": [{ "a": 1 }, [2]], "at": DateTime::from_millis(7),
+        };
         let mut with_reserved = document.clone();
         with_reserved.insert("_id", "forged");
         with_reserved.insert("_sk", doc! { "v": i64::MAX });
@@ -206,8 +217,10 @@ mod tests {
     fn what_cannot_be_stored_says_why() {
         let reason = live("id", "op", 1, &doc! { "big": "x".repeat(MAX_DOCUMENT_BYTES) }).unwrap_err();
         assert!(reason.contains("16777216"), "{reason}");
-        let reason = live("id", "op", 1, &doc! { "a\0b": 1 }).unwrap_err();
-        assert!(reason.contains("not valid BSON"), "{reason}");
+        for bad in [doc! { "a\0b": 1 }, doc! { "x": { "a\0b": 1 } }, doc! { "x": [{ "a\0b": 1 }] }] {
+            let reason = live("id", "op", 1, &bad).unwrap_err();
+            assert!(reason.contains("not valid BSON"), "{reason}");
+        }
     }
 
     #[test]

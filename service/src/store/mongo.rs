@@ -7,25 +7,23 @@
 
 mod command;
 mod reply;
+mod write;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::ops::Range;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bson::raw::RawDocumentBuf;
 use bson::{Document, doc};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use mongodb::options::ClientOptions;
 use mongodb::{Client, Database};
 
-use self::command::{Kind, MAX_COMMAND_BYTES, MAX_COMMAND_WRITES};
-use self::reply::{CommandError, Outcome};
-use super::encoding::{self, RawStamp};
-use super::rules::{self, Existing, Verdict};
-use super::{Applied, Stamp, Store, StoreError, StoredDocument, Throttle, Unlimited};
-use crate::operation::{Change, DocumentKey, DocumentWrite};
+use self::reply::CommandError;
+use super::{Applied, Stamp, Store, StoreError, StoredDocument, Throttle, Unlimited, encoding, rules};
+use crate::operation::{DocumentKey, DocumentWrite};
 
 const MAX_POOL_SIZE: u32 = 8;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -35,8 +33,8 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 const FIND_IDS: usize = 5_000;
 /// Most stamps in one `find`: some 600 bytes each at most, far below the 16 MiB of an answer.
 const FIND_STAMPS: usize = 10_000;
-/// How often a write that collided, but was newer after all, is tried again.
-const CONFLICT_ROUNDS: usize = 4;
+/// Collections that are read, or written, at the same time: the server's journal flush serves all who wait.
+const CONCURRENT_COLLECTIONS: usize = 4;
 
 /// A connection pool to one database.
 pub struct Mongo {
@@ -44,12 +42,6 @@ pub struct Mongo {
     operations: AtomicU64,
     /// Collections whose tombstone index this process has asked for.
     indexed: Mutex<HashSet<Box<str>>>,
-}
-
-/// One write of a collection, encoded, and its place in the answer.
-struct Statement {
-    place: usize,
-    body: RawDocumentBuf,
 }
 
 impl Mongo {
@@ -96,43 +88,6 @@ impl Mongo {
         }
     }
 
-    /// Sends the statements in as few commands as the bounds allow. A command that is refused as a whole
-    /// because of a document in it is halved until that document is alone.
-    async fn send(
-        &self,
-        kind: Kind,
-        collection: &str,
-        statements: &[Statement],
-        throttle: &dyn Throttle,
-    ) -> Result<Vec<(usize, Outcome)>, StoreError> {
-        let mut outcomes = Vec::with_capacity(statements.len());
-        let mut queue: VecDeque<Range<usize>> = chunks(statements).into();
-        while let Some(range) = queue.pop_front() {
-            let part = &statements[range.clone()];
-            let command = command::write(kind, collection, part.iter().map(|statement| &statement.body));
-            match self.run(command, throttle).await {
-                Ok(reply) => {
-                    let places = part.iter().map(|statement| statement.place);
-                    outcomes.extend(places.zip(reply::outcomes(&reply, part.len())?));
-                }
-                Err(CommandError::Store(error)) => return Err(error),
-                Err(CommandError::Namespace(reason)) => {
-                    let refused = |statement: &Statement| (statement.place, Outcome::Refused(reason.clone()));
-                    outcomes.extend(part.iter().map(refused));
-                }
-                Err(CommandError::Document(reason)) if part.len() == 1 => {
-                    outcomes.push((part[0].place, Outcome::Refused(reason)));
-                }
-                Err(CommandError::Document(_)) => {
-                    let middle = range.start + part.len() / 2;
-                    queue.push_front(middle..range.end);
-                    queue.push_front(range.start..middle);
-                }
-            }
-        }
-        Ok(outcomes)
-    }
-
     /// Whole documents (or only their stamps) by id, in any order; absent ones are left out. An answer that
     /// the server cut at its size limit is asked for again without what has come.
     async fn find(
@@ -164,95 +119,16 @@ impl Mongo {
         Ok(found)
     }
 
-    async fn write_collection(
+    /// The documents of one collection among `keys`, and the places of their keys.
+    async fn read_collection(
         &self,
         collection: &str,
-        places: &[usize],
-        writes: &[DocumentWrite],
-        answer: &mut [Applied],
-        throttle: &dyn Throttle,
-    ) -> Result<(), StoreError> {
-        let now = bson::DateTime::now();
-        let (mut inserts, mut updates) = (Vec::new(), Vec::new());
-        for &place in places {
-            let write = &writes[place];
-            let (list, body) = match &write.change {
-                Change::Insert(_) => (&mut inserts, command::insert(write)),
-                _ => (&mut updates, command::update(write, now)),
-            };
-            match body {
-                Ok(body) => list.push(Statement { place, body }),
-                Err(reason) => answer[place] = Applied::Refused { reason },
-            }
-        }
-        let mut conflicts = Vec::new();
-        for (kind, statements) in [(Kind::Insert, inserts), (Kind::Update, updates)] {
-            let outcomes = self.send(kind, collection, &statements, throttle).await?;
-            settle(outcomes, answer, &mut conflicts);
-        }
-        for _ in 0..CONFLICT_ROUNDS {
-            if conflicts.is_empty() {
-                return Ok(());
-            }
-            let again = self.decide(collection, &conflicts, writes, answer, now, throttle).await?;
-            conflicts.clear();
-            let outcomes = self.send(Kind::Update, collection, &again, throttle).await?;
-            settle(outcomes, answer, &mut conflicts);
-        }
-        if conflicts.is_empty() {
-            return Ok(());
-        }
-        Err(StoreError::Unavailable(format!(
-            "{} documents of {collection} changed faster than they could be compared",
-            conflicts.len()
-        )))
-    }
-
-    /// Looks up what collided and returns what is to be written all the same: over an older tombstone, or
-    /// over an older version that came in between.
-    async fn decide(
-        &self,
-        collection: &str,
-        conflicts: &[usize],
-        writes: &[DocumentWrite],
-        answer: &mut [Applied],
-        now: bson::DateTime,
-        throttle: &dyn Throttle,
-    ) -> Result<Vec<Statement>, StoreError> {
-        let ids: Vec<&str> = conflicts.iter().map(|place| &*writes[*place].key.id).collect();
-        let found = self.find(collection, &ids, true, throttle).await?;
-        let mut again = Vec::new();
-        for &place in conflicts {
-            let write = &writes[place];
-            let existing = match found.get(&*write.key.id) {
-                Some(document) => RawStamp::existing(RawStamp::of(document).map_err(invalid_bson)?),
-                None => Existing::Absent,
-            };
-            match rules::decide(write.change.op(), &write.op_id, write.version, existing) {
-                Verdict::Superseded => answer[place] = Applied::Superseded,
-                Verdict::Exists => answer[place] = Applied::Refused { reason: rules::EXISTS.to_owned() },
-                Verdict::Write => match command::update(write, now) {
-                    Ok(body) => again.push(Statement { place, body }),
-                    Err(reason) => answer[place] = Applied::Refused { reason },
-                },
-            }
-        }
-        Ok(again)
-    }
-
-    /// Lets the server purge tombstones. Without the index they stay, which costs space and nothing else, so
-    /// a failure is no reason to hold up writes.
-    async fn index_tombstones(&self, collection: &str, throttle: &dyn Throttle) {
-        if !self.indexed.lock().unwrap_or_else(PoisonError::into_inner).insert(collection.into()) {
-            return;
-        }
-        let failure = match command::tombstone_index(collection) {
-            Ok(command) => self.run(command, throttle).await.err().map(CommandError::into_store),
-            Err(error) => Some(error),
-        };
-        if let Some(error) = failure {
-            tracing::warn!(collection, %error, "cannot create the index that purges tombstones");
-        }
+        places: Vec<usize>,
+        keys: &[DocumentKey],
+    ) -> Result<(Vec<usize>, HashMap<String, RawDocumentBuf>), StoreError> {
+        let ids: Vec<&str> = places.iter().map(|place| &*keys[*place].id).collect();
+        let found = self.find(collection, &ids, false, &Unlimited).await?;
+        Ok((places, found))
     }
 }
 
@@ -267,10 +143,14 @@ impl Store for Mongo {
         for (place, key) in keys.iter().enumerate() {
             by_collection.entry(&key.collection).or_default().push(place);
         }
-        let mut answer = vec![None; keys.len()];
+        let mut reads = Vec::with_capacity(by_collection.len());
         for (collection, places) in by_collection {
-            let ids: Vec<&str> = places.iter().map(|place| &*keys[*place].id).collect();
-            let found = self.find(collection, &ids, false, &Unlimited).await?;
+            reads.push(self.read_collection(collection, places, keys));
+        }
+        let reads: Vec<_> =
+            stream::iter(reads).buffer_unordered(CONCURRENT_COLLECTIONS).try_collect().await?;
+        let mut answer = vec![None; keys.len()];
+        for (places, found) in reads {
             for place in places {
                 if let Some(document) = found.get(&*keys[place].id) {
                     answer[place] = encoding::decode(document).map_err(invalid_bson)?;
@@ -293,11 +173,13 @@ impl Store for Mongo {
                 None => by_collection.entry(&write.key.collection).or_default().push(place),
             }
         }
+        let mut parts = Vec::with_capacity(by_collection.len());
         for (collection, places) in by_collection {
-            self.write_collection(collection, &places, writes, &mut answer, throttle).await?;
-            if places.iter().any(|place| matches!(writes[*place].change, Change::Delete)) {
-                self.index_tombstones(collection, throttle).await;
-            }
+            parts.push(self.write_collection(collection, places, writes, throttle));
+        }
+        let done: Vec<_> = stream::iter(parts).buffer_unordered(CONCURRENT_COLLECTIONS).try_collect().await?;
+        for (place, applied) in done.into_iter().flatten() {
+            answer[place] = applied;
         }
         Ok(answer)
     }
@@ -335,34 +217,6 @@ impl Store for Mongo {
     fn operations(&self) -> u64 {
         self.operations.load(Ordering::Relaxed)
     }
-}
-
-fn settle(outcomes: Vec<(usize, Outcome)>, answer: &mut [Applied], conflicts: &mut Vec<usize>) {
-    for (place, outcome) in outcomes {
-        match outcome {
-            Outcome::Done => answer[place] = Applied::Stored,
-            Outcome::Refused(reason) => answer[place] = Applied::Refused { reason },
-            Outcome::DuplicateId => conflicts.push(place),
-        }
-    }
-}
-
-/// Ranges of statements that fit into one command each.
-fn chunks(statements: &[Statement]) -> Vec<Range<usize>> {
-    let mut chunks = Vec::new();
-    let (mut start, mut bytes) = (0, 0);
-    for (place, statement) in statements.iter().enumerate() {
-        let size = statement.body.as_bytes().len() + command::ELEMENT_BYTES;
-        if place > start && (place - start == MAX_COMMAND_WRITES || bytes + size > MAX_COMMAND_BYTES) {
-            chunks.push(start..place);
-            (start, bytes) = (place, 0);
-        }
-        bytes += size;
-    }
-    if start < statements.len() {
-        chunks.push(start..statements.len());
-    }
-    chunks
 }
 
 fn invalid_bson(error: bson::error::Error) -> StoreError {

@@ -2,11 +2,14 @@
 
 use bson::Document;
 
-use crate::contract::WriteOp;
+use crate::contract::{MAX_COLLECTION_BYTES, WriteOp};
 use crate::operation::{Change, DocumentWrite};
 
 /// The largest stored document in bytes: MongoDB's limit, held in every store so that they agree.
 pub(super) const MAX_DOCUMENT_BYTES: usize = 16 * 1024 * 1024;
+
+/// The longest id in bytes. The API's own limit is lower; beyond this the engines' limits come near.
+const MAX_STORED_ID_BYTES: usize = 1024;
 
 /// What is stored under a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +57,15 @@ pub(super) fn decide(op: WriteOp, op_id: &str, version: i64, existing: Existing<
 pub(super) fn refusal(write: &DocumentWrite) -> Option<String> {
     if write.key.collection.is_empty() || write.key.collection.contains('\0') {
         return Some("the collection name is empty or contains a NUL character".to_owned());
+    }
+    let (collection, id) = (write.key.collection.len(), write.key.id.len());
+    if collection > MAX_COLLECTION_BYTES {
+        return Some(format!(
+            "the collection name has {collection} bytes, the limit is {MAX_COLLECTION_BYTES}"
+        ));
+    }
+    if id > MAX_STORED_ID_BYTES {
+        return Some(format!("the id has {id} bytes, the limit is {MAX_STORED_ID_BYTES}"));
     }
     match &write.change {
         Change::Merge(fields) => bad_merge_field(fields),
@@ -116,5 +128,13 @@ mod tests {
         assert_eq!(refusal(&write("c", Change::Merge(doc! { "a$": { "b.c": 1 } }))), None);
         assert!(refusal(&write("c\0d", Change::Delete)).is_some());
         assert!(refusal(&write("", Change::Delete)).is_some());
+        let mut long = write("c", Change::Delete);
+        long.key = DocumentKey::new(&"c".repeat(MAX_COLLECTION_BYTES), &"i".repeat(MAX_STORED_ID_BYTES));
+        assert_eq!(refusal(&long), None);
+        let longer = [DocumentKey::new(&"c".repeat(121), "i"), DocumentKey::new("c", &"i".repeat(1025))];
+        for key in longer {
+            long.key = key;
+            assert!(refusal(&long).is_some_and(|reason| reason.contains("limit")));
+        }
     }
 }

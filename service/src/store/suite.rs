@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use bson::{Bson, Document, doc};
 
-use super::{Applied, Stamp, Store, StoredDocument, Throttle};
+use super::{Applied, Stamp, Store, StoredDocument, Throttle, Unlimited};
 use crate::operation::{Change, DocumentKey, DocumentWrite};
 
 /// Changes made past the store, as somebody with a shell does.
@@ -57,6 +57,7 @@ pub(super) async fn run(store: &dyn Store, backdoor: &dyn Backdoor) {
     merges(store, backdoor).await;
     refusals(store).await;
     operations(store).await;
+    racing_writers(store).await;
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -348,4 +349,32 @@ async fn operations(store: &dyn Store) {
     assert_eq!(store.operations(), before + 2);
     store.stamps("operations", "", None, 10).await.unwrap();
     assert_eq!(store.operations(), before + 3);
+}
+
+/// Batches of the same documents at the same time, as when a worker that was thought dead comes back: the
+/// newest version is what stays, whoever came first.
+async fn racing_writers(store: &dyn Store) {
+    const WRITERS: i64 = 6;
+    let batches: Vec<Vec<_>> = (1..=WRITERS)
+        .map(|version| {
+            let op = format!("op-{version}");
+            let replace =
+                |n| write("race", &format!("{n}"), &op, version, Change::Replace(doc! { "n": version }));
+            (0..20).map(replace).collect()
+        })
+        .collect();
+    let deliver = batches.iter().map(|batch| async move {
+        // A server may give way to a rival (a write conflict); the worker then delivers again.
+        for _ in 0..100 {
+            if let Ok(answer) = store.apply(batch, &Unlimited).await {
+                assert!(answer.iter().all(|applied| !matches!(applied, Applied::Refused { .. })));
+                return;
+            }
+        }
+        panic!("never applied");
+    });
+    futures_util::future::join_all(deliver).await;
+    let stamps = store.stamps("race", "", None, 100).await.unwrap();
+    assert_eq!(stamps.len(), 20);
+    assert!(stamps.iter().all(|stamp| stamp.version == WRITERS && stamp.op_id == "op-6"), "{stamps:?}");
 }

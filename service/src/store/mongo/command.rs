@@ -5,6 +5,7 @@ use bson::{Bson, Document, cstr, doc};
 
 use crate::contract::RESERVED_FIELD;
 use crate::operation::{Change, DocumentWrite};
+use crate::store::rules::MAX_DOCUMENT_BYTES;
 use crate::store::{StoreError, TOMBSTONE_TTL, encoding};
 
 /// Most documents in one command; the server takes 100,000, but answers later the more there are.
@@ -117,7 +118,14 @@ fn merge(fields: &Document, op_id: &str, version: i64) -> Result<RawDocumentBuf,
     if !unset.is_empty() {
         change.insert("$unset", unset);
     }
-    RawDocumentBuf::try_from(&change).map_err(|error| format!("the document is not valid BSON: {error}"))
+    let change = RawDocumentBuf::try_from(&change)
+        .map_err(|error| format!("the document is not valid BSON: {error}"))?;
+    // The server would drop the connection rather than answer.
+    let bytes = change.as_bytes().len();
+    if bytes > MAX_DOCUMENT_BYTES {
+        return Err(format!("the fields to merge have {bytes} bytes, the limit is {MAX_DOCUMENT_BYTES}"));
+    }
+    Ok(change)
 }
 
 /// `limit` and a larger `batchSize`, so that one answer holds all unless it reaches the size limit.

@@ -8,16 +8,17 @@ use crate::store::StoreError;
 
 /// <https://www.mongodb.com/docs/manual/reference/error-codes/>
 const DUPLICATE_KEY: i32 = 11000;
+const UNAUTHORIZED: i32 = 13;
 
-/// The server's state, not the document, is the matter: HostUnreachable, HostNotFound, Unauthorized,
-/// LockTimeout, LockBusy, MaxTimeMSExpired, StaleShardVersion, WriteConcernFailed, NetworkTimeout,
+/// The server's state, not the document, is the matter: HostUnreachable, HostNotFound, LockTimeout,
+/// LockBusy, MaxTimeMSExpired, StaleShardVersion, WriteConcernFailed, NetworkTimeout,
 /// PrimarySteppedDown, WriteConflict, ReadConcernMajorityNotAvailableYet, ExceededMemoryLimit, StaleEpoch,
 /// ShutdownInProgress, NotYetInitialized, ExceededTimeLimit, TransactionTooOld,
 /// IngressRequestRateLimitExceeded, SocketException, NotWritablePrimary, InterruptedAtShutdown, Interrupted,
 /// InterruptedDueToReplStateChange, StaleConfig, NotPrimaryNoSecondaryOk, NotPrimaryOrSecondary, OutOfDiskSpace.
-const TRANSIENT: [i32; 29] = [
-    6, 7, 13, 24, 46, 50, 63, 64, 89, 91, 94, 112, 134, 146, 150, 189, 225, 262, 462, 9001, 10058, 10107,
-    11600, 11601, 11602, 13388, 13435, 13436, 14031,
+const TRANSIENT: [i32; 28] = [
+    6, 7, 24, 46, 50, 63, 64, 89, 91, 94, 112, 134, 146, 150, 189, 225, 262, 462, 9001, 10058, 10107, 11600,
+    11601, 11602, 13388, 13435, 13436, 14031,
 ];
 
 /// A command fails as a whole for one of its documents: BadValue, FailedToParse, TypeMismatch, Overflow,
@@ -105,6 +106,7 @@ pub(super) fn outcomes(reply: &Document, statements: usize) -> Result<Vec<Outcom
             code if is_transient(code) => {
                 return Err(StoreError::Unavailable(reason(code, message(error))));
             }
+            UNAUTHORIZED => return Err(StoreError::Failed(reason(code, message(error)))),
             code => Outcome::Refused(reason(code, message(error))),
         };
     }

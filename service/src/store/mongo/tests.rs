@@ -1,9 +1,12 @@
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 
 use bson::doc;
 use mongodb::bson::Bson;
 
+use super::command::{MAX_COMMAND_BYTES, MAX_COMMAND_WRITES};
+use super::write::{Statement, chunks};
 use super::*;
+use crate::operation::Change;
 use crate::store::suite::{self, Backdoor, write};
 use crate::testing::{MongoServer, free_port};
 
@@ -159,6 +162,60 @@ async fn a_collection_that_cannot_be_refuses_its_writes_only() {
     assert_eq!(answer[1], Applied::Stored);
 }
 
+/// Until the driver has found the server again.
+async fn wait_for_server(store: &Mongo) {
+    let limit = tokio::time::Instant::now() + Duration::from_secs(30);
+    while let Err(error) = store.ping().await {
+        assert!(tokio::time::Instant::now() < limit, "{error}");
+    }
+}
+
+/// Arms the server's fail point for the next command of this name.
+async fn fail_next(store: &Mongo, name: &str, data: Document) {
+    let mut all = doc! { "failCommands": [name] };
+    all.extend(data);
+    let point = doc! { "configureFailPoint": "failCommand", "mode": { "times": 1 }, "data": all };
+    store.database.client().database("admin").run_command(point).await.unwrap();
+}
+
+/// Faults that the server makes on demand; they concern all its clients, so this one has a server of its own.
+#[tokio::test]
+async fn failed_commands() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = MongoServer::start(dir.path());
+    let store = Mongo::connect(&server.url(), "faults").await.unwrap();
+    let batch = |first: i32| -> Vec<_> {
+        (first..first + 9)
+            .map(|n| write("c", &n.to_string(), "op", 1, Change::Insert(doc! { "n": n })))
+            .collect()
+    };
+
+    fail_next(&store, "insert", doc! { "errorCode": 2 }).await;
+    let answer = suite::apply(&store, &batch(0)).await;
+    assert_eq!(answer, vec![Applied::Stored; 9], "halves of a command refused for a document");
+    assert_eq!(store.operations(), 3);
+
+    fail_next(&store, "insert", doc! { "errorCode": 2 }).await;
+    let answer = suite::apply(&store, &batch(100)[..1]).await;
+    assert!(matches!(&answer[0], Applied::Refused { reason } if reason.contains("error 2:")), "{answer:?}");
+
+    let concern = doc! { "writeConcernError": { "code": 64, "errmsg": "waiting for replication timed out" } };
+    for (data, unavailable) in [
+        (concern, true),
+        (doc! { "errorCode": 112 }, true),
+        (doc! { "errorCode": 13 }, false),
+        (doc! { "errorCode": 8000 }, false),
+        (doc! { "closeConnection": true }, true),
+    ] {
+        fail_next(&store, "insert", data.clone()).await;
+        let error = store.apply(&batch(200), &Unlimited).await.unwrap_err();
+        assert_eq!(matches!(error, StoreError::Unavailable(_)), unavailable, "{data}: {error}");
+    }
+    wait_for_server(&store).await;
+    assert_eq!(suite::apply(&store, &batch(200)).await.len(), 9);
+    assert_eq!(store.stamps("c", "", None, 100).await.unwrap().len(), 18);
+}
+
 #[tokio::test]
 async fn no_server_is_unavailable_and_recovers() {
     let dir = tempfile::tempdir().unwrap();
@@ -175,10 +232,7 @@ async fn no_server_is_unavailable_and_recovers() {
     }
     assert!(matches!(store.ping().await, Err(StoreError::Unavailable(_))));
     server.restart();
-    let limit = tokio::time::Instant::now() + Duration::from_secs(30);
-    while store.ping().await.is_err() {
-        assert!(tokio::time::Instant::now() < limit, "the driver finds the server again");
-    }
+    wait_for_server(&store).await;
     assert_eq!(suite::apply(&store, &first).await, [Applied::Superseded]);
     assert_eq!(suite::apply(&store, &second).await, [Applied::Stored]);
 }
