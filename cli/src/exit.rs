@@ -2,6 +2,8 @@
 
 use std::process::{ExitCode, Termination};
 
+use crate::criteria::{Outcome, Verdict};
+
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -22,8 +24,63 @@ pub(crate) enum ExitStatus {
     AuditMismatch = 121,
 }
 
+impl ExitStatus {
+    /// What a run's verdict means for the caller. The worst counts: a lost write before a spoiled measurement,
+    /// that before a failed criterion, and that before an interruption.
+    pub(crate) fn of(verdict: &Verdict) -> Self {
+        if verdict.audit_mismatch {
+            Self::AuditMismatch
+        } else if verdict.outcome == Outcome::Invalid {
+            Self::InvalidMeasurement
+        } else if verdict.criteria_failed() {
+            Self::CriteriaFailed
+        } else if verdict.interrupted {
+            Self::Interrupted
+        } else {
+            Self::Done
+        }
+    }
+}
+
 impl Termination for ExitStatus {
     fn report(self) -> ExitCode {
         ExitCode::from(self as u8)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::criteria::{Evaluated, Judgement};
+
+    #[test]
+    fn the_worst_counts() {
+        use Outcome::{Fail, Invalid, Pass};
+        for (outcome, threshold, audit_mismatch, interrupted, status) in [
+            (Pass, Judgement::Pass, false, false, 0),
+            (Fail, Judgement::Pass, false, true, 105),
+            (Fail, Judgement::Fail, false, true, 99),
+            (Fail, Judgement::Fail, false, false, 99),
+            (Fail, Judgement::Unevaluated, false, false, 99),
+            (Invalid, Judgement::Pass, false, false, 120),
+            (Invalid, Judgement::Fail, false, true, 120),
+            (Fail, Judgement::Pass, true, false, 121),
+            (Invalid, Judgement::Fail, true, true, 121),
+        ] {
+            let threshold = Evaluated {
+                metric: "http_reqs".to_owned(),
+                expression: "count>0".to_owned(),
+                outcome: threshold,
+                observed: None,
+            };
+            let verdict = Verdict {
+                outcome,
+                reasons: Vec::new(),
+                thresholds: vec![threshold],
+                audit_mismatch,
+                interrupted,
+            };
+            assert_eq!(ExitStatus::of(&verdict) as u8, status, "{verdict:?}");
+        }
     }
 }

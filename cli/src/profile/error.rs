@@ -27,21 +27,33 @@ impl ProfileError {
         if let Some(at) = error.location() {
             place = format!("{file}:{}:{}", at.line(), at.column());
             let mark = format!(" at line {} column {}", at.line(), at.column());
-            if let Some(without) = text.strip_suffix(&mark) {
-                text.truncate(without.len());
-            }
+            // The parser's own errors have it in their midst, those of values at their end.
+            text = text.replacen(&mark, "", 1);
         }
         if let Some((message, help)) = text.split_once(HELP) {
             return Self::new(place, message, help);
         }
-        let suggestion = suggest_from(&text);
-        let message = plain_words(&text);
-        Self::new(place, message, suggestion.unwrap_or_else(|| DEFAULT_HELP.to_owned()))
+        Self::new(place, plain_words(&text), advice(&text))
     }
 }
 
-const DEFAULT_HELP: &str =
-    "every key is described in profiles/profile.schema.json and shown in profiles/default.yaml";
+/// What to do about an error of the parser.
+fn advice(text: &str) -> String {
+    if let Some(suggestion) = suggest_from(text) {
+        return suggestion;
+    }
+    // What the scanner and the parser of YAML itself complain about.
+    let malformed =
+        text.contains("while scanning") || text.contains("while parsing") || text.contains("did not find");
+    let advice = if malformed {
+        "correct the YAML: indent with spaces, close what is opened, quote texts that hold `: ` or `#`"
+    } else if text.contains("duplicate field") {
+        "keep one of the two"
+    } else {
+        "every key is described in profiles/profile.schema.json and shown in profiles/default.yaml"
+    };
+    advice.to_owned()
+}
 
 /// `invalid type: integer `5`, expected a string` → `expected a string, found integer `5``.
 fn plain_words(text: &str) -> String {
@@ -49,8 +61,17 @@ fn plain_words(text: &str) -> String {
         if let Some((path, rest)) = text.split_once(marker)
             && let Some((found, expected)) = rest.rsplit_once(", expected ")
         {
-            let expected = if expected.starts_with("struct ") { "a section of keys" } else { expected };
-            let found = if found == "unit value" { "nothing" } else { found };
+            let expected = match expected {
+                "a sequence" => "a list",
+                _ if expected.starts_with("struct ") => "a section of keys",
+                _ => expected,
+            };
+            let found = match found {
+                "unit value" => "nothing",
+                "sequence" => "a list",
+                "map" => "a section of keys",
+                _ => found,
+            };
             return format!("{path}expected {expected}, found {found}");
         }
     }

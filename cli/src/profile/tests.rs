@@ -205,7 +205,18 @@ fn errors_name_place_key_and_expectation() {
         ("criteria: {http_reqs: p(95)<1}\n", "criteria.http_reqs: expected a"),
         ("criteria: {http_reqs: [{threshold: a, abort: b}]}\n", "unknown key `abort`"),
         ("criteria:\n  a: [b>1]\n  a: [c>1]\n", "duplicate key `a`"),
-        ("load: [\n", "x.yaml:"),
+        (
+            "load:\n\tvus: 3\n",
+            "x.yaml:2:1: found character that cannot start any token, while scanning for the next token\n\
+             help: correct the YAML: indent with spaces",
+        ),
+        ("load:\n  vus: 5\n  thnik_time: 8s\n", "x.yaml:3:3: load: unknown key `thnik_time`"),
+        (
+            "criteria:\n  http_reqs: count>1\n",
+            "x.yaml:2:14: criteria.http_reqs: expected a list, found string",
+        ),
+        ("description: 'a\nload: {}\n", "help: correct the YAML"),
+        ("load: [\n", "x.yaml:1:7: load: expected a section of keys, found a list"),
         ("extends: lcal\n", "x.yaml:1:10: extends: there is no profile `lcal`\nhelp: did you mean `local`?"),
         ("extends: ./x.yaml\n", "x.yaml:1:10: extends: `./x.yaml` extends this profile in turn"),
         ("extends: none.yaml\n", "none.yaml: cannot read the profile"),
@@ -283,4 +294,14 @@ fn a_resolved_profile_reads_back_as_a_profile() {
         assert_eq!((&again.deploy, &again.load), (&profile.deploy, &profile.load), "{name}");
         assert_eq!(again.criteria.len(), profile.criteria.len());
     }
+}
+
+#[test]
+fn a_resolved_profile_keeps_secrets_to_itself() {
+    let text = "extends: redis-mongo\ndeploy: {redis_url: 'redis://u:hunter2@h:1'}\n\
+                load: {request: {headers: {Authorization: Bearer hunter2, Accept: '*/*'}}}\n";
+    let profile = load_text(text).unwrap();
+    assert_eq!(profile.deploy.redis_url.as_deref(), Some("redis://u:hunter2@h:1"));
+    let json = serde_json::to_string(&profile).unwrap();
+    assert!(!json.contains("hunter2") && json.contains("*/*"), "{json}");
 }

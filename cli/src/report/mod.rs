@@ -1,0 +1,28 @@
+//! Reports: what a run found, as one versioned file, and how it reads. A report is judged by the same code
+//! when it is fresh and when it comes from its file.
+
+mod distribution;
+mod figures;
+#[cfg(test)]
+pub(crate) mod fixture;
+mod judging;
+mod model;
+mod read;
+#[cfg(test)]
+mod tests;
+mod text;
+#[cfg(test)]
+mod text_tests;
+mod time;
+mod write;
+
+pub(crate) use distribution::Distribution;
+pub(crate) use judging::{judge, metric_facts, rejudge};
+pub(crate) use model::{
+    Achieved, Audit, Cap, CapKind, ErrorClass, Finding, Host, Load, Metric, Report, Requested, Run,
+    SCHEMA_VERSION, Second, Server, Step, ThresholdResult, Tool, schema,
+};
+pub(crate) use read::{ReadError, read};
+pub(crate) use text::text;
+pub(crate) use time::{rfc3339, run_id};
+pub(crate) use write::{RunFolder, WriteError, prepare};

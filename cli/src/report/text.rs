@@ -1,0 +1,294 @@
+//! The summary at the end of a run, in the manner of k6's.
+
+use std::fmt::Write as _;
+
+use super::figures::{bytes, count, decimal, gibibytes, millis, percent};
+use super::model::{Metric, Report};
+use crate::criteria::{Contains, Judgement, Kind, Outcome, Verdict, definition};
+
+/// Names are padded with dots up to this column.
+const NAME_WIDTH: usize = 32;
+/// The trends in the order in which they are read: what the user felt first, then its parts.
+const TRENDS: [&str; 10] = [
+    "http_req_total_duration",
+    "http_req_duration",
+    "http_req_blocked",
+    "http_req_connecting",
+    "http_req_tls_handshaking",
+    "http_req_sending",
+    "http_req_waiting",
+    "http_req_receiving",
+    "iteration_duration",
+    "loadgen_lag",
+];
+const STATISTICS: [&str; 8] = ["avg", "min", "med", "max", "p(90)", "p(95)", "p(99)", "p(99.9)"];
+/// Most examples and findings that are listed; the report has them all.
+const MOST_LISTED: usize = 10;
+
+/// The summary; with `color`, marks and verdict in ANSI colours.
+pub(crate) fn text(report: &Report, color: bool) -> String {
+    let mut page = Page { text: String::new(), color };
+    page.head(report);
+    if let Some(verdict) = &report.verdict {
+        page.thresholds(verdict);
+    }
+    page.results(report);
+    page.failures(report);
+    page.database(report);
+    page.findings(report);
+    page.verdict(report);
+    page.text
+}
+
+#[derive(Clone, Copy)]
+enum Ink {
+    Green,
+    Red,
+    Yellow,
+}
+
+struct Page {
+    text: String,
+    color: bool,
+}
+
+impl Page {
+    fn line(&mut self, line: &str) {
+        // Names may come from a foreign file: nothing of it may steer the terminal.
+        self.text.extend(line.trim_end().chars().filter(|c| !c.is_control()));
+        self.text.push('\n');
+    }
+
+    fn section(&mut self, title: &str) {
+        let _ = write!(self.text, "\n  █ {title}\n\n");
+    }
+
+    /// `  name.......: value`
+    fn entry(&mut self, name: &str, value: &str) {
+        self.line(&format!("    {name:.<NAME_WIDTH$}: {value}"));
+    }
+
+    /// Appends a coloured word to a line that is already clean.
+    fn inked(&self, word: &str, ink: Ink) -> String {
+        if !self.color {
+            return word.to_owned();
+        }
+        let code = match ink {
+            Ink::Green => 32,
+            Ink::Red => 31,
+            Ink::Yellow => 33,
+        };
+        format!("\u{1b}[{code}m{word}\u{1b}[0m")
+    }
+
+    fn head(&mut self, report: &Report) {
+        let (requested, achieved) = (&report.load.requested, &report.load.achieved);
+        self.line(&format!("  {} {}  run {}", report.tool.name, report.tool.version, report.run.id));
+        self.line(&format!(
+            "  profile {}: {} users, {} apart, {}s after {}s of warm-up, {}",
+            report.run.profile,
+            count(u64::from(requested.vus)),
+            millis(requested.think_time_ms),
+            decimal(requested.duration_s),
+            decimal(requested.warmup_s),
+            requested.url
+        ));
+        self.line(&format!(
+            "  achieved: {} users, {} requests/s over {}s",
+            count(u64::from(achieved.vus)),
+            decimal(achieved.rate),
+            decimal(achieved.measured_s)
+        ));
+        let host = &report.host;
+        self.line(&format!(
+            "  host: {} x {}, {}, {} {}",
+            host.cores,
+            host.cpu_model,
+            gibibytes(host.memory_bytes),
+            host.os,
+            host.kernel
+        ));
+        if report.run.interrupted {
+            self.line("  interrupted: these results are partial");
+        }
+    }
+
+    fn thresholds(&mut self, verdict: &Verdict) {
+        if verdict.thresholds.is_empty() {
+            return;
+        }
+        self.section("THRESHOLDS");
+        for threshold in &verdict.thresholds {
+            let (mark, ink) = match threshold.outcome {
+                Judgement::Pass => ("✓", Ink::Green),
+                Judgement::Fail => ("✗", Ink::Red),
+                Judgement::Unevaluated => ("?", Ink::Yellow),
+            };
+            let statistic =
+                threshold.expression.split(['<', '>', '=', '!']).next().unwrap_or_default().trim();
+            let observed = threshold.observed.map_or_else(
+                || "not measured".to_owned(),
+                |value| format!("{statistic}={}", figure(&threshold.metric, statistic, value)),
+            );
+            let line =
+                format!("    {:.<NAME_WIDTH$}: \u{1}'{}' {observed}", threshold.metric, threshold.expression);
+            let clean: String = line.chars().filter(|c| !c.is_control() || *c == '\u{1}').collect();
+            let mark = format!("{} ", self.inked(mark, ink));
+            let line = clean.replacen('\u{1}', &mark, 1).replace('\u{1}', "");
+            self.text.push_str(&line);
+            self.text.push('\n');
+        }
+    }
+
+    fn results(&mut self, report: &Report) {
+        self.section("TOTAL RESULTS");
+        for name in TRENDS {
+            if let Some(metric) = report.metrics.get(name).filter(|metric| !metric.values.is_empty()) {
+                self.entry(name, &trend(metric));
+            }
+        }
+        let shown_elsewhere =
+            ["db_ops", "db_iops", "journal_backlog", "acked_writes", "lost_writes", "duplicated_writes"];
+        for (name, metric) in &report.metrics {
+            if metric.kind != Kind::Trend && !shown_elsewhere.contains(&name.as_str()) {
+                self.entry(name, &plain(name, metric));
+            }
+        }
+    }
+
+    fn failures(&mut self, report: &Report) {
+        let failed: Vec<_> =
+            report.outcomes.iter().filter(|class| class.code != 0 && class.count > 0).collect();
+        if failed.is_empty() {
+            return;
+        }
+        self.section("FAILURES");
+        for class in failed {
+            let statuses: Vec<_> =
+                class.statuses.iter().map(|(status, times)| format!("{status}: {}", count(*times))).collect();
+            let statuses =
+                if statuses.is_empty() { String::new() } else { format!("  ({})", statuses.join(", ")) };
+            self.entry(
+                &format!("{} {}", class.code, class.name),
+                &format!("{}{statuses}", count(class.count)),
+            );
+        }
+    }
+
+    fn database(&mut self, report: &Report) {
+        let metrics = &report.metrics;
+        let names = ["db_ops", "db_iops", "journal_backlog"];
+        if report.audit.is_none() && names.iter().all(|name| !metrics.contains_key(*name)) {
+            return;
+        }
+        self.section("DATABASE");
+        for name in names {
+            if let Some(metric) = metrics.get(name) {
+                self.entry(name, &plain(name, metric));
+            }
+        }
+        let Some(audit) = &report.audit else {
+            self.entry("audit", "none was made");
+            return;
+        };
+        let verdict = format!(
+            "{} acknowledged, {} stored, {} lost, {} duplicated",
+            count(audit.acknowledged),
+            count(audit.stored),
+            count(audit.lost),
+            count(audit.duplicated)
+        );
+        self.entry("audit", &verdict);
+        if audit.unknown > 0 {
+            let line = format!("{}, of which {} stored", count(audit.unknown), count(audit.unknown_stored));
+            self.entry("  without an answer", &line);
+        }
+        if audit.refused_stored > 0 {
+            self.entry("  refused, yet stored", &count(audit.refused_stored));
+        }
+        for example in audit.examples.iter().take(MOST_LISTED) {
+            self.entry("  example", example);
+        }
+    }
+
+    fn findings(&mut self, report: &Report) {
+        if report.findings.is_empty() {
+            return;
+        }
+        self.section("FINDINGS");
+        for finding in report.findings.iter().take(MOST_LISTED) {
+            self.line(&format!("    {}: {}", finding.id, finding.message));
+            self.line(&format!("      → {}", finding.advice));
+        }
+    }
+
+    fn verdict(&mut self, report: &Report) {
+        self.text.push('\n');
+        let Some(verdict) = &report.verdict else {
+            self.line("  VERDICT: none, the run was not judged");
+            return;
+        };
+        let (word, ink) = match verdict.outcome {
+            Outcome::Pass => ("PASS", Ink::Green),
+            Outcome::Fail => ("FAIL", Ink::Red),
+            Outcome::Invalid => ("INVALID", Ink::Yellow),
+        };
+        let word = self.inked(word, ink);
+        let _ = writeln!(self.text, "  VERDICT: {word}");
+        if verdict.outcome == Outcome::Pass && verdict.thresholds.is_empty() {
+            self.line("    there were no criteria");
+        }
+        for reason in &verdict.reasons {
+            self.line(&format!("    {reason}"));
+        }
+    }
+}
+
+fn trend(metric: &Metric) -> String {
+    let values = STATISTICS.iter().filter_map(|statistic| {
+        metric.values.get(*statistic).map(|value| format!("{statistic}={:<9}", millis(*value)))
+    });
+    values.collect::<Vec<_>>().join(" ")
+}
+
+/// A metric that is not a trend.
+fn plain(name: &str, metric: &Metric) -> String {
+    let value = |statistic: &str| metric.values.get(statistic).copied();
+    let shown = |statistic: &str| {
+        value(statistic).map_or_else(|| "not measured".to_owned(), |value| figure(name, statistic, value))
+    };
+    let max = || value("max").map(|max| figure(name, "max", max));
+    match metric.kind {
+        Kind::Counter => {
+            let most = max().map_or_else(String::new, |max| format!("  at most {max} in one second"));
+            let rate =
+                value("rate").map_or_else(String::new, |rate| format!("  {}/s", figure(name, "count", rate)));
+            format!("{}{rate}{most}", shown("count"))
+        }
+        Kind::Gauge => match (value("min"), max()) {
+            (Some(min), Some(max)) => {
+                format!("{}  min={} max={max}", shown("value"), figure(name, "min", min))
+            }
+            _ => shown("value"),
+        },
+        Kind::Rate => match (value("passes"), value("fails")) {
+            (Some(passes), Some(fails)) => {
+                format!("{}  {} out of {}", shown("rate"), decimal(passes), decimal(passes + fails))
+            }
+            _ => shown("rate"),
+        },
+        Kind::Trend => trend(metric),
+    }
+}
+
+/// One value in its metric's unit.
+fn figure(metric: &str, statistic: &str, value: f64) -> String {
+    let Some(definition) = definition(metric) else { return decimal(value) };
+    let shown = match (definition.contains, definition.kind) {
+        (Contains::Time, _) => millis(value),
+        (Contains::Data, _) => bytes(value),
+        (Contains::Default, Kind::Rate) => percent(value),
+        (Contains::Default, _) => decimal(value),
+    };
+    if statistic == "rate" && definition.kind == Kind::Counter { format!("{shown}/s") } else { shown }
+}

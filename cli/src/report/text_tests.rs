@@ -1,0 +1,130 @@
+//! The summary as it reads, word for word.
+
+use super::fixture;
+use super::judging::judge;
+use super::model::Audit;
+use super::model::Report;
+use super::text;
+use crate::criteria::parse;
+
+fn judged(mut report: Report) -> Report {
+    let criteria = parse(&report.criteria).unwrap();
+    judge(&mut report, &criteria);
+    report
+}
+
+#[test]
+fn a_good_run() {
+    let shown = text(&judged(fixture::report()), false);
+    let expected = "  scalekit 0.1.0  run 20261123T150301Z-k3f9x2ab
+  profile local: 1200 users, 800ms apart, 30s after 5s of warm-up, http://127.0.0.1:8080
+  achieved: 1200 users, 1219.3 requests/s over 30s
+  host: 8 x Example CPU, 16 GiB, linux 6.8.0
+
+  █ THRESHOLDS
+
+    db_ops..........................: ✓ 'max<=100' max=100
+    http_req_failed.................: ✓ 'rate<0.01' rate=0.22%
+    http_req_total_duration.........: ✓ 'p(95)<500' p(95)=73.41ms
+    http_req_total_duration.........: ✓ 'p(97.5) < 500' p(97.5)=73.41ms
+    lost_writes.....................: ✓ 'count==0' count=0
+
+  █ TOTAL RESULTS
+
+    http_req_total_duration.........: avg=21.97ms   min=9.2ms     med=9.21ms    max=640.51ms  p(90)=73.41ms   p(95)=73.41ms   p(99)=73.41ms   p(99.9)=640.51ms
+    http_req_duration...............: avg=21.79ms   min=9.1ms     med=9.1ms     max=630.27ms  p(90)=73.02ms   p(95)=73.02ms   p(99)=73.02ms   p(99.9)=630.27ms
+    http_req_waiting................: avg=850µs     min=850µs     med=850µs     max=850µs     p(90)=850µs     p(95)=850µs     p(99)=850µs     p(99.9)=850µs
+    loadgen_lag.....................: avg=56.78µs   min=40µs      med=40µs      max=1.1ms     p(90)=40µs      p(95)=40µs      p(99)=1.1ms     p(99.9)=1.1ms
+    data_sent.......................: 41.2 MB  1.37 MB/s
+    http_req_failed.................: 0.22%  79 out of 36579
+    http_reqs.......................: 36579  1219.3/s
+    vus.............................: 1200  min=0 max=1200
+
+  █ FAILURES
+
+    1050 time-out...................: 4
+    1503 http 5xx...................: 75  (503: 75)
+
+  █ DATABASE
+
+    db_ops..........................: 2480  82.67/s  at most 100 in one second
+    journal_backlog.................: 0  min=0 max=18204
+    audit...........................: 182500 acknowledged, 182500 stored, 0 lost, 0 duplicated
+      without an answer.............: 20, of which 5 stored
+
+  █ FINDINGS
+
+    listen-drops: 12 connections dropped from a full accept queue
+      → raise net.core.somaxconn
+
+  VERDICT: PASS
+";
+    assert_eq!(shown, expected);
+}
+
+#[test]
+fn a_bad_run_says_why() {
+    let mut report = fixture::empty();
+    report.run.interrupted = true;
+    report.validity = vec!["the generator used 97 % of its CPU".to_owned()];
+    report.set_rate("http_req_failed", 5, 5);
+    report.set_audit(Audit {
+        acknowledged: 9,
+        stored: 8,
+        lost: 1,
+        refused_stored: 2,
+        examples: vec!["k3f9x2ab-0000004d-000004af-04 lost".to_owned()],
+        ..Audit::default()
+    });
+    let expected = "  scalekit 0.1.0  run 20261123T150301Z-k3f9x2ab
+  profile local: 1200 users, 800ms apart, 30s after 5s of warm-up, http://127.0.0.1:8080
+  achieved: 1200 users, 1219.3 requests/s over 30s
+  host: 8 x Example CPU, 16 GiB, linux 6.8.0
+  interrupted: these results are partial
+
+  █ THRESHOLDS
+
+    db_ops..........................: ? 'max<=100' not measured
+    http_req_failed.................: ✗ 'rate<0.01' rate=100.00%
+    http_req_total_duration.........: ? 'p(95)<500' not measured
+    http_req_total_duration.........: ? 'p(97.5) < 500' not measured
+    lost_writes.....................: ✗ 'count==0' count=1
+
+  █ TOTAL RESULTS
+
+    http_req_failed.................: 100.00%  5 out of 5
+
+  █ DATABASE
+
+    audit...........................: 9 acknowledged, 8 stored, 1 lost, 0 duplicated
+      refused, yet stored...........: 2
+      example.......................: k3f9x2ab-0000004d-000004af-04 lost
+
+  VERDICT: INVALID
+    audit: 1 writes acknowledged and not stored (lost)
+    audit: 2 writes refused and stored all the same
+    invalid: the generator used 97 % of its CPU
+    db_ops: max<=100 could not be evaluated: nothing was measured
+    http_req_failed: rate<0.01 failed with 1
+    http_req_total_duration: p(95)<500 could not be evaluated: nothing was measured
+    http_req_total_duration: p(97.5) < 500 could not be evaluated: nothing was measured
+    lost_writes: count==0 failed with 1
+    interrupted: the results are partial
+";
+    assert_eq!(text(&judged(report), false), expected);
+}
+
+#[test]
+fn a_foreign_report_cannot_steer_the_terminal() {
+    let mut report = judged(fixture::report());
+    report.run.id = "\u{1b}[2Jx".to_owned();
+    report.findings[0].message = "\u{7}\u{1b}]0;t\n".to_owned();
+    if let Some(verdict) = &mut report.verdict {
+        verdict.thresholds[0].metric = "\u{1b}[31m\u{1}".to_owned();
+        verdict.reasons = vec!["\u{1b}c".to_owned()];
+    }
+    let shown = text(&report, false);
+    assert!(!shown.chars().any(|c| c.is_control() && c != '\n'), "{shown:?}");
+    let colored = text(&judged(fixture::report()), true);
+    assert!(colored.contains("VERDICT: \u{1b}[32mPASS\u{1b}[0m"), "{colored}");
+}
