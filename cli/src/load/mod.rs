@@ -1,0 +1,40 @@
+//! The load generator. A [`plan`] says what to do; the [`engine`] runs one epoll loop a thread, in which each
+//! virtual user owns one connection; the [`recording`] is what came of it.
+//!
+//! The parts are kept apart so that each can be replaced: when a request is due (`pacer`), what is sent
+//! (`scenario`, `transactions`), how it gets there (`connection`, `response`), what is noted (`recorder`, `series`,
+//! `ledger`).
+
+mod chunked;
+mod clock;
+mod connection;
+mod deadlines;
+mod engine;
+mod exchange;
+mod ledger;
+mod limits;
+mod outcome;
+mod pacer;
+mod plan;
+mod recorder;
+mod recording;
+mod response;
+mod scenario;
+mod series;
+mod target;
+mod tick;
+mod transactions;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use engine::{LoadError, run};
+pub(crate) use ledger::{Fate, FateTotals, Ledger};
+pub(crate) use outcome::{Failure, Outcome};
+pub(crate) use plan::{Plan, PlanError, Scenario, Target};
+pub(crate) use recorder::{Trend, Trends};
+pub(crate) use recording::Recording;
+pub(crate) use series::{Second, SecondLatency};
+pub(crate) use tick::{Phase, Tick};
+pub(crate) use transactions::seed_requests;

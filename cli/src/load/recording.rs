@@ -1,0 +1,60 @@
+//! What a run measured, merged over all threads.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use super::ledger::Ledger;
+use super::outcome::Failure;
+use super::recorder::Trends;
+use super::series::Second;
+
+/// The facts of one run. Unless said otherwise they are of the measured part: of the requests that were meant to
+/// start in it.
+#[derive(Clone, Debug)]
+pub(crate) struct Recording {
+    pub(crate) trends: Trends,
+    /// Requests with an outcome, `failed` among them.
+    pub(crate) requests: u64,
+    /// No whole response, or a status of 400 and above.
+    pub(crate) failed: u64,
+    /// Whole responses by status.
+    pub(crate) by_status: BTreeMap<u16, u64>,
+    /// Requests without a whole response by class.
+    pub(crate) by_failure: BTreeMap<Failure, u64>,
+    /// Heads included, as k6's `data_sent` and `data_received`.
+    pub(crate) bytes_sent: u64,
+    pub(crate) bytes_received: u64,
+    /// Values beyond 60 s, recorded as 60 s.
+    pub(crate) clamped: u64,
+    pub(crate) series: Vec<Second>,
+    /// Thread-seconds missing from the series because `on_tick` blocked for minutes; the totals have them.
+    pub(crate) series_gaps: u64,
+    pub(crate) users_requested: u32,
+    /// The most users that were served at once: whose last request had brought a response and whose connection
+    /// had not failed since. A server that closes idle connections does not lessen it. Warm-up included.
+    pub(crate) users_achieved: u32,
+    /// When the run began, with its warm-up.
+    pub(crate) started_at: SystemTime,
+    /// The planned warm-up, or what there was of it.
+    pub(crate) warmup: Duration,
+    /// The length of the measured part: the interval for rates.
+    pub(crate) measured: Duration,
+    /// The whole run: warm-up, measured part and the wait for what was in flight.
+    pub(crate) elapsed: Duration,
+    pub(crate) interrupted: bool,
+    /// Requests in flight when the run was interrupted; in the ledger, but in no other figure.
+    pub(crate) aborted: u64,
+    /// Due in the measured part, but the generator was too late to start them.
+    pub(crate) dropped: u64,
+    /// CPU time over wall time of the busiest generator thread, 0 to 1.
+    pub(crate) busiest_thread: f64,
+    /// The process's largest resident set so far, in bytes.
+    pub(crate) max_rss_bytes: u64,
+    /// Attempts without a free local port or file descriptor, warm-up included.
+    pub(crate) no_free_port: u64,
+    pub(crate) too_many_files: u64,
+    /// How far the wall clock moved more than the monotonic clock during the run, in nanoseconds; negative if less.
+    pub(crate) clock_jump_nanos: i64,
+    /// The fate of every request, warm-up included.
+    pub(crate) ledger: Ledger,
+}

@@ -1,0 +1,288 @@
+//! The incremental parser of HTTP/1.x responses. It keeps a head only while that is incomplete, and of a body
+//! nothing but its length, so memory is bounded whatever a server sends.
+
+use std::mem::MaybeUninit;
+
+use super::chunked::Chunked;
+
+/// Longest response head, and longest chunk extension or trailer section.
+pub(super) const MAX_HEAD_BYTES: usize = 64 * 1024;
+const MAX_HEADERS: usize = 128;
+/// A larger buffer of an incomplete head is given back once the head is complete.
+const KEPT_BYTES: usize = 4096;
+
+/// What is wrong with a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Malformed(pub(super) &'static str);
+
+/// The result of feeding bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fed {
+    /// The response goes on.
+    More,
+    /// The response is complete; so many of the bytes lie behind its end.
+    Complete { rest: usize },
+}
+
+#[derive(Debug)]
+enum State {
+    Head,
+    Length(u64),
+    Chunked(Chunked),
+    UntilClose,
+    Done,
+}
+
+#[derive(Debug)]
+pub(super) struct ResponseParser {
+    state: State,
+    /// The part of a head that has arrived, if it did not arrive whole.
+    partial: Vec<u8>,
+    to_head: bool,
+    status: u16,
+    keep_alive: bool,
+    body_bytes: u64,
+}
+
+impl ResponseParser {
+    /// `to_head`: the requests are HEAD requests, whose responses have no body whatever they say.
+    pub(super) fn new(to_head: bool) -> Self {
+        Self { state: State::Head, partial: Vec::new(), to_head, status: 0, keep_alive: true, body_bytes: 0 }
+    }
+
+    /// Makes ready for the next response.
+    pub(super) fn reset(&mut self) {
+        self.state = State::Head;
+        self.clear_partial();
+        self.status = 0;
+        self.keep_alive = true;
+        self.body_bytes = 0;
+    }
+
+    /// The final status, once the head is complete; 0 before.
+    pub(super) fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// Whether the connection may carry another request after this response.
+    pub(super) fn keep_alive(&self) -> bool {
+        self.keep_alive
+    }
+
+    /// Bytes of the body so far, without the framing of chunks.
+    #[cfg(test)]
+    pub(super) fn body_bytes(&self) -> u64 {
+        self.body_bytes
+    }
+
+    #[cfg(test)]
+    pub(super) fn buffered(&self) -> usize {
+        self.partial.capacity()
+    }
+
+    /// Takes the next bytes of the connection.
+    pub(super) fn feed(&mut self, mut bytes: &[u8]) -> Result<Fed, Malformed> {
+        loop {
+            match &mut self.state {
+                State::Head => match self.feed_head(bytes)? {
+                    Some(used) => bytes = &bytes[used..],
+                    None => return Ok(Fed::More),
+                },
+                State::Length(left) => {
+                    let take = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
+                    *left -= take as u64;
+                    self.body_bytes += take as u64;
+                    bytes = &bytes[take..];
+                    if *left > 0 {
+                        return Ok(Fed::More);
+                    }
+                    self.state = State::Done;
+                }
+                State::Chunked(chunked) => {
+                    let used = chunked.feed(bytes)?;
+                    self.body_bytes = chunked.data_bytes();
+                    bytes = &bytes[used..];
+                    if !chunked.is_done() {
+                        return Ok(Fed::More);
+                    }
+                    self.state = State::Done;
+                }
+                State::UntilClose => {
+                    self.body_bytes += bytes.len() as u64;
+                    return Ok(Fed::More);
+                }
+                State::Done => return Ok(Fed::Complete { rest: bytes.len() }),
+            }
+        }
+    }
+
+    /// The peer has closed its side. True if that is the proper end of this response.
+    pub(super) fn close(&mut self) -> bool {
+        if matches!(self.state, State::UntilClose) {
+            self.state = State::Done;
+        }
+        matches!(self.state, State::Done)
+    }
+
+    /// Returns how many bytes the head took, or `None` if it is not complete.
+    fn feed_head(&mut self, bytes: &[u8]) -> Result<Option<usize>, Malformed> {
+        let before = self.partial.len();
+        if before == 0 {
+            // The usual case: the head arrived whole and is parsed where it lies.
+            check_start(bytes)?;
+            let visible = &bytes[..bytes.len().min(MAX_HEAD_BYTES)];
+            if let Some(end) = head_end(visible, 0) {
+                self.take_head(&bytes[..end])?;
+                return Ok(Some(end));
+            }
+            self.keep(visible)?;
+            return Ok(None);
+        }
+        self.keep(&bytes[..bytes.len().min(MAX_HEAD_BYTES - before)])?;
+        check_start(&self.partial)?;
+        // The end may straddle what was there and what has come.
+        let Some(end) = head_end(&self.partial, before.saturating_sub(3)) else {
+            if self.partial.len() >= MAX_HEAD_BYTES {
+                return Err(Malformed("a head of more than 64 KiB"));
+            }
+            return Ok(None);
+        };
+        let partial = std::mem::take(&mut self.partial);
+        self.take_head(&partial[..end])?;
+        self.partial = partial;
+        self.clear_partial();
+        Ok(Some(end - before))
+    }
+
+    fn keep(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
+        if self.partial.is_empty() && bytes.len() >= MAX_HEAD_BYTES {
+            return Err(Malformed("a head of more than 64 KiB"));
+        }
+        self.partial.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn clear_partial(&mut self) {
+        if self.partial.capacity() > KEPT_BYTES {
+            self.partial = Vec::new();
+        } else {
+            self.partial.clear();
+        }
+    }
+
+    fn take_head(&mut self, head: &[u8]) -> Result<(), Malformed> {
+        let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+        let mut response = httparse::Response::new(&mut []);
+        let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
+            &mut response,
+            head,
+            &mut headers,
+        );
+        match parsed {
+            Ok(httparse::Status::Complete(length)) if length == head.len() => {}
+            Ok(_) => return Err(Malformed("a head that does not end at its empty line")),
+            Err(httparse::Error::TooManyHeaders) => return Err(Malformed("more than 128 headers")),
+            Err(_) => return Err(Malformed("a head that is not HTTP/1.x")),
+        }
+        let status = response.code.unwrap_or(0);
+        match status {
+            100..=199 if status != 101 => {
+                // Interim; the final response follows.
+                self.state = State::Head;
+                return Ok(());
+            }
+            200..=999 => {}
+            _ => return Err(Malformed("a status that no request asked for")),
+        }
+        let framing = Framing::of(response.version == Some(1), response.headers)?;
+        self.status = status;
+        self.keep_alive = framing.keep_alive;
+        self.state = if self.to_head || status == 204 || status == 304 {
+            State::Done
+        } else if framing.chunked {
+            State::Chunked(Chunked::new())
+        } else if framing.until_close {
+            self.keep_alive = false;
+            State::UntilClose
+        } else {
+            State::Length(framing.length.unwrap_or(0))
+        };
+        Ok(())
+    }
+}
+
+/// How the body is delimited (RFC 9112, section 6.3) and whether the connection persists (section 9.3).
+struct Framing {
+    keep_alive: bool,
+    chunked: bool,
+    until_close: bool,
+    length: Option<u64>,
+}
+
+impl Framing {
+    fn of(http_1_1: bool, headers: &[httparse::Header<'_>]) -> Result<Self, Malformed> {
+        let (mut close, mut keep, mut coded, mut chunked) = (false, false, false, false);
+        let mut length = None;
+        for header in headers {
+            if header.name.eq_ignore_ascii_case("content-length") {
+                let value = content_length(header.value)?;
+                if length.is_some_and(|other| other != value) {
+                    return Err(Malformed("two different content lengths"));
+                }
+                length = Some(value);
+            } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
+                coded = true;
+                // Only the last coding delimits the body.
+                chunked = tokens(header.value).last().is_some_and(|t| t.eq_ignore_ascii_case(b"chunked"));
+            } else if header.name.eq_ignore_ascii_case("connection") {
+                close |= tokens(header.value).any(|token| token.eq_ignore_ascii_case(b"close"));
+                keep |= tokens(header.value).any(|token| token.eq_ignore_ascii_case(b"keep-alive"));
+            }
+        }
+        // A length beside a transfer coding is a sign of confusion on the way: use the coding, trust no more.
+        let confused = coded && length.is_some();
+        Ok(Self {
+            keep_alive: !close && !confused && (http_1_1 || keep),
+            chunked,
+            until_close: !chunked && (coded || length.is_none()),
+            length,
+        })
+    }
+}
+
+fn content_length(value: &[u8]) -> Result<u64, Malformed> {
+    let text = std::str::from_utf8(value).unwrap_or("").trim();
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(Malformed("a content length that is not a number"));
+    }
+    text.parse().map_err(|_| Malformed("a content length beyond 64 bits"))
+}
+
+fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii)
+}
+
+/// Finds garbage at its first byte rather than at the timeout.
+fn check_start(bytes: &[u8]) -> Result<(), Malformed> {
+    const START: &[u8] = b"HTTP/1.";
+    let shown = bytes.len().min(START.len());
+    if bytes[..shown] == START[..shown] { Ok(()) } else { Err(Malformed("not an HTTP/1.x response")) }
+}
+
+/// The index behind the first empty line at or after `from`.
+fn head_end(bytes: &[u8], from: usize) -> Option<usize> {
+    let mut at = from;
+    while let Some(found) = bytes.get(at..)?.iter().position(|&byte| byte == b'\n') {
+        let next = at + found + 1;
+        match bytes.get(next..)? {
+            [b'\n', ..] => return Some(next + 1),
+            [b'\r', b'\n', ..] => return Some(next + 2),
+            _ => at = next,
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+#[path = "response_tests.rs"]
+mod tests;

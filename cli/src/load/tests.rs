@@ -1,0 +1,269 @@
+//! The engine against real sockets: small servers that count what they see, compared with what was recorded.
+
+mod crowd;
+mod outcomes;
+mod scale;
+mod server;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use scalekit_service::contract::operation_id;
+
+use super::*;
+use server::Server;
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+const ACCEPTED: &str = "HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\n\r\n{}";
+
+fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// A GET plan for three users on two threads.
+fn plan(address: SocketAddr, think_millis: u64, duration_millis: u64) -> Plan {
+    Plan {
+        target: Target::parse(&format!("http://{address}/path")).unwrap(),
+        scenario: Scenario::Request { method: "GET".into(), headers: vec![], body: vec![] },
+        users: 3,
+        think_time: millis(think_millis),
+        warmup: Duration::ZERO,
+        duration: millis(duration_millis),
+        timeout: Duration::from_secs(20),
+        threads: 2,
+    }
+}
+
+fn record(plan: &Plan) -> Recording {
+    plan.check().unwrap();
+    let recording = run(plan, &AtomicBool::new(false), &mut |_| {}).unwrap();
+    assert!(!recording.interrupted);
+    assert_eq!((recording.aborted, recording.measured), (0, plan.duration));
+    check_consistency(&recording);
+    recording
+}
+
+/// What must hold of any recording.
+fn check_consistency(recording: &Recording) {
+    let responses: u64 = recording.by_status.values().sum();
+    let failures: u64 = recording.by_failure.values().sum();
+    assert_eq!(responses + failures, recording.requests);
+    let bad: u64 = recording.by_status.range(400..).map(|(_, count)| count).sum();
+    assert_eq!(bad + failures, recording.failed);
+    let trends = &recording.trends;
+    for (name, trend) in trends.named() {
+        let expected = match name {
+            "http_req_total_duration{expected_response:true}" => recording.requests - recording.failed,
+            "http_req_total_duration{expected_response:false}" => recording.failed,
+            _ => recording.requests,
+        };
+        if name != "http_req_tls_handshaking" {
+            assert_eq!(trend.len(), expected, "{name}");
+        }
+    }
+    let rows = &recording.series;
+    assert_eq!(rows.iter().map(|row| row.requests).sum::<u64>(), recording.requests);
+    assert_eq!(rows.iter().map(|row| row.failed).sum::<u64>(), recording.failed);
+    assert!(rows.windows(2).all(|pair| pair[0].index < pair[1].index));
+    assert_eq!(recording.series_gaps, 0);
+    assert!((0.0..=1.01).contains(&recording.busiest_thread), "{}", recording.busiest_thread);
+}
+
+fn fates(recording: &Recording) -> BTreeMap<Fate, u64> {
+    let mut counts = BTreeMap::new();
+    recording.ledger.iter().for_each(|(_, _, fate)| *counts.entry(fate).or_default() += 1);
+    counts
+}
+
+#[test]
+fn a_delay_is_never_undercut() {
+    let server = Server::answering(OK, millis(20));
+    let recording = record(&plan(server.address, 5, 600));
+    assert!(recording.requests >= 3);
+    for trend in [&recording.trends.duration, &recording.trends.total, &recording.trends.waiting] {
+        // Three significant digits.
+        assert!(trend.min() >= 19_980, "{}", trend.min());
+        assert!(trend.value_at_quantile(0.5) <= 60_000, "{}", trend.value_at_quantile(0.5));
+    }
+    assert!(
+        recording.trends.iteration.min() >= 24_970,
+        "think time included: {}",
+        recording.trends.iteration.min()
+    );
+}
+
+#[test]
+fn counts_agree_with_the_servers_log() {
+    let server = Server::answering(OK, Duration::ZERO);
+    let recording = record(&plan(server.address, 2, 400));
+    assert_eq!(recording.requests, server.requests());
+    assert_eq!(recording.by_status, BTreeMap::from([(200, server.requests())]));
+    assert_eq!(fates(&recording), BTreeMap::from([(Fate::Acknowledged, server.requests())]));
+    let head = server.heads()[0].clone();
+    assert!(head.starts_with("GET /path HTTP/1.1\r\nHost: 127.0.0.1:"), "{head}");
+    assert_eq!(recording.bytes_sent, (head.len() as u64 + 4) * recording.requests);
+    assert_eq!(recording.bytes_received, OK.len() as u64 * recording.requests);
+    assert_eq!((recording.users_requested, recording.users_achieved), (3, 3));
+}
+
+#[test]
+fn a_user_keeps_its_connection() {
+    let server = Server::answering(OK, Duration::ZERO);
+    let recording = record(&plan(server.address, 1, 300));
+    assert!(recording.requests > 3);
+    assert_eq!(server.connections(), 3);
+    let zero_connects = recording.trends.connecting.count_at(0);
+    assert!(zero_connects >= recording.requests - 3);
+}
+
+#[test]
+fn transactions_carry_their_operation_ids() {
+    let server = Server::answering(ACCEPTED, Duration::ZERO);
+    let scenario = Scenario::Transactions {
+        run: "k3f9x2ab".into(),
+        items: 100,
+        item_collection: "items".into(),
+        write_collection: "orders".into(),
+        reads: 2,
+        writes: 3,
+    };
+    let recording = record(&Plan { scenario, ..plan(server.address, 2, 300) }.below(""));
+    let expected: BTreeSet<String> = recording
+        .ledger
+        .iter()
+        .map(|(user, sequence, fate)| {
+            assert_eq!(fate, Fate::Acknowledged);
+            operation_id("k3f9x2ab", sequence, user)
+        })
+        .collect();
+    let heads = server.heads();
+    let key =
+        |head: &String| head.lines().find_map(|l| l.strip_prefix("Idempotency-Key: ")).unwrap().to_owned();
+    let seen: BTreeSet<String> = heads.iter().map(key).collect();
+    assert_eq!((seen.len(), &seen), (heads.len(), &expected));
+    assert!(heads[0].starts_with("POST /v1/transactions HTTP/1.1\r\n"));
+}
+
+impl Plan {
+    fn below(mut self, path: &str) -> Self {
+        self.target.path = format!("{path}/");
+        self
+    }
+}
+
+#[test]
+fn connections_closed_while_idle_are_renewed_silently() {
+    let server = Server::start(|peer| {
+        while peer.request().is_some() && peer.reply(OK) {
+            peer.close();
+        }
+    });
+    let recording = record(&plan(server.address, 100, 500));
+    assert!(recording.requests > 3);
+    assert_eq!(recording.failed, 0, "{:?}", recording.by_failure);
+    assert_eq!(server.connections(), recording.requests);
+    assert_eq!(recording.users_achieved, 3);
+}
+
+#[test]
+fn connection_close_is_obeyed() {
+    let server = Server::start(|peer| {
+        while peer.request().is_some()
+            && peer.reply("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx")
+        {}
+    });
+    let recording = record(&plan(server.address, 5, 200));
+    assert_eq!(recording.failed, 0);
+    assert_eq!(server.connections(), recording.requests);
+}
+
+#[test]
+fn the_warm_up_is_sent_but_not_measured() {
+    let server = Server::answering(OK, Duration::ZERO);
+    let plan = Plan { warmup: millis(400), ..plan(server.address, 10, 400) };
+    let recording = record(&plan);
+    let sent = recording.ledger.totals().acknowledged;
+    assert_eq!(sent, server.requests());
+    assert!(recording.requests > 0 && recording.requests < sent, "{} of {sent}", recording.requests);
+    // Connections were made in the warm-up.
+    assert_eq!(recording.trends.connecting.max(), 0);
+    assert_eq!(recording.warmup, millis(400));
+}
+
+#[test]
+fn a_stop_ends_the_run_at_once() {
+    // Never answers, so that requests are in flight.
+    let server = Server::start(|peer| while peer.request().is_some() {});
+    let plan = Plan { timeout: Duration::from_secs(60), ..plan(server.address, 10, 60_000) };
+    let stop = AtomicBool::new(false);
+    let started = Instant::now();
+    let mut stopped = None;
+    let recording = run(&plan, &stop, &mut |tick| {
+        assert_eq!((tick.phase, tick.planned), (Phase::Measuring, millis(60_000)));
+        if server.requests() == 3 && stopped.is_none() {
+            stop.store(true, Ordering::SeqCst);
+            stopped = Some(Instant::now());
+        }
+    })
+    .unwrap();
+    assert!(stopped.unwrap().elapsed() < Duration::from_secs(10));
+    assert!(recording.interrupted);
+    assert_eq!((recording.requests, recording.aborted), (0, 3));
+    assert_eq!(fates(&recording), BTreeMap::from([(Fate::Unknown, 3)]));
+    assert!(recording.measured <= started.elapsed());
+    assert!(recording.measured >= millis(100));
+}
+
+#[test]
+fn requests_in_flight_at_the_end_are_awaited() {
+    let server = Server::answering(OK, millis(500));
+    let recording = record(&plan(server.address, 0, 900));
+    assert_eq!(recording.requests, server.requests());
+    assert!(recording.elapsed > recording.measured);
+    assert_eq!(recording.failed, 0);
+}
+
+#[test]
+fn ticks_tell_what_goes_on() {
+    let server = Server::answering(OK, Duration::ZERO);
+    let mut ticks = Vec::new();
+    let plan = Plan { warmup: millis(300), ..plan(server.address, 10, 2200) };
+    let recording = run(&plan, &AtomicBool::new(false), &mut |tick| ticks.push(*tick)).unwrap();
+    assert_eq!(ticks[0].phase, Phase::WarmUp);
+    let last = ticks.last().unwrap();
+    assert_eq!((last.users, last.failed), (3, 0));
+    assert!(last.requests_per_second > 0.0 && last.p95.is_some(), "{last:?}");
+    assert!(ticks.windows(2).all(|pair| pair[0].requests <= pair[1].requests));
+    assert!(last.requests <= recording.ledger.totals().acknowledged);
+    assert!(recording.clock_jump_nanos.abs() < 5_000_000_000);
+}
+
+#[test]
+fn another_address_is_tried_when_one_refuses() {
+    let server = Server::answering(OK, Duration::ZERO);
+    let mut plan = plan(server.address, 10, 300);
+    // As `localhost` with a service on IPv4 alone.
+    let closed = SocketAddr::new("::1".parse().unwrap(), server.address.port());
+    plan.target.addresses.insert(0, closed);
+    let recording = record(&plan);
+    assert_eq!(recording.failed, 0, "{:?}", recording.by_failure);
+    assert_eq!(server.connections(), 3);
+}
+
+#[test]
+fn large_bodies_are_sent_whole() {
+    let body: Vec<u8> = (0..6_000_000u32).map(|i| (i % 251) as u8).collect();
+    let expected = body.clone();
+    let server = Server::start(move |peer| {
+        while let Some((_, body)) = peer.request() {
+            let reply = if body == expected { OK } else { "HTTP/1.1 400 Bad\r\nContent-Length: 0\r\n\r\n" };
+            peer.reply(reply);
+        }
+    });
+    let scenario = Scenario::Request { method: "POST".into(), headers: vec![], body };
+    let recording = record(&Plan { scenario, users: 2, ..plan(server.address, 100, 300) });
+    assert_eq!(recording.by_status, BTreeMap::from([(200, server.requests())]));
+    assert_eq!(server.connections(), 2);
+}

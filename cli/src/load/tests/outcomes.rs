@@ -1,0 +1,231 @@
+//! Each kind of ending lands in its class, exactly as often as the server saw it.
+
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+use super::*;
+
+/// Runs against a server and expects all requests to fail in one class, each of them seen by the server.
+fn expect_failure(server: &Server, plan: &Plan, failure: Failure) -> Recording {
+    let recording = record(plan);
+    assert!(recording.requests >= 3);
+    assert_eq!(recording.by_failure, BTreeMap::from([(failure, recording.requests)]));
+    assert_eq!(recording.requests, server.requests());
+    assert_eq!(fates(&recording), BTreeMap::from([(Fate::Unknown, recording.requests)]));
+    assert_eq!(recording.trends.total_succeeded.len(), 0);
+    recording
+}
+
+#[test]
+fn refused() {
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let recording = record(&plan(address, 0, 450));
+    assert_eq!(recording.by_failure, BTreeMap::from([(Failure::Refused, recording.requests)]));
+    assert_eq!(fates(&recording), BTreeMap::from([(Fate::NotSent, recording.requests)]));
+    // A dead target is not hammered: at least 100 ms between a user's attempts.
+    assert!((3..=15).contains(&recording.requests), "{}", recording.requests);
+    assert_eq!((recording.bytes_sent, recording.users_achieved), (0, 0));
+    assert_eq!(recording.trends.duration.max(), 0, "k6's duration begins with a connection");
+}
+
+#[test]
+fn reset_within_the_body() {
+    let server = Server::start(|peer| {
+        peer.request();
+        peer.reset_on_close();
+        peer.reply("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart");
+        abort(peer);
+    });
+    expect_failure(&server, &plan(server.address, 20, 200), Failure::Reset);
+}
+
+/// Disconnects with a reset although the server keeps a second handle: connecting a socket to nowhere.
+fn abort(peer: &server::Peer) {
+    use nix::libc;
+    use std::os::fd::AsRawFd as _;
+    let nowhere = libc::sockaddr { sa_family: libc::AF_UNSPEC as u16, sa_data: [0; 14] };
+    // SAFETY: the descriptor is open for as long as `peer` lives, and the address is a whole sockaddr that the
+    // kernel only reads.
+    let result = unsafe {
+        libc::connect(peer.stream.as_raw_fd(), &raw const nowhere, size_of::<libc::sockaddr>() as u32)
+    };
+    assert_eq!(result, 0);
+}
+
+#[test]
+fn closed_before_the_head() {
+    let server = Server::start(|peer| {
+        peer.request();
+        peer.close();
+    });
+    expect_failure(&server, &plan(server.address, 20, 200), Failure::Eof);
+}
+
+#[test]
+fn closed_within_the_body() {
+    let server = Server::start(|peer| {
+        peer.request();
+        peer.reply("HTTP/1.1 202 Accepted\r\nContent-Length: 100\r\n\r\npart");
+        peer.close();
+    });
+    expect_failure(&server, &plan(server.address, 20, 200), Failure::Eof);
+}
+
+#[test]
+fn garbage() {
+    let server = Server::answering("SSH-2.0-OpenSSH_9.6\r\n", Duration::ZERO);
+    expect_failure(&server, &plan(server.address, 20, 200), Failure::Malformed);
+}
+
+#[test]
+fn endless_head() {
+    let server = Server::start(|peer| {
+        peer.request();
+        peer.reply("HTTP/1.1 200 OK\r\n");
+        let line = format!("X-Filler: {}\r\n", "x".repeat(1000));
+        while peer.reply(&line) {}
+    });
+    let recording = expect_failure(&server, &plan(server.address, 20, 200), Failure::Malformed);
+    assert!(recording.bytes_received >= 64 * 1024 * recording.requests);
+}
+
+#[test]
+fn no_answer_in_time() {
+    let server = Server::start(|peer| while peer.request().is_some() {});
+    let plan = Plan { timeout: millis(150), ..plan(server.address, 20, 400) };
+    let recording = expect_failure(&server, &plan, Failure::ResponseTimeout);
+    // Time-outs count at their elapsed time, in k6's duration too.
+    assert!(recording.trends.total.min() >= 149_800, "{}", recording.trends.total.min());
+    assert!(recording.trends.waiting.min() >= 100_000, "{}", recording.trends.waiting.min());
+}
+
+#[test]
+fn endless_body_takes_no_memory() {
+    let server = Server::start(|peer| {
+        peer.request();
+        peer.reply("HTTP/1.1 200 OK\r\nContent-Length: 2147483648\r\n\r\n");
+        let block = vec![b'x'; 256 * 1024];
+        while peer.stream.write_all(&block).is_ok() {}
+    });
+    let before = resident_bytes();
+    let plan = Plan { timeout: millis(700), ..plan(server.address, 1000, 500) };
+    let recording = expect_failure(&server, &plan, Failure::ResponseTimeout);
+    assert!(recording.bytes_received > 16 << 20, "{}", recording.bytes_received);
+    // Other tests run at the same time; what was received would be far more.
+    assert!(resident_bytes().saturating_sub(before) < 64 << 20);
+}
+
+pub(super) fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+}
+
+#[test]
+fn no_connection_in_time() {
+    // A listener that accepts nothing, with its queue filled: further SYNs are dropped.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let mut fillers = Vec::new();
+    while let Ok(filler) = TcpStream::connect_timeout(&address, millis(300)) {
+        fillers.push(filler);
+        assert!(fillers.len() < 64, "the queue of a listener with backlog 0 does not fill");
+    }
+    let recording = record(&Plan { timeout: millis(200), ..plan(address, 0, 250) });
+    assert!(recording.requests >= 3);
+    assert_eq!(recording.by_failure, BTreeMap::from([(Failure::ConnectTimeout, recording.requests)]));
+    assert_eq!(fates(&recording), BTreeMap::from([(Fate::NotSent, recording.requests)]));
+    assert!(recording.trends.total.min() >= 199_800);
+}
+
+#[test]
+fn error_statuses() {
+    for (response, status, fate) in [
+        ("HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", 500, Fate::Unknown),
+        ("HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy", 503, Fate::Refused),
+        ("HTTP/1.1 404 No\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n", 404, Fate::Refused),
+    ] {
+        let server = Server::answering(response, Duration::ZERO);
+        let recording = record(&plan(server.address, 20, 150));
+        assert_eq!(recording.by_status, BTreeMap::from([(status, server.requests())]));
+        assert_eq!((recording.failed, recording.requests), (server.requests(), server.requests()));
+        assert_eq!(fates(&recording), BTreeMap::from([(fate, recording.requests)]));
+        assert_eq!(server.connections(), 3, "an error status does not end a connection");
+        assert_eq!(recording.users_achieved, 3);
+    }
+}
+
+#[test]
+fn every_framing_is_understood() {
+    for (response, bytes) in [
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", 3),
+        ("HTTP/1.1 204 No Content\r\n\r\n", 3),
+        ("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx", 3),
+    ] {
+        let server = Server::answering(response, Duration::ZERO);
+        let recording = record(&plan(server.address, 10, 100));
+        assert_eq!((recording.failed, server.connections()), (0, bytes), "{response}");
+        assert_eq!(recording.requests, server.requests());
+    }
+}
+
+#[test]
+fn a_body_may_end_with_the_connection() {
+    let server = Server::start(|peer| {
+        peer.request();
+        peer.reply("HTTP/1.0 200 OK\r\n\r\nuntil the end");
+        peer.close();
+    });
+    let recording = record(&plan(server.address, 20, 200));
+    assert_eq!((recording.failed, recording.requests), (0, server.requests()));
+    assert_eq!(server.connections(), server.requests());
+}
+
+#[test]
+fn head_requests_await_no_body() {
+    let server = Server::answering("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", Duration::ZERO);
+    let scenario = Scenario::Request { method: "HEAD".into(), headers: vec![], body: vec![] };
+    let recording = record(&Plan { scenario, ..plan(server.address, 20, 200) });
+    assert_eq!((recording.failed, server.connections()), (0, 3));
+}
+
+#[test]
+fn a_slow_body_counts_as_receiving() {
+    let server = Server::start(|peer| {
+        while peer.request().is_some() {
+            for piece in ["HTTP/1.1 200 OK\r\nContent-", "Length: 6\r\n", "\r\na", "b", "cd", "ef"] {
+                peer.reply(piece);
+                std::thread::sleep(millis(10));
+            }
+        }
+    });
+    let recording = record(&plan(server.address, 10, 300));
+    assert_eq!((recording.failed, recording.requests), (0, server.requests()));
+    assert!(recording.trends.receiving.min() >= 49_900, "{}", recording.trends.receiving.min());
+    assert_eq!(server.connections(), 3);
+}
+
+#[test]
+fn an_answer_may_overtake_the_request() {
+    let server = Server::start(|peer| {
+        let mut first = [0; 1000];
+        std::io::Read::read_exact(&mut peer.stream, &mut first).unwrap();
+        peer.reply("HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n");
+        // Takes no more: the rest of the request can never be sent.
+        std::thread::sleep(millis(300));
+    });
+    let scenario = Scenario::Request { method: "POST".into(), headers: vec![], body: vec![0; 20_000_000] };
+    let recording = record(&Plan { scenario, ..plan(server.address, 1000, 200) });
+    assert_eq!(recording.by_status, BTreeMap::from([(413, 3)]));
+    assert!(recording.bytes_sent < 60_000_000);
+    assert_eq!(fates(&recording), BTreeMap::from([(Fate::Refused, 3)]));
+}
+
+#[test]
+fn what_nobody_asked_for_ends_the_connection() {
+    let server = Server::answering("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nxMORE", Duration::ZERO);
+    let recording = record(&plan(server.address, 50, 200));
+    assert_eq!(recording.failed, 0);
+    assert_eq!(server.connections(), recording.requests);
+}

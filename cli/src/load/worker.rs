@@ -1,0 +1,377 @@
+//! One generator thread: an epoll loop that starts what is due, moves what is in flight, and gives up what takes
+//! too long. Nothing in it waits for anything but events, and nothing on the way of a request allocates.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::timer::{Expiration, TimerSetTimeFlags};
+use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
+
+use super::clock::{Clock, Nanos, nanos, thread_cpu_time};
+use super::connection::{Connection, Io, Step};
+use super::deadlines::Deadlines;
+use super::exchange::Exchange;
+use super::ledger::{Fate, UserLedger};
+use super::outcome::{Failure, Outcome};
+use super::pacer::Pacer;
+use super::plan::Plan;
+use super::recorder::Recorder;
+use super::scenario::RequestSource;
+use super::series::{Interval, IntervalRecorder, second_of};
+
+const TIMER_TOKEN: u64 = u64::MAX;
+const EVENTS_AT_ONCE: usize = 256;
+/// After so many starts in a row, responses get their turn.
+const STARTS_AT_ONCE: usize = 64;
+/// How soon a stop is noticed and live figures are renewed.
+const TICK_MILLIS: u8 = 50;
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// What the threads tell while they run.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// A thread failed: the others are to end.
+    pub(super) abort: AtomicBool,
+    /// Users whose last request brought a response, and the most of them at any time.
+    pub(super) online: AtomicU32,
+    pub(super) peak: AtomicU32,
+    pub(super) live: Vec<Live>,
+}
+
+/// One thread's running totals, warm-up included; apart in memory, so that threads do not slow each other.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(super) struct Live {
+    pub(super) requests: AtomicU64,
+    pub(super) failed: AtomicU64,
+}
+
+/// What a thread brings home.
+#[derive(Debug)]
+pub(super) struct Harvest {
+    pub(super) recorder: Recorder,
+    /// In the order of the thread's slots.
+    pub(super) ledgers: Vec<UserLedger>,
+    pub(super) last_interval: Interval,
+    pub(super) counts: Counts,
+    /// CPU time over wall time of the measured part.
+    pub(super) utilisation: f64,
+    pub(super) ended: Nanos,
+    pub(super) interrupted: bool,
+}
+
+/// Counts that are not of measured requests alone.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    /// In flight when the run was stopped.
+    pub(super) aborted: u64,
+    /// Due within the measured part, but the generator came too late to start them.
+    pub(super) dropped: u64,
+    pub(super) no_free_port: u64,
+    pub(super) too_many_files: u64,
+    /// Seconds of the series that were lost because nobody took them.
+    pub(super) series_gaps: u64,
+}
+
+impl Counts {
+    pub(super) fn add(&mut self, other: Self) {
+        self.aborted += other.aborted;
+        self.dropped += other.dropped;
+        self.no_free_port += other.no_free_port;
+        self.too_many_files += other.too_many_files;
+        self.series_gaps += other.series_gaps;
+    }
+}
+
+pub(super) struct Worker<'a> {
+    index: usize,
+    io: Io<'a>,
+    timer: TimerFd,
+    armed: Option<Nanos>,
+    connections: Vec<Connection>,
+    ledgers: Vec<UserLedger>,
+    online: Vec<bool>,
+    online_count: u32,
+    due: BinaryHeap<Reverse<(Nanos, u32)>>,
+    in_flight: Deadlines,
+    unfinished_reads: VecDeque<u32>,
+    pacer: Pacer,
+    recorder: Recorder,
+    interval: IntervalRecorder,
+    counts: Counts,
+    requests: u64,
+    failed: u64,
+    timeout: Nanos,
+    measure_start: Nanos,
+    end: Nanos,
+    /// CPU time and time at the start of the measured part, then used over passed at its end.
+    cpu_mark: Option<(Nanos, Nanos)>,
+    utilisation: Option<f64>,
+    shared: &'a Shared,
+    stop: &'a AtomicBool,
+    intervals: SyncSender<(usize, Interval)>,
+}
+
+impl<'a> Worker<'a> {
+    /// Sets up the thread's part, with everything that can fail and everything that allocates.
+    pub(super) fn new(
+        plan: &'a Plan,
+        index: usize,
+        clock: Clock,
+        shared: &'a Shared,
+        stop: &'a AtomicBool,
+        intervals: SyncSender<(usize, Interval)>,
+    ) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let timer =
+            TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
+        epoll.add(&timer, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, TIMER_TOKEN))?;
+        let source = RequestSource::new(&plan.scenario, &plan.target);
+        let pacer = Pacer::new(plan.users, plan.think_time, plan.warmup);
+        // Users are dealt out in turn, so that each thread's starts are spread as the whole run's are.
+        let users = (0..plan.users).skip(index).step_by(plan.worker_threads());
+        let connections: Vec<Connection> = (0u32..)
+            .zip(users)
+            .map(|(slot, user)| Connection::new(user, slot, &plan.target, source.to_head()))
+            .collect();
+        let measure_start = nanos(plan.warmup);
+        let due = (0u32..).zip(&connections).map(|(slot, c)| Reverse((pacer.first_due(c.user()), slot)));
+        let count = connections.len();
+        Ok(Self {
+            index,
+            io: Io { epoll, clock, target: &plan.target, source, buffer: vec![0; BUFFER_BYTES].into() },
+            timer,
+            armed: None,
+            ledgers: vec![UserLedger::default(); count],
+            online: vec![false; count],
+            online_count: 0,
+            due: due.collect(),
+            in_flight: Deadlines::new(count),
+            unfinished_reads: VecDeque::with_capacity(count),
+            connections,
+            pacer,
+            recorder: Recorder::new(),
+            interval: IntervalRecorder::new(second_of(0, measure_start)),
+            counts: Counts::default(),
+            requests: 0,
+            failed: 0,
+            timeout: nanos(plan.timeout),
+            measure_start,
+            end: measure_start.saturating_add(nanos(plan.duration)),
+            cpu_mark: None,
+            utilisation: None,
+            shared,
+            stop,
+            intervals,
+        })
+    }
+
+    /// Runs to the end of the plan, or until stopped. `clock` reads 0 at the start of the run.
+    pub(super) fn run(mut self, clock: Clock) -> io::Result<Harvest> {
+        self.io.clock = clock;
+        // Without it the kernel may delay the tick by 50 µs; the timer itself is exact either way.
+        let _ = nix::sys::prctl::set_timerslack(1);
+        let mut events = [EpollEvent::empty(); EVENTS_AT_ONCE];
+        let interrupted = loop {
+            let now = self.io.clock.now();
+            self.keep_time(now);
+            if self.stop.load(Ordering::Relaxed) || self.shared.abort.load(Ordering::Relaxed) {
+                break true;
+            }
+            if now >= self.end && self.in_flight.len() == 0 {
+                break false;
+            }
+            let timeout = self.arm(now)?;
+            let count = match self.io.epoll.wait(&mut events, timeout) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => 0,
+                Err(errno) => return Err(errno.into()),
+            };
+            // Events come first: a connection that the server closed meanwhile must not be used again.
+            for event in &events[..count] {
+                self.on_event(event);
+            }
+            self.resume_reads();
+            self.expire();
+            self.start_due();
+        };
+        Ok(self.finish(interrupted))
+    }
+
+    /// What depends on the time alone: CPU marks, the series, live figures.
+    fn keep_time(&mut self, now: Nanos) {
+        if self.cpu_mark.is_none() && now >= self.measure_start {
+            self.cpu_mark = Some((thread_cpu_time(), now));
+        }
+        if self.utilisation.is_none() && now >= self.end {
+            self.utilisation = Some(self.utilisation_until(now));
+        }
+        self.advance_series(now);
+        let live = &self.shared.live[self.index];
+        live.requests.store(self.requests, Ordering::Relaxed);
+        live.failed.store(self.failed, Ordering::Relaxed);
+    }
+
+    fn utilisation_until(&self, now: Nanos) -> f64 {
+        match self.cpu_mark {
+            Some((cpu, since)) if now > since => {
+                thread_cpu_time().saturating_sub(cpu) as f64 / (now - since) as f64
+            }
+            _ => 0.0,
+        }
+    }
+
+    fn advance_series(&mut self, now: Nanos) {
+        let second = second_of(now, self.measure_start);
+        if let Some(interval) = self.interval.advance(second, self.online_count)
+            && self.intervals.try_send((self.index, interval)).is_err()
+        {
+            self.counts.series_gaps += 1;
+        }
+    }
+
+    /// Sets the timer to the next thing to do; returns how long to wait for events at most.
+    fn arm(&mut self, now: Nanos) -> io::Result<EpollTimeout> {
+        let due = self.due.peek().map(|Reverse((due, _))| *due);
+        let deadline = self.in_flight.first().map(|(deadline, _)| deadline);
+        let next = due.into_iter().chain(deadline).min().unwrap_or(Nanos::MAX);
+        if next <= now || !self.unfinished_reads.is_empty() {
+            return Ok(EpollTimeout::ZERO);
+        }
+        let already = self.armed.is_some_and(|armed| now < armed && armed <= next);
+        if !already && next < now + u64::from(TICK_MILLIS) * 1_000_000 {
+            // Epoll's own timeout is no finer than a millisecond.
+            let at = Expiration::OneShot(self.io.clock.absolute(next));
+            self.timer.set(at, TimerSetTimeFlags::TFD_TIMER_ABSTIME)?;
+            self.armed = Some(next);
+        }
+        Ok(EpollTimeout::from(TICK_MILLIS))
+    }
+
+    fn on_event(&mut self, event: &EpollEvent) {
+        if event.data() == TIMER_TOKEN {
+            self.armed = None;
+            return;
+        }
+        let (slot, generation) = Connection::parse_token(event.data());
+        let connection = &mut self.connections[slot as usize];
+        if connection.is_generation(generation) {
+            let step = connection.on_event(&mut self.io, event.events());
+            self.take(slot, step);
+        }
+    }
+
+    fn resume_reads(&mut self) {
+        // Those that are still not done append themselves behind the ones handled here.
+        for _ in 0..self.unfinished_reads.len() {
+            let Some(slot) = self.unfinished_reads.pop_front() else { return };
+            let step = self.connections[slot as usize].resume(&mut self.io);
+            self.take(slot, step);
+        }
+    }
+
+    fn expire(&mut self) {
+        while let Some((deadline, slot)) = self.in_flight.first()
+            && deadline <= self.io.clock.now()
+        {
+            let exchange = self.connections[slot as usize].expire(&self.io);
+            self.settle(slot, &exchange);
+        }
+    }
+
+    fn start_due(&mut self) {
+        for _ in 0..STARTS_AT_ONCE {
+            let now = self.io.clock.now();
+            let Some(&Reverse((due, slot))) = self.due.peek() else { return };
+            if due > now {
+                return;
+            }
+            self.due.pop();
+            if now >= self.end {
+                self.counts.dropped += 1;
+                continue;
+            }
+            self.in_flight.push(slot, now.saturating_add(self.timeout));
+            let step = self.connections[slot as usize].begin(&mut self.io, due, now);
+            self.take(slot, step);
+        }
+    }
+
+    fn take(&mut self, slot: u32, step: Step) {
+        match step {
+            Step::Pending => {}
+            Step::Again if self.unfinished_reads.contains(&slot) => {}
+            Step::Again => self.unfinished_reads.push_back(slot),
+            Step::Done(exchange) => self.settle(slot, &exchange),
+        }
+    }
+
+    /// A request is over: record it, and find out when its user goes on.
+    fn settle(&mut self, slot: u32, exchange: &Exchange) {
+        let Exchange { times, outcome, .. } = exchange;
+        self.in_flight.remove(slot);
+        let next_due = self.pacer.next_due(times.ended, times.connected.is_some());
+        if next_due < self.end {
+            self.due.push(Reverse((next_due, slot)));
+        }
+        let fate = outcome.fate(self.io.source.acknowledgement(), exchange.bytes_sent > 0);
+        self.ledgers[slot as usize].push(fate);
+        self.set_online(slot, matches!(outcome, Outcome::Response(_)));
+        match outcome {
+            Outcome::Failed(Failure::NoFreePort) => self.counts.no_free_port += 1,
+            Outcome::Failed(Failure::TooManyFiles) => self.counts.too_many_files += 1,
+            _ => {}
+        }
+        self.requests += 1;
+        self.failed += u64::from(outcome.failed());
+        let measured = times.intended >= self.measure_start;
+        if measured {
+            self.recorder.record(exchange, next_due);
+        }
+        self.advance_series(times.ended);
+        // Seconds of the measured part hold measured requests only, so that they add up to the totals.
+        if measured || times.ended < self.measure_start {
+            self.interval.record(times.total(), outcome.failed());
+        }
+    }
+
+    fn set_online(&mut self, slot: u32, online: bool) {
+        let before = std::mem::replace(&mut self.online[slot as usize], online);
+        match (before, online) {
+            (false, true) => {
+                self.online_count += 1;
+                let all = self.shared.online.fetch_add(1, Ordering::Relaxed) + 1;
+                self.shared.peak.fetch_max(all, Ordering::Relaxed);
+            }
+            (true, false) => {
+                self.online_count -= 1;
+                self.shared.online.fetch_sub(1, Ordering::Relaxed);
+            }
+            _ => {}
+        }
+    }
+
+    fn finish(mut self, interrupted: bool) -> Harvest {
+        let ended = self.io.clock.now();
+        for (connection, ledger) in self.connections.iter_mut().zip(&mut self.ledgers) {
+            if let Some(sent) = connection.abort() {
+                self.counts.aborted += 1;
+                ledger.push(if sent { Fate::Unknown } else { Fate::NotSent });
+            }
+        }
+        Harvest {
+            utilisation: self.utilisation.unwrap_or_else(|| self.utilisation_until(ended)),
+            recorder: self.recorder,
+            ledgers: self.ledgers,
+            last_interval: self.interval.finish(self.online_count),
+            counts: self.counts,
+            ended,
+            interrupted,
+        }
+    }
+}
