@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
+/// The profile when none is named.
+pub(crate) const DEFAULT_PROFILE: &str = "default";
+
 /// Tune, deploy, load and judge an API that a crowd will hit.
 #[derive(Debug, Parser)]
 #[command(name = "scalekit", version, propagate_version = true, max_term_width = 100)]
@@ -21,7 +24,7 @@ pub(crate) struct Cli {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Global {
     /// The profile: a built-in name or a file
-    #[arg(short, long, global = true, value_name = "NAME|FILE", default_value = "default")]
+    #[arg(short, long, global = true, value_name = "NAME|FILE", default_value = DEFAULT_PROFILE)]
     pub(crate) profile: String,
     /// Colours in the output
     #[arg(long, global = true, value_enum, default_value_t = Color::Auto)]

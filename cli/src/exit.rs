@@ -12,6 +12,8 @@ pub(crate) enum ExitStatus {
     Done = 0,
     /// The command itself failed; the message says what, where and what to do.
     Failed = 1,
+    /// The command line cannot be understood (clap's number).
+    Usage = 2,
     /// A criterion failed (k6's number).
     CriteriaFailed = 99,
     /// An invalid profile, criterion or report, found before anything started (k6's number).

@@ -1,9 +1,22 @@
 //! Parse, run, exit.
 
+mod args;
+mod audit;
+mod commands;
+mod criteria;
+mod deploy;
 mod exit;
-#[expect(dead_code, unused_imports, reason = "wired to the commands later")]
 mod load;
+mod profile;
+mod report;
+
+/// The generator and the service allocate in many threads at once, which this allocator is made for.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> exit::ExitStatus {
-    exit::ExitStatus::Done
+    match args::parse(std::env::args_os()) {
+        Ok(cli) => commands::run(cli),
+        Err(usage) => commands::usage(&usage),
+    }
 }

@@ -75,6 +75,17 @@ impl Ledger {
         Self { users }
     }
 
+    /// A ledger of these fates, user by user.
+    #[cfg(test)]
+    pub(crate) fn of(users: &[&[Fate]]) -> Self {
+        let ledger = |fates: &&[Fate]| {
+            let mut user = UserLedger::default();
+            fates.iter().for_each(|fate| user.push(*fate));
+            user
+        };
+        Self::new(users.iter().map(ledger).collect())
+    }
+
     /// The fate of a user's request; `None` if there was no such request.
     pub(crate) fn fate(&self, user: u32, sequence: u32) -> Option<Fate> {
         let mut before = 0u64;

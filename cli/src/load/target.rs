@@ -52,6 +52,11 @@ impl Target {
         })
     }
 
+    /// As it was given.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
     /// How many of the first addresses are alike in family: users are spread over these, the others are only
     /// tried when one fails. (`localhost` is often `::1` and `127.0.0.1`, with a service on one of them.)
     pub(super) fn preferred(&self) -> usize {

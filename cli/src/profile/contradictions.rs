@@ -44,17 +44,10 @@ fn backend(resolver: &Resolver<'_>, profile: &Profile) -> Checked {
     ];
     for (key, url) in urls {
         let path = ["deploy", key];
-        match (deploy.backend, url) {
-            (Backend::Embedded, Some(_)) => {
-                let message = "has no use with the backend `embedded`";
-                let help = format!("set deploy.backend to redis-mongo (or -p redis-mongo), or {key} to null");
-                return Err(resolver.error(&path, message, help));
-            }
-            (Backend::RedisMongo, None) if key != "cache_url" => {
-                let message = "is needed for the backend `redis-mongo`";
-                return Err(resolver.error(&path, message, format!("set deploy.{key}")));
-            }
-            _ => {}
+        if deploy.backend == Backend::Embedded && url.is_some() {
+            let message = "has no use with the backend `embedded`";
+            let help = format!("set deploy.backend to redis-mongo (or -p redis-mongo), or {key} to null");
+            return Err(resolver.error(&path, message, help));
         }
     }
     Ok(())

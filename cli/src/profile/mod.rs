@@ -78,3 +78,16 @@ pub(crate) fn threshold_flag(text: &str) -> Result<CriterionSpec, ProfileError> 
         location: "--threshold".to_owned(),
     })
 }
+
+/// A quantity given with a flag, such as `--duration 30s`.
+///
+/// # Errors
+/// What was expected instead.
+pub(crate) fn quantity_flag<T: std::str::FromStr<Err = units::UnitError>>(flag: &str, text: &str) -> Result<T, ProfileError> {
+    text.parse().map_err(|error: units::UnitError| ProfileError::new(flag, error.to_string(), "write it with its unit"))
+}
+
+/// Any other flag that cannot be understood.
+pub(crate) fn flag_error(flag: &str, message: impl Into<String>, help: impl Into<String>) -> ProfileError {
+    ProfileError::new(flag, message, help)
+}

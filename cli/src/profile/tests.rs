@@ -222,7 +222,6 @@ fn errors_name_place_key_and_expectation() {
         ("extends: none.yaml\n", "none.yaml: cannot read the profile"),
         ("load: {scenario: request}\n", "x.yaml:1:18: load.scenario: `request` needs a URL"),
         ("deploy: {redis_url: 'redis://h'}\n", "x.yaml:1:21: deploy.redis_url: has no use with the backend"),
-        ("deploy: {backend: redis-mongo}\n", "deploy.redis_url: is needed for the backend"),
         ("load: {think_time: 30s}\n", "load.think_time: 30s of thinking leaves no second iteration"),
         ("load: {warmup: 1h}\n", "load.warmup: 1h to warm up for 30s"),
         ("deploy: {drain_timeout: 5s}\n", "deploy.drain_timeout: 5s ends before a request does"),

@@ -1,0 +1,129 @@
+//! `scalekit bench`: load a deployed service, or any URL, and judge it.
+
+use std::io::IsTerminal as _;
+use std::path::Path;
+
+use anyhow::bail;
+
+use super::control::Service;
+use super::experiment::{self, Experiment, RunName};
+use super::interrupt::Interrupt;
+use super::{control_runtime, options, print, use_color};
+use crate::args::{BenchArgs, Global};
+use crate::deploy::{Deployment, Role, StateDir};
+use crate::exit::ExitStatus;
+use crate::profile::{self, Layer, Profile, ScenarioKind};
+use crate::report::{self, Report, RunFolder};
+
+pub(super) fn bench(global: &Global, args: &BenchArgs) -> anyhow::Result<ExitStatus> {
+    let mut layer = Layer::default();
+    options::load(&args.load, &mut layer)?;
+    options::request(args, &mut layer)?;
+    let profile = profile::load(&global.profile, layer)?;
+    print_notes(&profile);
+    let (specs, criteria) = options::criteria_of(&profile)?;
+    let target = match &profile.load.url {
+        Some(url) => Target::url(url, profile.load.scenario),
+        None => Target::deployed(deployed(&profile)?),
+    };
+    let run = RunName::new();
+    let plan = experiment::plan(&profile, &target.url, &run.token)?;
+    let folder = report::prepare(&args.load.out, &run.id)?;
+    let runtime = control_runtime()?;
+    let report = runtime.block_on(async {
+        let interrupt = Interrupt::listen()?;
+        let service = match target.roles.is_empty() {
+            true => None,
+            false => Some(reachable(target.roles).await?),
+        };
+        let experiment = Experiment { profile: &profile, specs, criteria: &criteria, run, service, mongo: target.mongo, interrupt: &interrupt };
+        experiment.conduct(plan).await
+    });
+    let report = discard_on_error(report, &folder)?;
+    conclude(global, report, &criteria, &folder)
+}
+
+/// What is loaded.
+struct Target {
+    url: String,
+    /// Processes that have counters; none for a service that is not scalekit's.
+    roles: Vec<Role>,
+    /// URL and database, where the documents can be read past the service.
+    mongo: Option<(String, String)>,
+}
+
+impl Target {
+    fn url(url: &str, scenario: ScenarioKind) -> Self {
+        let roles = match scenario {
+            ScenarioKind::Request => Vec::new(),
+            // Only scalekit's own service has transactions, and so counters and an audit.
+            ScenarioKind::Transactions => vec![Role { name: "service".into(), url: url.to_owned() }],
+        };
+        Self { url: url.to_owned(), roles, mongo: None }
+    }
+
+    fn deployed(deployment: Deployment) -> Self {
+        let url = deployment.api_url().to_owned();
+        let mongo = deployment.mongo_url.map(|url| (url, deployment.mongo_database));
+        Self { url, roles: deployment.roles, mongo }
+    }
+}
+
+/// The deployment that `scalekit deploy` made for this profile.
+fn deployed(profile: &Profile) -> anyhow::Result<Deployment> {
+    let state = StateDir::of_user()?;
+    let name = &profile.name;
+    let ways = format!("deploy it first with `scalekit deploy -p {name}`, or name a service with --url URL");
+    match state.load(name)? {
+        None => bail!(
+            "nothing is deployed for the profile `{name}`: there is no {}\nhelp: {ways}",
+            state.record(name).display()
+        ),
+        Some(deployment) => match deployment.processes.iter().find(|process| !process.is_alive()) {
+            Some(dead) => bail!(
+                "the deployment of the profile `{name}` is not up: {} (process {}) has ended, see {}\nhelp: {ways}",
+                dead.name,
+                dead.pid,
+                dead.log.display()
+            ),
+            None => Ok(deployment),
+        },
+    }
+}
+
+/// A service that does not answer now would only give a run of nothing but failures.
+async fn reachable(roles: Vec<Role>) -> anyhow::Result<Service> {
+    let service = Service::new(roles)?;
+    service.stats().await?;
+    Ok(service)
+}
+
+/// A run that never started leaves no empty folder.
+pub(super) fn discard_on_error<T>(result: anyhow::Result<T>, folder: &RunFolder) -> anyhow::Result<T> {
+    if result.is_err() {
+        folder.discard_if_empty();
+    }
+    result
+}
+
+pub(super) fn print_notes(profile: &Profile) {
+    for note in &profile.notes {
+        eprintln!("note: {note}");
+    }
+}
+
+/// Judges, writes the report and prints what came of it.
+pub(super) fn conclude(global: &Global, mut report: Report, criteria: &[crate::criteria::Criterion], folder: &RunFolder) -> anyhow::Result<ExitStatus> {
+    let verdict = report::judge(&mut report, criteria);
+    let written = folder.write_report(&report, &report::text(&report, false))?;
+    print_report(global, &report, &written)?;
+    Ok(ExitStatus::of(&verdict))
+}
+
+pub(super) fn print_report(global: &Global, report: &Report, path: &Path) -> anyhow::Result<()> {
+    if global.json {
+        return print(&format!("{}\n", serde_json::to_string(report)?));
+    }
+    let color = use_color(global.color, std::io::stdout().is_terminal());
+    print(&format!("{}\nreport: {}\n", report::text(report, color).trim_end(), path.display()))
+}

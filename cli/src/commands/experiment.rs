@@ -1,0 +1,221 @@
+//! One experiment: seed, load, drain, audit, and the facts of it as a report.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context as _, anyhow};
+use scalekit_service::contract::Stats;
+use scalekit_service::store::Store as _;
+use scalekit_service::store::mongo::Mongo;
+
+use super::control::{Drained, Service};
+use super::facts;
+use super::interrupt::Interrupt;
+use super::progress::Progress;
+use super::sampler::{Sample, Sampler};
+use crate::audit::{Audit, Findings};
+use crate::criteria::{Criterion, Spec};
+use crate::load::{self, Plan, Recording, Scenario, Target};
+use crate::profile::{Profile, ScenarioKind};
+use crate::report::Report;
+
+/// Documents that one read of the audit takes from MongoDB.
+const AUDIT_PAGE: usize = 10_000;
+/// After an interruption the journal gets this long to empty.
+const INTERRUPTED_DRAIN: Duration = Duration::from_secs(10);
+
+/// What is to be done, checked.
+pub(super) struct Experiment<'a> {
+    pub(super) profile: &'a Profile,
+    pub(super) specs: Vec<Spec>,
+    pub(super) criteria: &'a [Criterion],
+    pub(super) run: RunName,
+    /// The service under test, where it is scalekit's own.
+    pub(super) service: Option<Service>,
+    /// Where its documents are, if they can be read without it.
+    pub(super) mongo: Option<(String, String)>,
+    pub(super) interrupt: &'a Interrupt,
+}
+
+/// Names one run.
+#[derive(Clone, Debug)]
+pub(super) struct RunName {
+    pub(super) started_at: SystemTime,
+    /// Of the folder.
+    pub(super) id: String,
+    /// The prefix of its operation ids.
+    pub(super) token: String,
+}
+
+impl RunName {
+    pub(super) fn new() -> Self {
+        let token: String = std::iter::repeat_with(|| fastrand::choice(b"abcdefghijklmnopqrstuvwxyz0123456789").map_or('0', |&byte| char::from(byte))).take(8).collect();
+        let started_at = SystemTime::now();
+        Self { started_at, id: crate::report::run_id(started_at, &token), token }
+    }
+}
+
+/// All that was learned, before it becomes a report.
+pub(super) struct Measured {
+    pub(super) recording: Recording,
+    pub(super) samples: Vec<Sample>,
+    /// Counters before the load, right after it, and at the end. Empty where there is no service of ours.
+    pub(super) before: BTreeMap<String, Stats>,
+    pub(super) loaded: BTreeMap<String, Stats>,
+    pub(super) after: BTreeMap<String, Stats>,
+    pub(super) drained: Option<Drained>,
+    /// `Err` is why there was none.
+    pub(super) audit: Option<Result<Findings, String>>,
+    pub(super) took: Duration,
+}
+
+/// The plan of a profile's load against `url`; everything that can be known to fail is known after this.
+pub(super) fn plan(profile: &Profile, url: &str, token: &str) -> Result<Plan, load::PlanError> {
+    let spec = &profile.load;
+    let transactions = &spec.transactions;
+    // The profile bounds both to 64.
+    let count = |count: u32| u8::try_from(count).unwrap_or(u8::MAX);
+    let scenario = match spec.scenario {
+        ScenarioKind::Transactions => Scenario::Transactions {
+            run: token.to_owned(),
+            items: transactions.items,
+            item_collection: transactions.item_collection.clone(),
+            write_collection: transactions.write_collection.clone(),
+            reads: count(transactions.reads),
+            writes: count(transactions.writes),
+        },
+        ScenarioKind::Request => Scenario::Request {
+            method: spec.request.method.clone(),
+            headers: spec.request.headers.clone(),
+            body: spec.request.body.clone().unwrap_or_default().into_bytes(),
+        },
+    };
+    // Half of the cores: the service under test is often on the same machine.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = spec.threads.map_or((cores / 2).max(1), |threads| threads as usize);
+    let plan = Plan {
+        target: Target::parse(url)?,
+        scenario,
+        users: spec.vus,
+        think_time: spec.think_time,
+        warmup: spec.warmup,
+        duration: spec.duration,
+        timeout: spec.timeout,
+        threads,
+    };
+    plan.check()?;
+    Ok(plan)
+}
+
+impl Experiment<'_> {
+    /// Carries it out. An interruption makes the results partial, not an error.
+    pub(super) async fn conduct(self, plan: Plan) -> anyhow::Result<Report> {
+        let started = Instant::now();
+        let service = self.service.as_ref();
+        if let (Some(service), ScenarioKind::Transactions) = (service, self.profile.load.scenario) {
+            let spec = &self.profile.load.transactions;
+            if spec.reads > 0 {
+                let bodies = load::seed_requests(spec.items, &spec.item_collection);
+                service.seed(bodies, || self.interrupt.requested()).await?;
+            }
+        }
+        let before = stats(service).await;
+        let sampler = service.cloned().map(Sampler::start);
+        let plan = Arc::new(plan);
+        let recording = self.load(Arc::clone(&plan)).await?;
+        let loaded = stats(service).await;
+        let samples = match sampler {
+            Some(sampler) => sampler.finish().await,
+            None => Vec::new(),
+        };
+        let mut drained = None;
+        let mut audit = None;
+        if let (Some(service), Scenario::Transactions { writes: 1.., .. }) = (service, &plan.scenario) {
+            match self.drain(service).await {
+                Ok(end) => {
+                    drained = Some(end);
+                    audit = Some(self.audit(service, &plan, &recording).await);
+                }
+                Err(error) => audit = Some(Err(format!("{error:#}"))),
+            }
+        }
+        let after = stats(service).await;
+        let measured = Measured { recording, samples, before, loaded, after, drained, audit, took: started.elapsed() };
+        Ok(facts::report(self.profile, self.specs, self.criteria, &self.run, &plan, measured))
+    }
+
+    /// The generator has threads of its own, and this one waits for them beside the control plane's tasks.
+    async fn load(&self, plan: Arc<Plan>) -> anyhow::Result<Recording> {
+        let stop = Arc::clone(&self.interrupt.stop);
+        let task = tokio::task::spawn_blocking(move || {
+            let mut progress = Progress::new(plan.warmup + plan.duration);
+            let recording = load::run(&plan, &stop, &mut |tick| progress.show(tick));
+            progress.finish();
+            recording
+        });
+        let recording = task.await.map_err(|error| anyhow!("the load generator failed: {error}"))?;
+        recording.context("the load generator failed")
+    }
+
+    async fn drain(&self, service: &Service) -> anyhow::Result<Drained> {
+        let patience = self.profile.deploy.drain_timeout;
+        let patience = if self.interrupt.requested() { patience.min(INTERRUPTED_DRAIN) } else { patience };
+        eprintln!("{:>9} until the journal is empty", "waiting");
+        service.drain(patience, &self.interrupt.abandon).await
+    }
+
+    /// Looks every acknowledged write up.
+    async fn audit(&self, service: &Service, plan: &Plan, recording: &Recording) -> Result<Findings, String> {
+        let Scenario::Transactions { write_collection, writes, .. } = &plan.scenario else {
+            return Err("only transactions can be audited".into());
+        };
+        eprintln!("{:>9} every acknowledged write in the store", "looking up");
+        let reading = self.read_back(service, write_collection, *writes, recording);
+        tokio::select! {
+            result = reading => result.map_err(|error| format!("{error:#}")),
+            () = self.interrupt.abandon.cancelled() => Err("interrupted before it was complete".into()),
+        }
+    }
+
+    async fn read_back(&self, service: &Service, collection: &str, writes: u8, recording: &Recording) -> anyhow::Result<Findings> {
+        let token = &self.run.token;
+        let mut audit = Audit::new(token, writes, &recording.ledger);
+        let prefix = format!("{token}-");
+        let mut after: Option<String> = None;
+        match &self.mongo {
+            // Past the service: its word is not evidence where the database can be asked.
+            Some((url, database)) => {
+                let mongo = Mongo::connect(url, database).await?;
+                loop {
+                    let page = mongo.stamps(collection, &prefix, after.as_deref(), AUDIT_PAGE).await?;
+                    page.iter().filter(|stamp| !stamp.deleted).for_each(|stamp| audit.found(&stamp.id, &stamp.op_id));
+                    if page.len() < AUDIT_PAGE {
+                        break;
+                    }
+                    after = page.last().map(|stamp| stamp.id.clone());
+                }
+            }
+            None => loop {
+                let page = service.audit_page(collection, &prefix, after.as_deref()).await?;
+                page.documents.iter().filter(|found| !found.deleted).for_each(|found| audit.found(&found.id, &found.op));
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+            },
+        }
+        Ok(audit.finish())
+    }
+}
+
+async fn stats(service: Option<&Service>) -> BTreeMap<String, Stats> {
+    let Some(service) = service else { return BTreeMap::new() };
+    match service.stats().await {
+        Ok(stats) => stats,
+        Err(error) => {
+            tracing::warn!("the service's counters cannot be read: {error:#}");
+            BTreeMap::new()
+        }
+    }
+}

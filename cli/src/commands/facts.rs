@@ -1,0 +1,291 @@
+//! From what was measured to a report: facts only, no judgement but on the measurement itself.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::Duration;
+
+use scalekit_service::contract::Stats;
+
+use super::control::Drained;
+use super::experiment::{Measured, RunName};
+use super::sampler::{Sample, most_operations_a_second};
+use crate::criteria::{Criterion, Kind, Operator, Spec, Statistic};
+use crate::load::{Plan, Recording, Scenario, SecondLatency};
+use crate::profile::Profile;
+use crate::report::{
+    Achieved, Audit, Cap, CapKind, ErrorClass, Host, Load, Report, Requested, Run, SCHEMA_VERSION, Second, Server, Step, Tool,
+};
+
+/// A generator that wakes later than this share of the tightest latency bound measures itself.
+const MAX_LAG_SHARE: f64 = 0.1;
+/// A generator thread this busy cannot be on time.
+const MAX_BUSY: f64 = 0.8;
+/// A wall clock that moved this much against the monotonic one was set during the run.
+const MAX_CLOCK_JUMP: Duration = Duration::from_secs(1);
+
+/// Puts the facts together; the verdict is still to come.
+pub(super) fn report(profile: &Profile, specs: Vec<Spec>, criteria: &[Criterion], run: &RunName, plan: &Plan, measured: Measured) -> Report {
+    let recording = &measured.recording;
+    let rate = recording.requests as f64 / recording.measured.as_secs_f64();
+    let mut report = Report {
+        schema_version: SCHEMA_VERSION,
+        tool: Tool { name: "scalekit".into(), version: env!("CARGO_PKG_VERSION").into() },
+        run: Run {
+            id: run.id.clone(),
+            started_at: crate::report::rfc3339(run.started_at),
+            duration_s: measured.took.as_secs_f64(),
+            interrupted: recording.interrupted,
+            profile: profile.name.clone(),
+        },
+        host: host(),
+        // A profile is made of texts and numbers, which JSON can always hold.
+        profile: serde_json::to_value(profile).unwrap_or_default(),
+        criteria: specs,
+        load: Load {
+            requested: requested(profile, plan),
+            achieved: Achieved {
+                vus: recording.users_achieved,
+                rate: if rate.is_finite() { rate } else { 0.0 },
+                measured_s: recording.measured.as_secs_f64(),
+            },
+        },
+        metrics: BTreeMap::new(),
+        series: series(recording, &measured.samples),
+        outcomes: outcomes(recording),
+        steps: vec![step(plan, recording)],
+        server: Server { before: counters(&measured.before), after: counters(&measured.after) },
+        cap: cap(profile, &measured.before),
+        audit: None,
+        findings: Vec::new(),
+        validity: validity(recording, criteria),
+        verdict: None,
+    };
+    load_metrics(&mut report, recording);
+    service_metrics(&mut report, &measured);
+    report
+}
+
+fn requested(profile: &Profile, plan: &Plan) -> Requested {
+    let ms = |duration: Duration| duration.as_secs_f64() * 1000.0;
+    Requested {
+        url: plan.target.url().to_owned(),
+        scenario: step_name(plan).into(),
+        vus: plan.users,
+        think_time_ms: ms(plan.think_time),
+        warmup_s: plan.warmup.as_secs_f64(),
+        duration_s: profile.load.duration.as_secs_f64(),
+        timeout_ms: ms(plan.timeout),
+    }
+}
+
+fn load_metrics(report: &mut Report, recording: &Recording) {
+    for (name, trend) in recording.trends.named() {
+        report.set_trend(name, trend);
+    }
+    report.set_counter("http_reqs", recording.requests);
+    report.set_counter("iterations", recording.requests);
+    report.set_counter("dropped_iterations", recording.dropped);
+    report.set_rate("http_req_failed", recording.failed, recording.requests);
+    report.set_counter("data_sent", recording.bytes_sent);
+    report.set_counter("data_received", recording.bytes_received);
+    let users = recording.series.iter().map(|second| u64::from(second.users));
+    let now = users.clone().next_back().unwrap_or(0);
+    report.set_gauge("vus", now, users.clone().min().unwrap_or(0), users.max().unwrap_or(0));
+    let requested = u64::from(recording.users_requested);
+    report.set_gauge("vus_max", requested, requested, requested);
+}
+
+fn service_metrics(report: &mut Report, measured: &Measured) {
+    let operations = |all: &BTreeMap<String, Stats>| all.values().map(|stats| stats.store.operations).sum::<u64>();
+    if !measured.before.is_empty() && !measured.loaded.is_empty() {
+        let count = operations(&measured.loaded).saturating_sub(operations(&measured.before));
+        let seconds = (measured.recording.elapsed).as_secs_f64();
+        // The governor counts exactly, but only its own; the samples see every operation, once a second.
+        let governed = measured.after.values().filter_map(|stats| Some(stats.worker.as_ref()?.operations_peak)).max();
+        let most = u64::from(governed.unwrap_or(0)).max(most_operations_a_second(&measured.samples));
+        report.set("db_ops", [("count", count as f64), ("rate", count as f64 / seconds), ("max", most as f64)]);
+    }
+    let backlog = measured.samples.iter().map(|sample| sample.backlog);
+    if let Some(last) = backlog.clone().next_back() {
+        report.set_gauge("journal_backlog", last, backlog.clone().min().unwrap_or(0), backlog.max().unwrap_or(0));
+    }
+    match &measured.audit {
+        None => {}
+        Some(Ok(found)) => {
+            report.set_audit(Audit {
+                acknowledged: found.acknowledged,
+                stored: found.stored,
+                lost: found.lost,
+                duplicated: found.duplicated,
+                unknown: found.unknown,
+                unknown_stored: found.unknown_stored,
+                refused_stored: found.refused_stored,
+                examples: found.examples.clone(),
+            });
+        }
+        Some(Err(reason)) => report.validity.push(format!("the audit could not be made: {reason}")),
+    }
+    if let Some(Drained::TimedOut { left }) = measured.drained {
+        report.validity.push(format!(
+            "the journal still held {left} entries when the time to drain was over, so what the audit misses may only be late; raise deploy.drain_timeout or deploy.database_ops"
+        ));
+    }
+}
+
+/// What spoils the measurement itself.
+fn validity(recording: &Recording, criteria: &[Criterion]) -> Vec<String> {
+    let mut problems = Vec::new();
+    let lag_ms = recording.trends.lag.value_at_quantile(0.99) as f64 / 1000.0;
+    if let Some(bound) = tightest_latency_ms(criteria)
+        && !recording.trends.lag.is_empty()
+        && lag_ms > bound * MAX_LAG_SHARE
+    {
+        problems.push(format!(
+            "the load generator woke up late: p(99) of loadgen_lag is {lag_ms:.1} ms, more than a tenth of the tightest latency criterion ({bound} ms); give it more cores, or run it on another machine"
+        ));
+    }
+    if recording.busiest_thread > MAX_BUSY {
+        problems.push(format!(
+            "a thread of the load generator was busy {:.0}% of the time; above {:.0}% it measures itself: raise load.threads, or ask for less load",
+            recording.busiest_thread * 100.0,
+            MAX_BUSY * 100.0
+        ));
+    }
+    if recording.no_free_port > 0 {
+        problems.push(format!(
+            "{} connects found no free local port; widen net.ipv4.ip_local_port_range or ask for fewer users",
+            recording.no_free_port
+        ));
+    }
+    if recording.too_many_files > 0 {
+        problems.push(format!("{} connects found the limit on open files reached; raise `ulimit -n`", recording.too_many_files));
+    }
+    if recording.failed == 0 && !recording.interrupted && recording.users_achieved < recording.users_requested {
+        problems.push(format!(
+            "only {} of {} users were ever served at once, though nothing failed; measure or warm up longer",
+            recording.users_achieved, recording.users_requested
+        ));
+    }
+    if recording.clock_jump_nanos.unsigned_abs() > MAX_CLOCK_JUMP.as_nanos() as u64 {
+        problems.push(format!("the clock was set by {:.3} s during the run", recording.clock_jump_nanos as f64 / 1e9));
+    }
+    problems
+}
+
+/// The smallest upper bound that a criterion puts on a request's latency.
+fn tightest_latency_ms(criteria: &[Criterion]) -> Option<f64> {
+    criteria
+        .iter()
+        .filter(|criterion| criterion.metric.kind == Kind::Trend && criterion.metric.name.starts_with("http_req_"))
+        .filter(|criterion| matches!(criterion.operator, Operator::Less | Operator::LessOrEqual))
+        .filter(|criterion| !matches!(criterion.statistic, Statistic::Min))
+        .map(|criterion| criterion.bound)
+        .min_by(f64::total_cmp)
+}
+
+fn step_name(plan: &Plan) -> &'static str {
+    match plan.scenario {
+        Scenario::Transactions { .. } => "transactions",
+        Scenario::Request { .. } => "request",
+    }
+}
+
+fn step(plan: &Plan, recording: &Recording) -> Step {
+    let total = &recording.trends.total;
+    Step {
+        name: step_name(plan).into(),
+        requests: recording.requests,
+        failed: recording.failed,
+        total_ms_p95: (!total.is_empty()).then(|| total.value_at_quantile(0.95) as f64 / 1000.0),
+    }
+}
+
+/// Answered requests by status, the others by what befell them. k6 gives statuses of 400 and above the code
+/// 1000 plus the status.
+fn outcomes(recording: &Recording) -> Vec<ErrorClass> {
+    let class = |name: &str, code: u32, statuses: BTreeMap<String, u64>| ErrorClass {
+        code,
+        name: name.into(),
+        count: statuses.values().sum(),
+        statuses,
+    };
+    let statuses = |wanted: fn(u16) -> bool| -> BTreeMap<String, u64> {
+        recording.by_status.iter().filter(|(status, _)| wanted(**status)).map(|(status, count)| (status.to_string(), *count)).collect()
+    };
+    let mut outcomes = vec![class("ok", 0, statuses(|status| status < 400))];
+    for (status, count) in recording.by_status.iter().filter(|(status, _)| **status >= 400) {
+        outcomes.push(class("HTTP status", 1000 + u32::from(*status), BTreeMap::from([(status.to_string(), *count)])));
+    }
+    for (failure, count) in &recording.by_failure {
+        let code = failure.k6_code().map_or(0, u32::from);
+        outcomes.push(ErrorClass { code, name: failure.name().into(), count: *count, statuses: BTreeMap::new() });
+    }
+    outcomes
+}
+
+fn series(recording: &Recording, samples: &[Sample]) -> Vec<Second> {
+    let warmup = i64::try_from(recording.warmup.as_secs()).unwrap_or(0);
+    let ms = |latency: Option<SecondLatency>, of: fn(SecondLatency) -> Duration| latency.map(|latency| of(latency).as_secs_f64() * 1000.0);
+    recording
+        .series
+        .iter()
+        .map(|second| {
+            let service = growth(samples, second.index);
+            Second {
+                at_s: i64::from(second.index) - warmup,
+                vus: second.users,
+                requests: second.requests,
+                failed: second.failed,
+                total_ms_med: ms(second.latency, |latency| latency.p50),
+                total_ms_p95: ms(second.latency, |latency| latency.p95),
+                total_ms_p99: ms(second.latency, |latency| latency.p99),
+                total_ms_max: ms(second.latency, |latency| latency.max),
+                db_ops: service.map(|(operations, _)| operations),
+                journal_backlog: service.map(|(_, backlog)| backlog),
+            }
+        })
+        .collect()
+}
+
+/// Operations in a second of the run and the backlog at its end, from the samples around it.
+fn growth(samples: &[Sample], index: u32) -> Option<(u64, u64)> {
+    let end = Duration::from_secs(u64::from(index) + 1);
+    // Samples come once a second; the one nearest to the end of this second.
+    let half = Duration::from_millis(500);
+    let at = samples.iter().position(|sample| sample.at + half > end && sample.at < end + half)?;
+    let before = samples.get(at.checked_sub(1)?)?;
+    Some((samples[at].db_ops.saturating_sub(before.db_ops), samples[at].backlog))
+}
+
+fn counters(stats: &BTreeMap<String, Stats>) -> BTreeMap<String, serde_json::Value> {
+    stats.iter().map(|(role, stats)| (role.clone(), serde_json::to_value(stats).unwrap_or_default())).collect()
+}
+
+fn cap(profile: &Profile, before: &BTreeMap<String, Stats>) -> Cap {
+    let limit = before.values().find_map(|stats| stats.worker.as_ref()).map(|worker| u64::from(worker.operations_limit));
+    match limit {
+        Some(limit) => Cap { kind: CapKind::Simulated, limit_per_s: Some(limit), probed_per_s: None },
+        None => Cap { kind: CapKind::None, limit_per_s: Some(u64::from(profile.deploy.database_ops_per_s)).filter(|_| !before.is_empty()), probed_per_s: None },
+    }
+}
+
+/// The machine that made the load.
+fn host() -> Host {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let after = |text: &str, key: &str| {
+        let line = text.lines().find(|line| line.starts_with(key))?;
+        Some(line.split_once([':', '='])?.1.trim().trim_matches('"').to_owned())
+    };
+    let kib: u64 = after(&read("/proc/meminfo"), "MemTotal")
+        .and_then(|value| value.trim_end_matches(" kB").parse().ok())
+        .unwrap_or(0);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Host {
+        os: after(&read("/etc/os-release"), "PRETTY_NAME").unwrap_or_else(|| "Linux".into()),
+        kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+        cpu_model: after(&read("/proc/cpuinfo"), "model name").unwrap_or_else(|| "unknown".into()),
+        cores: u32::try_from(cores).unwrap_or(u32::MAX),
+        memory_bytes: kib * 1024,
+        hostname: Some(read("/proc/sys/kernel/hostname").trim().to_owned()).filter(|name| !name.is_empty()),
+    }
+}

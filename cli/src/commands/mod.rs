@@ -1,0 +1,97 @@
+//! One file a subcommand, and the only place where profile, deployment, load, audit and report meet.
+
+mod bench;
+mod control;
+mod deploy;
+mod experiment;
+mod facts;
+mod interrupt;
+mod manual;
+mod options;
+mod progress;
+mod run;
+mod sampler;
+mod serve;
+mod validate;
+
+use std::io::IsTerminal as _;
+
+use anyhow::Context as _;
+use tracing_subscriber::EnvFilter;
+
+use crate::args::{Cli, CliCommand, Color, Global};
+use crate::criteria::CriteriaError;
+use crate::exit::ExitStatus;
+use crate::load::PlanError;
+use crate::profile::ProfileError;
+use crate::report::ReadError;
+
+/// Runs the command that was asked for; an error is printed here and nowhere else.
+pub(crate) fn run(cli: Cli) -> ExitStatus {
+    let Cli { global, command } = cli;
+    start_log(&global, matches!(command, CliCommand::Serve(_)));
+    let result = match command {
+        CliCommand::Run(args) => run::run(&global, &args),
+        CliCommand::Deploy(args) => deploy::deploy(&global, &args),
+        CliCommand::Bench(args) => bench::bench(&global, &args),
+        CliCommand::Validate(args) => validate::validate(&global, &args),
+        CliCommand::Serve(args) => serve::serve(&global, &args),
+        CliCommand::Completions(args) => manual::completions(&args),
+        CliCommand::Man(args) => manual::pages(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        status_of(&error)
+    })
+}
+
+/// Prints what clap has to say: an error, or the help that was asked for.
+pub(crate) fn usage(usage: &clap::Error) -> ExitStatus {
+    // A closed pipe is the reader's choice.
+    let _ = usage.print();
+    if usage.use_stderr() { ExitStatus::Usage } else { ExitStatus::Done }
+}
+
+/// What was found before anything started is the configuration's fault; the rest failed.
+fn status_of(error: &anyhow::Error) -> ExitStatus {
+    let is_config = error.is::<ProfileError>() || error.is::<CriteriaError>() || error.is::<ReadError>() || error.is::<PlanError>();
+    if is_config { ExitStatus::InvalidConfig } else { ExitStatus::Failed }
+}
+
+fn start_log(global: &Global, is_service: bool) {
+    let level = match (global.verbose, is_service) {
+        (0, false) => "warn",
+        (0, true) | (1, false) => "info",
+        (1, true) | (2, false) => "debug",
+        _ => "trace",
+    };
+    // The drivers' own debug output is asked for with RUST_LOG.
+    let ours = format!("warn,scalekit={level},scalekit_service={level}");
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(ours));
+    let colored = use_color(global.color, std::io::stderr().is_terminal());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colored).init();
+}
+
+/// <https://no-color.org>: any value but an empty one switches colours off.
+fn use_color(choice: Color, is_terminal: bool) -> bool {
+    match choice {
+        Color::Always => true,
+        Color::Never => false,
+        Color::Auto => is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+    }
+}
+
+/// A runtime for the control plane; the load generator has threads of its own. Tasks run on the calling
+/// thread, which is the one that child processes are bound to.
+fn control_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
+}
+
+/// Writes to stdout; a closed pipe is the reader's choice, not an error.
+fn print(text: &str) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("cannot write to stdout"),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,100 @@
+//! What was typed, as the top layer of the profile.
+
+use std::fs::File;
+use std::io::Read as _;
+
+use crate::args::{BackendArgs, BenchArgs, LoadArgs};
+use crate::criteria::{self, Criterion, Spec};
+use crate::profile::{self, Backend, CriterionSpec, Headers, Layer, Profile, ProfileError, ScenarioKind, Whole, flag_error, quantity_flag};
+
+/// Largest body that --body @FILE takes; the profile's bound for a body.
+const MAX_BODY_BYTES: u64 = 1 << 20;
+
+pub(super) fn backend(args: &BackendArgs, layer: &mut Layer) -> Result<(), ProfileError> {
+    let deploy = layer.deploy.section();
+    let backend = match args.backend.as_deref() {
+        None => None,
+        Some("embedded") => Some(Backend::Embedded),
+        Some("redis-mongo") => Some(Backend::RedisMongo),
+        Some(other) => {
+            return Err(flag_error("--backend", format!("expected embedded or redis-mongo, found {other:?}"), "name one of the two"));
+        }
+    };
+    deploy.backend = backend.into();
+    deploy.redis_url = args.redis_url.clone().into();
+    deploy.cache_url = args.cache_url.clone().into();
+    deploy.mongo_url = args.mongo_url.clone().into();
+    Ok(())
+}
+
+pub(super) fn load(args: &LoadArgs, layer: &mut Layer) -> Result<(), ProfileError> {
+    let load = layer.load.section();
+    let span = |flag, text: &Option<String>| text.as_deref().map(|text| quantity_flag(flag, text)).transpose();
+    load.vus = args.vus.map(Whole).into();
+    load.duration = span("--duration", &args.duration)?.into();
+    load.warmup = span("--warmup", &args.warmup)?.into();
+    load.think_time = span("--think", &args.think)?.into();
+    load.timeout = span("--timeout", &args.timeout)?.into();
+    thresholds(&args.thresholds, layer)
+}
+
+fn thresholds(flags: &[String], layer: &mut Layer) -> Result<(), ProfileError> {
+    for text in flags {
+        let CriterionSpec { metric, expression, .. } = profile::threshold_flag(text)?;
+        layer.criteria.section().add(&metric, &expression);
+    }
+    Ok(())
+}
+
+/// A URL of the user's own is one request over and over.
+pub(super) fn request(args: &BenchArgs, layer: &mut Layer) -> Result<(), ProfileError> {
+    let load = layer.load.section();
+    load.url = args.url.clone().into();
+    if args.url.is_some() {
+        load.scenario = Some(ScenarioKind::Request).into();
+    }
+    let request = load.request.section();
+    request.method = args.method.clone().into();
+    if !args.headers.is_empty() {
+        let headers = args.headers.iter().map(|text| header(text)).collect::<Result<_, _>>()?;
+        request.headers = Some(Headers(headers)).into();
+    }
+    request.body = args.body.as_deref().map(body).transpose()?.into();
+    Ok(())
+}
+
+fn header(text: &str) -> Result<(String, String), ProfileError> {
+    let (name, value) = text
+        .split_once(':')
+        .filter(|(name, _)| !name.trim().is_empty())
+        .ok_or_else(|| flag_error("--header", format!("expected 'NAME: VALUE', found {text:?}"), "write, for example, 'Accept: application/json'"))?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
+}
+
+fn body(text: &str) -> Result<String, ProfileError> {
+    let Some(path) = text.strip_prefix('@') else { return Ok(text.to_owned()) };
+    let mut body = String::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_BODY_BYTES + 1).read_to_string(&mut body));
+    read.map_err(|error| flag_error("--body", format!("cannot read {path}: {error}"), "name a readable text file"))?;
+    if body.len() as u64 > MAX_BODY_BYTES {
+        return Err(flag_error("--body", format!("{path} is larger than {MAX_BODY_BYTES} bytes"), "name a smaller file"));
+    }
+    Ok(body)
+}
+
+/// The profile's criteria, understood; a typo shows before anything starts.
+pub(super) fn criteria_of(profile: &Profile) -> Result<(Vec<Spec>, Vec<Criterion>), criteria::CriteriaError> {
+    let specs: Vec<Spec> = profile.criteria.iter().map(spec).collect();
+    let criteria = criteria::parse(&specs)?;
+    Ok((specs, criteria))
+}
+
+pub(super) fn spec(spec: &CriterionSpec) -> Spec {
+    Spec {
+        metric: spec.metric.clone(),
+        expression: spec.expression.clone(),
+        abort_on_fail: spec.abort_on_fail,
+        delay_abort_eval_ms: u64::try_from(spec.delay_abort_eval.as_millis()).unwrap_or(u64::MAX),
+        location: spec.location.clone(),
+    }
+}

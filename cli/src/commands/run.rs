@@ -1,0 +1,89 @@
+//! `scalekit run`: deploy, load, drain, audit, judge, tear down.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use serde_json::json;
+
+use super::bench::{conclude, discard_on_error, print_notes};
+use super::control::Service;
+use super::experiment::{self, Experiment, RunName};
+use super::interrupt::Interrupt;
+use super::{control_runtime, options};
+use crate::args::{Global, RunArgs};
+use crate::criteria::{Criterion, Spec};
+use crate::deploy::{self, Deployment, Lifetime, StateDir};
+use crate::exit::ExitStatus;
+use crate::profile::{self, Layer, Profile, flag_error};
+use crate::report::{self, Report};
+
+pub(super) fn run(global: &Global, args: &RunArgs) -> anyhow::Result<ExitStatus> {
+    let mut layer = Layer::default();
+    options::load(&args.load, &mut layer)?;
+    options::backend(&args.backend, &mut layer)?;
+    let profile = profile::load(&global.profile, layer)?;
+    if let Some(url) = &profile.load.url {
+        let message = format!("the profile loads {url}, and `run` deploys a service of its own");
+        return Err(flag_error("load.url", message, "use `scalekit bench` for it, or set load.url to null").into());
+    }
+    print_notes(&profile);
+    let (specs, criteria) = options::criteria_of(&profile)?;
+    let name = RunName::new();
+    // Any address will do to check the load; where the service listens is known once it is up.
+    experiment::plan(&profile, "http://127.0.0.1:1/", &name.token)?;
+    let state = StateDir::of_user()?;
+    let folder = report::prepare(&args.load.out, &name.id)?;
+    let dir = if args.keep { state.deployment(&profile.name) } else { state.run(&name.id) };
+    let runtime = control_runtime()?;
+    let report = runtime.block_on(run_once(&profile, specs, &criteria, name, &dir, args.keep.then_some(&state)));
+    let report = discard_on_error(report, &folder)?;
+    conclude(global, report, &criteria, &folder)
+}
+
+/// From nothing to nothing, with a report of what was in between. `keep`: leave it running, recorded there.
+async fn run_once(profile: &Profile, specs: Vec<Spec>, criteria: &[Criterion], run: RunName, dir: &Path, keep: Option<&StateDir>) -> anyhow::Result<Report> {
+    let interrupt = Interrupt::listen()?;
+    if let Some(state) = keep {
+        super::deploy::refuse_if_up(state, profile)?;
+    }
+    let binary = std::env::current_exe().context("cannot find this program's own file")?;
+    let lifetime = if keep.is_some() { Lifetime::Detached } else { Lifetime::Command };
+    eprintln!("{:>9} the service ({})", "starting", profile.description.trim_end_matches('.'));
+    let request = deploy::Request { profile, dir, binary: &binary, lifetime, stop: &interrupt.stop };
+    let running = deploy::up(&request).await?;
+    let measured = measure(profile, specs, criteria, run, &running.deployment, &interrupt).await;
+    if let (Some(state), Ok(_)) = (keep, &measured) {
+        state.save(&running.deployment)?;
+        let deployment = running.leave();
+        eprintln!("the service stays up at {}; `scalekit deploy down -p {}` ends it", deployment.api_url(), profile.name);
+        return measured;
+    }
+    let stopped = running.stop().await;
+    if keep.is_none() {
+        remove(dir);
+    }
+    // What went wrong first is what matters; but a process that will not end is told of in any case.
+    let report = measured?;
+    stopped?;
+    Ok(report)
+}
+
+async fn measure(profile: &Profile, specs: Vec<Spec>, criteria: &[Criterion], run: RunName, deployment: &Deployment, interrupt: &Interrupt) -> anyhow::Result<Report> {
+    let plan = experiment::plan(profile, deployment.api_url(), &run.token)?;
+    let service = Some(Service::new(deployment.roles.clone())?);
+    let mongo = deployment.mongo_url.clone().map(|url| (url, deployment.mongo_database.clone()));
+    let experiment = Experiment { profile, specs, criteria, run, service, mongo, interrupt };
+    let mut report = experiment.conduct(plan).await?;
+    for process in &deployment.processes {
+        let peak = deploy::memory_peak_bytes(process.pid);
+        report.server.after.insert(format!("process {}", process.name), json!({ "pid": process.pid, "memory_peak_bytes": peak }));
+    }
+    Ok(report)
+}
+
+/// The run's own data served only the run.
+fn remove(dir: &Path) {
+    if let Err(error) = std::fs::remove_dir_all(dir) {
+        tracing::warn!(%error, "the run's data stays in {}", dir.display());
+    }
+}
