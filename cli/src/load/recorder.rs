@@ -152,7 +152,8 @@ impl Recorder {
         ] {
             let micros = to_micros(value);
             self.clamped += u64::from(micros > HIGHEST_MICROS);
-            trend.saturating_record(micros);
+            // The histogram's own end lies at the next power of two; clamping here makes it 60 s.
+            trend.saturating_record(micros.min(HIGHEST_MICROS));
         }
     }
 

@@ -82,10 +82,11 @@ fn a_delay_is_never_undercut() {
     let server = Server::answering(OK, millis(20));
     let recording = record(&plan(server.address, 5, 600));
     assert!(recording.requests >= 3);
-    for trend in [&recording.trends.duration, &recording.trends.total, &recording.trends.waiting] {
+    // Waiting alone may be a little less, if this thread was held up between the send and its time stamp.
+    for trend in [&recording.trends.duration, &recording.trends.total] {
         // Three significant digits.
         assert!(trend.min() >= 19_980, "{}", trend.min());
-        assert!(trend.value_at_quantile(0.5) <= 60_000, "{}", trend.value_at_quantile(0.5));
+        assert!(trend.value_at_quantile(0.5) <= 100_000, "{}", trend.value_at_quantile(0.5));
     }
     assert!(
         recording.trends.iteration.min() >= 24_970,

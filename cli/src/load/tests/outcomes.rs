@@ -108,7 +108,7 @@ fn endless_body_takes_no_memory() {
         while peer.stream.write_all(&block).is_ok() {}
     });
     let before = resident_bytes();
-    let plan = Plan { timeout: millis(700), ..plan(server.address, 1000, 500) };
+    let plan = Plan { timeout: millis(700), ..plan(server.address, 100, 500) };
     let recording = expect_failure(&server, &plan, Failure::ResponseTimeout);
     assert!(recording.bytes_received > 16 << 20, "{}", recording.bytes_received);
     // Other tests run at the same time; what was received would be far more.
@@ -132,7 +132,7 @@ fn no_connection_in_time() {
         fillers.push(filler);
         assert!(fillers.len() < 64, "the queue of a listener with backlog 0 does not fill");
     }
-    let recording = record(&Plan { timeout: millis(200), ..plan(address, 0, 250) });
+    let recording = record(&Plan { timeout: millis(200), ..plan(address, 100, 250) });
     assert!(recording.requests >= 3);
     assert_eq!(recording.by_failure, BTreeMap::from([(Failure::ConnectTimeout, recording.requests)]));
     assert_eq!(fates(&recording), BTreeMap::from([(Fate::NotSent, recording.requests)]));
@@ -216,7 +216,7 @@ fn an_answer_may_overtake_the_request() {
         std::thread::sleep(millis(300));
     });
     let scenario = Scenario::Request { method: "POST".into(), headers: vec![], body: vec![0; 20_000_000] };
-    let recording = record(&Plan { scenario, ..plan(server.address, 1000, 200) });
+    let recording = record(&Plan { scenario, ..plan(server.address, 100, 90) });
     assert_eq!(recording.by_status, BTreeMap::from([(413, 3)]));
     assert!(recording.bytes_sent < 60_000_000);
     assert_eq!(fates(&recording), BTreeMap::from([(Fate::Refused, 3)]));
