@@ -223,6 +223,8 @@ mod tests {
     }
 
     proptest! {
+        // Each case fills ten recorders of a megabyte.
+        #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
         fn merged_parts_equal_the_whole(
             values in prop::collection::vec((0u64..70_000_000, 200u16..600, 0usize..4), 1..60),

@@ -218,6 +218,19 @@ fn a_stop_ends_the_run_at_once() {
 }
 
 #[test]
+fn a_display_that_panics_does_not_leave_the_run_going() {
+    let server = Server::answering(OK, Duration::ZERO);
+    let plan = plan(server.address, 10, 3_600_000);
+    let started = Instant::now();
+    let outcome = std::panic::catch_unwind(|| {
+        run(&plan, &AtomicBool::new(false), &mut |_| panic!("no terminal"))
+            .map(|recording| recording.requests)
+    });
+    assert!(outcome.is_err());
+    assert!(started.elapsed() < Duration::from_secs(60));
+}
+
+#[test]
 fn requests_in_flight_at_the_end_are_awaited() {
     let server = Server::answering(OK, millis(500));
     let recording = record(&plan(server.address, 0, 900));
