@@ -9,13 +9,14 @@ use std::time::{Duration, SystemTime};
 use nix::sys::resource::{UsageWho, getrusage};
 
 use super::clock::{Clock, nanos};
+use super::harvest::{Counts, Harvest, Live, Shared};
 use super::ledger::{Ledger, UserLedger};
 use super::plan::Plan;
 use super::recorder::Recorder;
 use super::recording::Recording;
 use super::series::{Interval, SeriesBuilder};
 use super::tick::{RateWindow, Tick};
-use super::worker::{Counts, Harvest, Live, Shared, Worker};
+use super::worker::Worker;
 
 const TICK: Duration = Duration::from_millis(200);
 /// Seconds that each thread may hand over before somebody takes them: four minutes of a blocked terminal.
@@ -60,6 +61,8 @@ pub(crate) fn run(
     let started_at = SystemTime::now();
     let clock = Clock::start();
     let (harvests, series) = thread::scope(|scope| {
+        // The scope waits for its threads, so a panic in `on_tick` must end them, too.
+        let _guard = AbortOnPanic(&shared.abort);
         let mut handles = Vec::with_capacity(threads);
         let mut spawn_error = None;
         for (index, worker) in workers.into_iter().enumerate() {

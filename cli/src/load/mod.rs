@@ -11,6 +11,7 @@ mod connection;
 mod deadlines;
 mod engine;
 mod exchange;
+mod harvest;
 mod ledger;
 mod limits;
 mod outcome;

@@ -109,18 +109,6 @@ impl Failure {
             _ => Self::Io,
         }
     }
-
-    /// Whether the request never had a connection to be sent on.
-    pub(super) fn is_connect(self) -> bool {
-        matches!(
-            self,
-            Self::ConnectTimeout
-                | Self::Refused
-                | Self::ConnectFailed
-                | Self::NoFreePort
-                | Self::TooManyFiles
-        )
-    }
 }
 
 fn errno(error: &io::Error) -> Errno {
@@ -198,6 +186,26 @@ mod tests {
         assert_eq!(names.len(), Failure::ALL.len());
         let codes: Vec<_> = Failure::ALL.iter().filter_map(|f| f.k6_code()).collect();
         assert_eq!(codes.iter().collect::<std::collections::BTreeSet<_>>().len(), codes.len());
+    }
+
+    #[test]
+    fn errors_of_the_socket_map_to_classes() {
+        use Failure::*;
+        for (errno, connecting, established) in [
+            (Errno::ECONNREFUSED, Refused, Io),
+            (Errno::ETIMEDOUT, ConnectTimeout, ResponseTimeout),
+            (Errno::EADDRNOTAVAIL, NoFreePort, Io),
+            (Errno::EMFILE, TooManyFiles, Io),
+            (Errno::ENFILE, TooManyFiles, Io),
+            (Errno::ECONNRESET, Reset, Reset),
+            (Errno::EPIPE, ConnectFailed, BrokenPipe),
+            (Errno::EHOSTUNREACH, ConnectFailed, Io),
+            (Errno::ENETUNREACH, ConnectFailed, Io),
+        ] {
+            let error = io::Error::from(errno);
+            assert_eq!(Failure::of_connect(&error), connecting, "{errno}");
+            assert_eq!(Failure::of_established(&error), established, "{errno}");
+        }
     }
 
     #[test]

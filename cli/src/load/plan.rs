@@ -159,7 +159,8 @@ mod tests {
 
     #[test]
     fn bounds_are_named() {
-        let cases: [(fn(&mut Plan), &str); 8] = [
+        type Spoil = fn(&mut Plan);
+        let cases: [(Spoil, &str); 8] = [
             (|p| p.users = 0, "the number of users is 0; expected 1 to 1000000"),
             (|p| p.users = 2_000_000, "the number of users is 2000000"),
             (|p| p.threads = 0, "generator threads is 0"),

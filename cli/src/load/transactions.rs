@@ -122,7 +122,7 @@ impl Transactions {
     }
 
     pub(super) fn render(&mut self, user: u32, sequence: u32) -> &[u8] {
-        let mut random = SEED ^ (u64::from(user) << 32 | u64::from(sequence));
+        let mut random = SEED ^ ((u64::from(user) << 32) | u64::from(sequence));
         for &(at, field) in &self.fields {
             match field {
                 Field::Sequence => put_hex(&mut self.bytes[at..at + 8], sequence),
@@ -179,7 +179,7 @@ fn below(state: &mut u64, limit: u32) -> u32 {
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^= z >> 31;
     // The product of two 32-bit numbers, shifted by 32, is below `limit`.
-    ((z >> 32) * u64::from(limit) >> 32) as u32
+    (((z >> 32) * u64::from(limit)) >> 32) as u32
 }
 
 fn put_decimal(place: &mut [u8], mut value: u32) {

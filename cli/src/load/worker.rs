@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 
 use nix::errno::Errno;
@@ -16,6 +16,7 @@ use super::clock::{Clock, Nanos, nanos, thread_cpu_time};
 use super::connection::{Connection, Io, Step};
 use super::deadlines::Deadlines;
 use super::exchange::Exchange;
+use super::harvest::{Counts, Harvest, Shared};
 use super::ledger::{Fate, UserLedger};
 use super::outcome::{Failure, Outcome};
 use super::pacer::Pacer;
@@ -31,62 +32,6 @@ const STARTS_AT_ONCE: usize = 64;
 /// How soon a stop is noticed and live figures are renewed.
 const TICK_MILLIS: u8 = 50;
 const BUFFER_BYTES: usize = 64 * 1024;
-
-/// What the threads tell while they run.
-#[derive(Debug)]
-pub(super) struct Shared {
-    /// A thread failed: the others are to end.
-    pub(super) abort: AtomicBool,
-    /// Users whose last request brought a response, and the most of them at any time.
-    pub(super) online: AtomicU32,
-    pub(super) peak: AtomicU32,
-    pub(super) live: Vec<Live>,
-}
-
-/// One thread's running totals, warm-up included; apart in memory, so that threads do not slow each other.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub(super) struct Live {
-    pub(super) requests: AtomicU64,
-    pub(super) failed: AtomicU64,
-}
-
-/// What a thread brings home.
-#[derive(Debug)]
-pub(super) struct Harvest {
-    pub(super) recorder: Recorder,
-    /// In the order of the thread's slots.
-    pub(super) ledgers: Vec<UserLedger>,
-    pub(super) last_interval: Interval,
-    pub(super) counts: Counts,
-    /// CPU time over wall time of the measured part.
-    pub(super) utilisation: f64,
-    pub(super) ended: Nanos,
-    pub(super) interrupted: bool,
-}
-
-/// Counts that are not of measured requests alone.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Counts {
-    /// In flight when the run was stopped.
-    pub(super) aborted: u64,
-    /// Due within the measured part, but the generator came too late to start them.
-    pub(super) dropped: u64,
-    pub(super) no_free_port: u64,
-    pub(super) too_many_files: u64,
-    /// Seconds of the series that were lost because nobody took them.
-    pub(super) series_gaps: u64,
-}
-
-impl Counts {
-    pub(super) fn add(&mut self, other: Self) {
-        self.aborted += other.aborted;
-        self.dropped += other.dropped;
-        self.no_free_port += other.no_free_port;
-        self.too_many_files += other.too_many_files;
-        self.series_gaps += other.series_gaps;
-    }
-}
 
 pub(super) struct Worker<'a> {
     index: usize,
