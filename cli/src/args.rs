@@ -3,7 +3,9 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use clap::{
+    ArgAction, Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
+};
 
 /// The profile when none is named.
 pub(crate) const DEFAULT_PROFILE: &str = "default";
@@ -254,7 +256,9 @@ mod tests {
         command().debug_assert();
         let bench = command();
         let bench = bench.find_subcommand("bench").unwrap();
-        for (flag, variable) in [("vus", "SCALEKIT_VUS"), ("thresholds", "SCALEKIT_THRESHOLD"), ("headers", "SCALEKIT_HEADER")] {
+        for (flag, variable) in
+            [("vus", "SCALEKIT_VUS"), ("thresholds", "SCALEKIT_THRESHOLD"), ("headers", "SCALEKIT_HEADER")]
+        {
             let arg = bench.get_arguments().find(|arg| arg.get_id() == flag).unwrap();
             assert_eq!(arg.get_env(), Some(std::ffi::OsStr::new(variable)));
         }

@@ -81,7 +81,8 @@ impl<'a> Audit<'a> {
 
     /// All pages are in: count.
     pub(crate) fn finish(mut self) -> Findings {
-        let mut findings = Findings { duplicated: self.duplicated, refused_stored: self.strays, ..Findings::default() };
+        let mut findings =
+            Findings { duplicated: self.duplicated, refused_stored: self.strays, ..Findings::default() };
         let ledger = self.ledger;
         for (user, sequence, fate) in ledger.iter() {
             for place in 0..self.writes_per_request {
@@ -142,7 +143,10 @@ mod tests {
     }
 
     fn all_acknowledged() -> Vec<(&'static str, String)> {
-        [(0, 0), (1, 0), (1, 1)].into_iter().flat_map(|(s, u)| [("a", id(s, u, 0)), ("a", id(s, u, 1))]).collect()
+        [(0, 0), (1, 0), (1, 1)]
+            .into_iter()
+            .flat_map(|(s, u)| [("a", id(s, u, 0)), ("a", id(s, u, 1))])
+            .collect()
     }
 
     #[test]
@@ -165,7 +169,11 @@ mod tests {
         assert_eq!((findings.stored, findings.lost, findings.duplicated), (5, 1, 1));
         assert_eq!((findings.unknown, findings.unknown_stored, findings.refused_stored), (2, 1, 3));
         for example in [&format!("lost: {}", id(0, 0, 0)), "duplicated: copy", "of no request: s"] {
-            assert!(findings.examples.iter().any(|known| known == example), "{example}: {:?}", findings.examples);
+            assert!(
+                findings.examples.iter().any(|known| known == example),
+                "{example}: {:?}",
+                findings.examples
+            );
         }
     }
 

@@ -154,6 +154,10 @@ pub struct StoreStats {
     pub kind: String,
     /// Database operations of this process, reads and writes.
     pub operations: u64,
+    /// The limit in force for this process, operations a second.
+    pub operations_limit: u32,
+    /// Most operations that it started within any one second.
+    pub operations_peak: u32,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -166,10 +170,6 @@ pub struct CacheStats {
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct WorkerStats {
-    /// The limit in force, database operations a second.
-    pub operations_limit: u32,
-    /// Most operations that it started within any one second.
-    pub operations_peak: u32,
     pub batches: u64,
     pub stored: u64,
     pub superseded: u64,

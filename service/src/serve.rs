@@ -77,7 +77,7 @@ pub async fn run(
     let gate = Arc::new(Gate::new(config.backlog_bounds.entries, MAX_BACKLOG_AGE));
     let watching =
         tokio::spawn(Arc::clone(&gate).watch(Arc::clone(&parts.journal), Arc::clone(&metrics), stop.clone()));
-    let limiter = Arc::new(Limiter::new(config.database_ops_per_s));
+    let limiter = Arc::new(Limiter::new(share(config.role, config.database_ops_per_s)));
     let process = Arc::new(Process {
         role: config.role.as_str(),
         started: Instant::now(),
@@ -86,7 +86,8 @@ pub async fn run(
         store: Arc::clone(&parts.store),
         gate: Arc::clone(&gate),
         metrics: Arc::clone(&metrics),
-        worker: (config.role != Role::Api).then(|| (config.database_ops_per_s, Arc::clone(&limiter))),
+        limiter: Arc::clone(&limiter),
+        has_worker: config.role != Role::Api,
     });
     let throttle = Arc::clone(&limiter);
     let router = match config.role {
@@ -95,7 +96,12 @@ pub async fn run(
             journal: Arc::clone(&parts.journal),
             cache: Arc::clone(&parts.cache),
             store: Arc::clone(&parts.store),
-            reader: Reader::new(Arc::clone(&parts.cache), Arc::clone(&parts.store), Arc::clone(&metrics)),
+            reader: Reader::new(
+                Arc::clone(&parts.cache),
+                Arc::clone(&parts.store),
+                Arc::clone(&limiter) as _,
+                Arc::clone(&metrics),
+            ),
             gate,
             metrics: Arc::clone(&metrics),
             limits: config.requests,
@@ -132,6 +138,21 @@ pub async fn run(
         }
     }
     Ok(())
+}
+
+/// Of the operations that the database may be asked for in a second, the share of an API process, whose reads
+/// miss the cache seldom, and batch when they do. The worker has the rest.
+const API_SHARE: f64 = 0.2;
+
+/// The operations a second of one process. API and worker apart share the database's limit, so each gets a
+/// fixed part and together they keep it; in one process they share one governor.
+fn share(role: Role, database_ops_per_s: u32) -> u32 {
+    let api = ((f64::from(database_ops_per_s) * API_SHARE) as u32).max(1);
+    match role {
+        Role::All => database_ops_per_s,
+        Role::Api => api,
+        Role::Worker => database_ops_per_s.saturating_sub(api).max(1),
+    }
 }
 
 async fn connect(config: &Config) -> Result<Parts, ServeError> {
@@ -195,4 +216,17 @@ pub fn bind(config: &Config) -> Result<TcpListener, ServeError> {
         };
         ServeError::Io { what: format!("cannot listen on {}{hint}", config.listen), source }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn api_and_worker_together_keep_the_limit() {
+        for limit in [2, 3, 10, 100, 1_000_000] {
+            assert_eq!(share(Role::Api, limit) + share(Role::Worker, limit), limit);
+            assert_eq!(share(Role::All, limit), limit);
+        }
+    }
 }

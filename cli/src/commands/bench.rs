@@ -36,7 +36,15 @@ pub(super) fn bench(global: &Global, args: &BenchArgs) -> anyhow::Result<ExitSta
             true => None,
             false => Some(reachable(target.roles).await?),
         };
-        let experiment = Experiment { profile: &profile, specs, criteria: &criteria, run, service, mongo: target.mongo, interrupt: &interrupt };
+        let experiment = Experiment {
+            profile: &profile,
+            specs,
+            criteria: &criteria,
+            run,
+            service,
+            mongo: target.mongo,
+            interrupt: &interrupt,
+        };
         experiment.conduct(plan).await
     });
     let report = discard_on_error(report, &folder)?;
@@ -113,7 +121,12 @@ pub(super) fn print_notes(profile: &Profile) {
 }
 
 /// Judges, writes the report and prints what came of it.
-pub(super) fn conclude(global: &Global, mut report: Report, criteria: &[crate::criteria::Criterion], folder: &RunFolder) -> anyhow::Result<ExitStatus> {
+pub(super) fn conclude(
+    global: &Global,
+    mut report: Report,
+    criteria: &[crate::criteria::Criterion],
+    folder: &RunFolder,
+) -> anyhow::Result<ExitStatus> {
     let verdict = report::judge(&mut report, criteria);
     let written = folder.write_report(&report, &report::text(&report, false))?;
     print_report(global, &report, &written)?;

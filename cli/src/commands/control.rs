@@ -50,13 +50,20 @@ impl Service {
             let url = format!("{}/v1/stats", role.url.trim_end_matches('/'));
             let response = self.client.get(&url).send().await.with_context(|| format!("GET {url}"))?;
             let stats = response.error_for_status().with_context(|| format!("GET {url}"))?.json().await;
-            all.insert(role.name.clone(), stats.with_context(|| format!("{url} gave no counters of scalekit's service"))?);
+            all.insert(
+                role.name.clone(),
+                stats.with_context(|| format!("{url} gave no counters of scalekit's service"))?,
+            );
         }
         Ok(all)
     }
 
     /// Sends the requests that create the documents which the load reads.
-    pub(super) async fn seed(&self, bodies: impl Iterator<Item = String>, stop: impl Fn() -> bool) -> anyhow::Result<()> {
+    pub(super) async fn seed(
+        &self,
+        bodies: impl Iterator<Item = String>,
+        stop: impl Fn() -> bool,
+    ) -> anyhow::Result<()> {
         let url = format!("{}/v1/transactions", self.api());
         for body in bodies {
             let deadline = tokio::time::Instant::now() + SEED_PATIENCE;
@@ -64,7 +71,8 @@ impl Service {
                 if stop() {
                     return Ok(());
                 }
-                let request = self.client.post(&url).header("content-type", "application/json").body(body.clone());
+                let request =
+                    self.client.post(&url).header("content-type", "application/json").body(body.clone());
                 let response = request.send().await.with_context(|| format!("POST {url}"))?;
                 match response.status() {
                     StatusCode::ACCEPTED => break,
@@ -72,7 +80,10 @@ impl Service {
                         tokio::time::sleep(DRAIN_POLL).await;
                     }
                     status => {
-                        let detail = response.json::<Problem>().await.map_or_else(|_| String::new(), |problem| format!(": {}", problem.detail));
+                        let detail = response
+                            .json::<Problem>()
+                            .await
+                            .map_or_else(|_| String::new(), |problem| format!(": {}", problem.detail));
                         bail!("POST {url} gave {status}{detail}; the documents to read could not be created");
                     }
                 }
@@ -82,10 +93,15 @@ impl Service {
     }
 
     /// Waits until the journal is empty: everything that was acknowledged is stored then, or a dead letter.
-    pub(super) async fn drain(&self, patience: Duration, abandon: &CancellationToken) -> anyhow::Result<Drained> {
+    pub(super) async fn drain(
+        &self,
+        patience: Duration,
+        abandon: &CancellationToken,
+    ) -> anyhow::Result<Drained> {
         let deadline = tokio::time::Instant::now() + patience;
         loop {
-            let journal = self.stats().await?.into_values().next().ok_or_else(|| anyhow!("no process to ask"))?.journal;
+            let journal =
+                self.stats().await?.into_values().next().ok_or_else(|| anyhow!("no process to ask"))?.journal;
             if journal.reachable && journal.backlog_entries == 0 {
                 return Ok(Drained::Empty);
             }
@@ -100,11 +116,17 @@ impl Service {
     }
 
     /// One page of what the store holds.
-    pub(super) async fn audit_page(&self, collection: &str, op_prefix: &str, after: Option<&str>) -> anyhow::Result<AuditPage> {
+    pub(super) async fn audit_page(
+        &self,
+        collection: &str,
+        op_prefix: &str,
+        after: Option<&str>,
+    ) -> anyhow::Result<AuditPage> {
         let url = format!("{}/v1/audit/{collection}", self.api());
         let mut query = vec![("op_prefix", op_prefix)];
         query.extend(after.map(|after| ("after", after)));
-        let response = self.client.get(&url).query(&query).send().await.with_context(|| format!("GET {url}"))?;
+        let response =
+            self.client.get(&url).query(&query).send().await.with_context(|| format!("GET {url}"))?;
         let page = response.error_for_status().with_context(|| format!("GET {url}"))?.json().await;
         page.with_context(|| format!("{url} gave no page of an audit"))
     }

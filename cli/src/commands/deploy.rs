@@ -54,7 +54,13 @@ fn up(global: &Global, args: &DeployArgs, state: &StateDir) -> anyhow::Result<Ex
     let binary = std::env::current_exe().context("cannot find this program's own file")?;
     let deployment = control_runtime()?.block_on(async {
         let interrupt = Interrupt::listen()?;
-        let request = deploy::Request { profile: &profile, dir: &dir, binary: &binary, lifetime: Lifetime::Detached, stop: &interrupt.stop };
+        let request = deploy::Request {
+            profile: &profile,
+            dir: &dir,
+            binary: &binary,
+            lifetime: Lifetime::Detached,
+            stop: &interrupt.stop,
+        };
         let running = deploy::up(&request).await?;
         // Recorded before it is left alone, so that it can always be found.
         if let Err(error) = state.save(&running.deployment) {
@@ -64,7 +70,10 @@ fn up(global: &Global, args: &DeployArgs, state: &StateDir) -> anyhow::Result<Ex
         anyhow::Ok(running.leave())
     })?;
     if global.json {
-        print(&format!("{}\n", json!({ "profile": deployment.profile, "url": deployment.api_url(), "roles": deployment.roles })))?;
+        print(&format!(
+            "{}\n",
+            json!({ "profile": deployment.profile, "url": deployment.api_url(), "roles": deployment.roles })
+        ))?;
     } else {
         print(&format!(
             "{} is up at {}\nload it with `scalekit bench -p {}`, end it with `scalekit deploy down -p {}`\n",
@@ -105,7 +114,13 @@ fn status(global: &Global, state: &StateDir, profile: &Profile) -> anyhow::Resul
         let mut text = format!("{} at {}\n", deployment.profile, deployment.api_url());
         for process in &deployment.processes {
             let state = if process.is_alive() { "up" } else { "DOWN" };
-            let _ = writeln!(text, "  {:<14} {state:<5} process {:<8} {}", process.name, process.pid, process.log.display());
+            let _ = writeln!(
+                text,
+                "  {:<14} {state:<5} process {:<8} {}",
+                process.name,
+                process.pid,
+                process.log.display()
+            );
         }
         match &stats {
             Ok(stats) => {
@@ -130,7 +145,8 @@ fn status(global: &Global, state: &StateDir, profile: &Profile) -> anyhow::Resul
 fn logs(state: &StateDir, profile: &Profile, lines: usize) -> anyhow::Result<ExitStatus> {
     let deployment = find(state, profile)?;
     for process in &deployment.processes {
-        let bytes = fs::read(&process.log).with_context(|| format!("cannot read {}", process.log.display()))?;
+        let bytes =
+            fs::read(&process.log).with_context(|| format!("cannot read {}", process.log.display()))?;
         let text = String::from_utf8_lossy(&bytes);
         let all: Vec<&str> = text.lines().collect();
         let last = all[all.len().saturating_sub(lines)..].join("\n");
@@ -145,7 +161,8 @@ fn down(state: &StateDir, profile: &Profile, purge: bool) -> anyhow::Result<Exit
     state.forget(&profile.name)?;
     let mut said = format!("{} is down", profile.name);
     if purge {
-        fs::remove_dir_all(&deployment.dir).with_context(|| format!("cannot remove {}", deployment.dir.display()))?;
+        fs::remove_dir_all(&deployment.dir)
+            .with_context(|| format!("cannot remove {}", deployment.dir.display()))?;
         said.push_str(", and its data is removed");
     } else {
         let _ = write!(said, "; its data stays in {}", deployment.dir.display());

@@ -50,7 +50,11 @@ pub(super) struct RunName {
 
 impl RunName {
     pub(super) fn new() -> Self {
-        let token: String = std::iter::repeat_with(|| fastrand::choice(b"abcdefghijklmnopqrstuvwxyz0123456789").map_or('0', |&byte| char::from(byte))).take(8).collect();
+        let token: String = std::iter::repeat_with(|| {
+            fastrand::choice(b"abcdefghijklmnopqrstuvwxyz0123456789").map_or('0', |&byte| char::from(byte))
+        })
+        .take(8)
+        .collect();
         let started_at = SystemTime::now();
         Self { started_at, id: crate::report::run_id(started_at, &token), token }
     }
@@ -141,7 +145,8 @@ impl Experiment<'_> {
             }
         }
         let after = stats(service).await;
-        let measured = Measured { recording, samples, before, loaded, after, drained, audit, took: started.elapsed() };
+        let measured =
+            Measured { recording, samples, before, loaded, after, drained, audit, took: started.elapsed() };
         Ok(facts::report(self.profile, self.specs, self.criteria, &self.run, &plan, measured))
     }
 
@@ -178,7 +183,13 @@ impl Experiment<'_> {
         }
     }
 
-    async fn read_back(&self, service: &Service, collection: &str, writes: u8, recording: &Recording) -> anyhow::Result<Findings> {
+    async fn read_back(
+        &self,
+        service: &Service,
+        collection: &str,
+        writes: u8,
+        recording: &Recording,
+    ) -> anyhow::Result<Findings> {
         let token = &self.run.token;
         let mut audit = Audit::new(token, writes, &recording.ledger);
         let prefix = format!("{token}-");
@@ -189,7 +200,9 @@ impl Experiment<'_> {
                 let mongo = Mongo::connect(url, database).await?;
                 loop {
                     let page = mongo.stamps(collection, &prefix, after.as_deref(), AUDIT_PAGE).await?;
-                    page.iter().filter(|stamp| !stamp.deleted).for_each(|stamp| audit.found(&stamp.id, &stamp.op_id));
+                    page.iter()
+                        .filter(|stamp| !stamp.deleted)
+                        .for_each(|stamp| audit.found(&stamp.id, &stamp.op_id));
                     if page.len() < AUDIT_PAGE {
                         break;
                     }
@@ -198,7 +211,10 @@ impl Experiment<'_> {
             }
             None => loop {
                 let page = service.audit_page(collection, &prefix, after.as_deref()).await?;
-                page.documents.iter().filter(|found| !found.deleted).for_each(|found| audit.found(&found.id, &found.op));
+                page.documents
+                    .iter()
+                    .filter(|found| !found.deleted)
+                    .for_each(|found| audit.found(&found.id, &found.op));
                 after = page.next;
                 if after.is_none() {
                     break;

@@ -54,7 +54,10 @@ pub(crate) fn usage(usage: &clap::Error) -> ExitStatus {
 
 /// What was found before anything started is the configuration's fault; the rest failed.
 fn status_of(error: &anyhow::Error) -> ExitStatus {
-    let is_config = error.is::<ProfileError>() || error.is::<CriteriaError>() || error.is::<ReadError>() || error.is::<PlanError>();
+    let is_config = error.is::<ProfileError>()
+        || error.is::<CriteriaError>()
+        || error.is::<ReadError>()
+        || error.is::<PlanError>();
     if is_config { ExitStatus::InvalidConfig } else { ExitStatus::Failed }
 }
 
@@ -91,7 +94,9 @@ fn control_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 fn print(text: &str) -> anyhow::Result<()> {
     use std::io::Write as _;
     match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("cannot write to stdout"),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to stdout")
+        }
         _ => Ok(()),
     }
 }

@@ -5,7 +5,10 @@ use std::io::Read as _;
 
 use crate::args::{BackendArgs, BenchArgs, LoadArgs};
 use crate::criteria::{self, Criterion, Spec};
-use crate::profile::{self, Backend, CriterionSpec, Headers, Layer, Profile, ProfileError, ScenarioKind, Whole, flag_error, quantity_flag};
+use crate::profile::{
+    self, Backend, CriterionSpec, Headers, Layer, Profile, ProfileError, ScenarioKind, Whole, flag_error,
+    quantity_flag,
+};
 
 /// Largest body that --body @FILE takes; the profile's bound for a body.
 const MAX_BODY_BYTES: u64 = 1 << 20;
@@ -17,7 +20,11 @@ pub(super) fn backend(args: &BackendArgs, layer: &mut Layer) -> Result<(), Profi
         Some("embedded") => Some(Backend::Embedded),
         Some("redis-mongo") => Some(Backend::RedisMongo),
         Some(other) => {
-            return Err(flag_error("--backend", format!("expected embedded or redis-mongo, found {other:?}"), "name one of the two"));
+            return Err(flag_error(
+                "--backend",
+                format!("expected embedded or redis-mongo, found {other:?}"),
+                "name one of the two",
+            ));
         }
     };
     deploy.backend = backend.into();
@@ -29,7 +36,8 @@ pub(super) fn backend(args: &BackendArgs, layer: &mut Layer) -> Result<(), Profi
 
 pub(super) fn load(args: &LoadArgs, layer: &mut Layer) -> Result<(), ProfileError> {
     let load = layer.load.section();
-    let span = |flag, text: &Option<String>| text.as_deref().map(|text| quantity_flag(flag, text)).transpose();
+    let span =
+        |flag, text: &Option<String>| text.as_deref().map(|text| quantity_flag(flag, text)).transpose();
     load.vus = args.vus.map(Whole).into();
     load.duration = span("--duration", &args.duration)?.into();
     load.warmup = span("--warmup", &args.warmup)?.into();
@@ -64,10 +72,14 @@ pub(super) fn request(args: &BenchArgs, layer: &mut Layer) -> Result<(), Profile
 }
 
 fn header(text: &str) -> Result<(String, String), ProfileError> {
-    let (name, value) = text
-        .split_once(':')
-        .filter(|(name, _)| !name.trim().is_empty())
-        .ok_or_else(|| flag_error("--header", format!("expected 'NAME: VALUE', found {text:?}"), "write, for example, 'Accept: application/json'"))?;
+    let (name, value) =
+        text.split_once(':').filter(|(name, _)| !name.trim().is_empty()).ok_or_else(|| {
+            flag_error(
+                "--header",
+                format!("expected 'NAME: VALUE', found {text:?}"),
+                "write, for example, 'Accept: application/json'",
+            )
+        })?;
     Ok((name.trim().to_owned(), value.trim().to_owned()))
 }
 
@@ -75,9 +87,15 @@ fn body(text: &str) -> Result<String, ProfileError> {
     let Some(path) = text.strip_prefix('@') else { return Ok(text.to_owned()) };
     let mut body = String::new();
     let read = File::open(path).and_then(|file| file.take(MAX_BODY_BYTES + 1).read_to_string(&mut body));
-    read.map_err(|error| flag_error("--body", format!("cannot read {path}: {error}"), "name a readable text file"))?;
+    read.map_err(|error| {
+        flag_error("--body", format!("cannot read {path}: {error}"), "name a readable text file")
+    })?;
     if body.len() as u64 > MAX_BODY_BYTES {
-        return Err(flag_error("--body", format!("{path} is larger than {MAX_BODY_BYTES} bytes"), "name a smaller file"));
+        return Err(flag_error(
+            "--body",
+            format!("{path} is larger than {MAX_BODY_BYTES} bytes"),
+            "name a smaller file",
+        ));
     }
     Ok(body)
 }

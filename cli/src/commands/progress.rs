@@ -23,7 +23,10 @@ impl Progress {
         if !std::io::stderr().is_terminal() {
             return Self::Lines { last: None };
         }
-        let bar = ProgressBar::with_draw_target(Some(millis(planned)), ProgressDrawTarget::stderr_with_hz(REDRAWS_PER_SECOND));
+        let bar = ProgressBar::with_draw_target(
+            Some(millis(planned)),
+            ProgressDrawTarget::stderr_with_hz(REDRAWS_PER_SECOND),
+        );
         let style = ProgressStyle::with_template("{prefix:>9} [{bar:30}] {msg}").expect("a fixed template");
         bar.set_style(style.progress_chars("=> "));
         Self::Bar(bar)

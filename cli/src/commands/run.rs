@@ -24,7 +24,9 @@ pub(super) fn run(global: &Global, args: &RunArgs) -> anyhow::Result<ExitStatus>
     let profile = profile::load(&global.profile, layer)?;
     if let Some(url) = &profile.load.url {
         let message = format!("the profile loads {url}, and `run` deploys a service of its own");
-        return Err(flag_error("load.url", message, "use `scalekit bench` for it, or set load.url to null").into());
+        return Err(
+            flag_error("load.url", message, "use `scalekit bench` for it, or set load.url to null").into()
+        );
     }
     print_notes(&profile);
     let (specs, criteria) = options::criteria_of(&profile)?;
@@ -35,13 +37,21 @@ pub(super) fn run(global: &Global, args: &RunArgs) -> anyhow::Result<ExitStatus>
     let folder = report::prepare(&args.load.out, &name.id)?;
     let dir = if args.keep { state.deployment(&profile.name) } else { state.run(&name.id) };
     let runtime = control_runtime()?;
-    let report = runtime.block_on(run_once(&profile, specs, &criteria, name, &dir, args.keep.then_some(&state)));
+    let report =
+        runtime.block_on(run_once(&profile, specs, &criteria, name, &dir, args.keep.then_some(&state)));
     let report = discard_on_error(report, &folder)?;
     conclude(global, report, &criteria, &folder)
 }
 
 /// From nothing to nothing, with a report of what was in between. `keep`: leave it running, recorded there.
-async fn run_once(profile: &Profile, specs: Vec<Spec>, criteria: &[Criterion], run: RunName, dir: &Path, keep: Option<&StateDir>) -> anyhow::Result<Report> {
+async fn run_once(
+    profile: &Profile,
+    specs: Vec<Spec>,
+    criteria: &[Criterion],
+    run: RunName,
+    dir: &Path,
+    keep: Option<&StateDir>,
+) -> anyhow::Result<Report> {
     let interrupt = Interrupt::listen()?;
     if let Some(state) = keep {
         super::deploy::refuse_if_up(state, profile)?;
@@ -55,7 +65,11 @@ async fn run_once(profile: &Profile, specs: Vec<Spec>, criteria: &[Criterion], r
     if let (Some(state), Ok(_)) = (keep, &measured) {
         state.save(&running.deployment)?;
         let deployment = running.leave();
-        eprintln!("the service stays up at {}; `scalekit deploy down -p {}` ends it", deployment.api_url(), profile.name);
+        eprintln!(
+            "the service stays up at {}; `scalekit deploy down -p {}` ends it",
+            deployment.api_url(),
+            profile.name
+        );
         return measured;
     }
     let stopped = running.stop().await;
@@ -68,7 +82,14 @@ async fn run_once(profile: &Profile, specs: Vec<Spec>, criteria: &[Criterion], r
     Ok(report)
 }
 
-async fn measure(profile: &Profile, specs: Vec<Spec>, criteria: &[Criterion], run: RunName, deployment: &Deployment, interrupt: &Interrupt) -> anyhow::Result<Report> {
+async fn measure(
+    profile: &Profile,
+    specs: Vec<Spec>,
+    criteria: &[Criterion],
+    run: RunName,
+    deployment: &Deployment,
+    interrupt: &Interrupt,
+) -> anyhow::Result<Report> {
     let plan = experiment::plan(profile, deployment.api_url(), &run.token)?;
     let service = Some(Service::new(deployment.roles.clone())?);
     let mongo = deployment.mongo_url.clone().map(|url| (url, deployment.mongo_database.clone()));
@@ -76,7 +97,10 @@ async fn measure(profile: &Profile, specs: Vec<Spec>, criteria: &[Criterion], ru
     let mut report = experiment.conduct(plan).await?;
     for process in &deployment.processes {
         let peak = deploy::memory_peak_bytes(process.pid);
-        report.server.after.insert(format!("process {}", process.name), json!({ "pid": process.pid, "memory_peak_bytes": peak }));
+        report.server.after.insert(
+            format!("process {}", process.name),
+            json!({ "pid": process.pid, "memory_peak_bytes": peak }),
+        );
     }
     Ok(report)
 }

@@ -36,7 +36,8 @@ pub(super) fn serve(global: &Global, args: &ServeArgs) -> anyhow::Result<ExitSta
     runtime.block_on(async {
         let stop = stop_on_signal()?;
         let listener = service::bind(&config)?;
-        let address = listener.local_addr().context("cannot tell the address that is listened on")?.to_string();
+        let address =
+            listener.local_addr().context("cannot tell the address that is listened on")?.to_string();
         let ready = || match args.ready_file.as_deref().map(|file| tell(file, &address)) {
             Some(Err(error)) => tracing::error!("the ready file cannot be written: {error:#}"),
             _ => tracing::info!(address, role = config.role.as_str(), "serving"),
@@ -50,7 +51,9 @@ pub(super) fn serve(global: &Global, args: &ServeArgs) -> anyhow::Result<ExitSta
 /// Appears whole, so that whoever waits for it never reads half an address.
 fn tell(file: &Path, address: &str) -> anyhow::Result<()> {
     let temporary = file.with_extension("new");
-    fs::write(&temporary, address).and_then(|()| fs::rename(&temporary, file)).with_context(|| format!("{}", file.display()))
+    fs::write(&temporary, address)
+        .and_then(|()| fs::rename(&temporary, file))
+        .with_context(|| format!("{}", file.display()))
 }
 
 fn config(profile: &Profile, args: &ServeArgs) -> anyhow::Result<Config> {
@@ -61,7 +64,13 @@ fn config(profile: &Profile, args: &ServeArgs) -> anyhow::Result<Config> {
         ServeRole::All => Role::All,
     };
     let url = |url: &Option<String>, flag: &str| {
-        url.clone().ok_or_else(|| flag_error(flag, "is needed for the backend `redis-mongo`", format!("give {flag} URL; `scalekit deploy` starts servers of its own")))
+        url.clone().ok_or_else(|| {
+            flag_error(
+                flag,
+                "is needed for the backend `redis-mongo`",
+                format!("give {flag} URL; `scalekit deploy` starts servers of its own"),
+            )
+        })
     };
     let backend = match deploy.backend {
         Backend::Embedded => config::Backend::Embedded { data_dir: args.data_dir.clone() },
@@ -89,8 +98,14 @@ fn config(profile: &Profile, args: &ServeArgs) -> anyhow::Result<Config> {
             max_bytes: size(deploy.worker.batch_max_bytes),
             linger: deploy.worker.linger,
         },
-        requests: RequestLimits { max_body_bytes: size(deploy.limits.max_body_bytes), request_timeout: deploy.limits.request_timeout },
-        backlog_bounds: BacklogBounds { entries: deploy.limits.max_backlog_entries, bytes: deploy.limits.max_backlog_bytes },
+        requests: RequestLimits {
+            max_body_bytes: size(deploy.limits.max_body_bytes),
+            request_timeout: deploy.limits.request_timeout,
+        },
+        backlog_bounds: BacklogBounds {
+            entries: deploy.limits.max_backlog_entries,
+            bytes: deploy.limits.max_backlog_bytes,
+        },
         shutdown_grace: deploy.limits.request_timeout,
         worker_name: args.worker_name.clone(),
     })

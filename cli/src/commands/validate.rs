@@ -24,7 +24,8 @@ fn specs(global: &Global, args: &ValidateArgs, own: &[Spec]) -> anyhow::Result<V
         name if name == crate::args::DEFAULT_PROFILE => own.to_vec(),
         name => profile::load(name, Layer::default())?.criteria.iter().map(options::spec).collect(),
     };
-    let flags = args.thresholds.iter().map(|text| profile::threshold_flag(text)).collect::<Result<Vec<_>, _>>()?;
+    let flags =
+        args.thresholds.iter().map(|text| profile::threshold_flag(text)).collect::<Result<Vec<_>, _>>()?;
     specs.retain(|spec| flags.iter().all(|flag| flag.metric != spec.metric));
     specs.extend(flags.iter().map(options::spec));
     Ok(specs)

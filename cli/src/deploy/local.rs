@@ -12,10 +12,10 @@ use tokio::time::{Instant, sleep};
 
 use crate::profile::{Backend, Profile};
 
+use super::DeployError;
 use super::parts::{self, Urls};
 use super::process::{self, POLL, ProcessSpec, Started};
 use super::state::{Deployment, Role, create_dir, write_private};
-use super::DeployError;
 
 /// How long a process may take to finish its work after it was asked to end.
 pub(crate) const STOP_GRACE: Duration = Duration::from_secs(30);
@@ -131,8 +131,11 @@ impl Starting<'_> {
     /// Redis and MongoDB: those that URLs name, and for the rest programs found on PATH.
     async fn backends(&mut self) -> Result<Urls, DeployError> {
         let (dir, deploy) = (self.request.dir, &self.request.profile.deploy);
-        let mut urls =
-            Urls { redis: deploy.redis_url.clone(), cache: deploy.cache_url.clone(), mongo: deploy.mongo_url.clone() };
+        let mut urls = Urls {
+            redis: deploy.redis_url.clone(),
+            cache: deploy.cache_url.clone(),
+            mongo: deploy.mongo_url.clone(),
+        };
         // Look for all programs before any is started.
         let redis = (urls.redis.is_none())
             .then(|| parts::find("redis-server", "Debian: apt-get install redis-server", "--redis-url"))
@@ -142,7 +145,9 @@ impl Starting<'_> {
             .transpose()?;
         if let Some(program) = redis {
             let port = parts::free_port()?;
-            urls.redis = Some(self.redis(parts::journal_redis(program.clone(), port, dir, deploy.durability), port).await?);
+            urls.redis = Some(
+                self.redis(parts::journal_redis(program.clone(), port, dir, deploy.durability), port).await?,
+            );
             if urls.cache.is_none() {
                 let port = parts::free_port()?;
                 urls.cache = Some(self.redis(parts::cache_redis(program, port, dir), port).await?);
@@ -184,7 +189,11 @@ impl Starting<'_> {
     }
 
     /// Starts a process and waits until `ready` gives something.
-    async fn start<T, F: Future<Output = Option<T>>>(&mut self, spec: &ProcessSpec, ready: impl Fn() -> F) -> Result<T, DeployError> {
+    async fn start<T, F: Future<Output = Option<T>>>(
+        &mut self,
+        spec: &ProcessSpec,
+        ready: impl Fn() -> F,
+    ) -> Result<T, DeployError> {
         let patience = self.request.profile.deploy.ready_timeout;
         let process = process::start(spec, self.request.lifetime == Lifetime::Command)?;
         // Owned by the list from here on, so that it is ended whatever happens.

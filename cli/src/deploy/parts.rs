@@ -13,7 +13,11 @@ use super::process::ProcessSpec;
 const CACHE_MEMORY: &str = "256mb";
 
 /// A program on PATH.
-pub(super) fn find(program: &'static str, package: &'static str, flag: &'static str) -> Result<PathBuf, DeployError> {
+pub(super) fn find(
+    program: &'static str,
+    package: &'static str,
+    flag: &'static str,
+) -> Result<PathBuf, DeployError> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .map(|dir| dir.join(program))
@@ -47,13 +51,21 @@ pub(super) fn journal_redis(program: PathBuf, port: u16, dir: &Path, durability:
 /// touch the journal.
 pub(super) fn cache_redis(program: PathBuf, port: u16, dir: &Path) -> ProcessSpec {
     let mut spec = redis(program, "redis-cache", port, dir);
-    spec.args.extend(words(&["--appendonly", "no", "--maxmemory", CACHE_MEMORY, "--maxmemory-policy", "allkeys-lru"]));
+    spec.args.extend(words(&[
+        "--appendonly",
+        "no",
+        "--maxmemory",
+        CACHE_MEMORY,
+        "--maxmemory-policy",
+        "allkeys-lru",
+    ]));
     spec
 }
 
 fn redis(program: PathBuf, name: &'static str, port: u16, dir: &Path) -> ProcessSpec {
     let port = port.to_string();
-    let mut args = words(&["--port", &port, "--bind", "127.0.0.1", "--daemonize", "no", "--save", "", "--dir"]);
+    let mut args =
+        words(&["--port", &port, "--bind", "127.0.0.1", "--daemonize", "no", "--save", "", "--dir"]);
     args.push(dir.join(name).into());
     ProcessSpec { name, program, args, env: Vec::new(), log: dir.join(name).with_extension("log") }
 }
@@ -74,17 +86,29 @@ pub(super) struct Urls {
 }
 
 /// A process of the service itself. It reads the resolved profile from `profile_file`.
-pub(super) fn service(name: &'static str, binary: &Path, dir: &Path, deploy: &Deploy, urls: &Urls, profile_file: &Path) -> ProcessSpec {
+pub(super) fn service(
+    name: &'static str,
+    binary: &Path,
+    dir: &Path,
+    deploy: &Deploy,
+    urls: &Urls,
+    profile_file: &Path,
+) -> ProcessSpec {
     let listen = match name {
         "worker" => "127.0.0.1:0".to_owned(),
         _ => deploy.listen.to_string(),
     };
-    let mut args = words(&["serve", if name == "service" { "all" } else { name }, "--listen", &listen, "--profile"]);
+    let mut args =
+        words(&["serve", if name == "service" { "all" } else { name }, "--listen", &listen, "--profile"]);
     args.extend([profile_file.into(), "--ready-file".into(), ready_file(dir, name).into()]);
     if deploy.backend == Backend::Embedded {
         args.extend(["--data-dir".into(), dir.join("data").into()]);
     }
-    let env = [("SCALEKIT_REDIS_URL", &urls.redis), ("SCALEKIT_CACHE_URL", &urls.cache), ("SCALEKIT_MONGO_URL", &urls.mongo)];
+    let env = [
+        ("SCALEKIT_REDIS_URL", &urls.redis),
+        ("SCALEKIT_CACHE_URL", &urls.cache),
+        ("SCALEKIT_MONGO_URL", &urls.mongo),
+    ];
     let env = env.into_iter().filter_map(|(variable, url)| Some((variable, url.clone()?))).collect();
     ProcessSpec { name, program: binary.to_owned(), args, env, log: dir.join(name).with_extension("log") }
 }

@@ -92,7 +92,11 @@ pub(super) fn start(spec: &ProcessSpec, die_with_us: bool) -> Result<Started, De
             command.pre_exec(move || {
                 nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?;
                 // The parent may have died before the line above.
-                if nix::unistd::getppid() == parent { Ok(()) } else { Err(io::Error::other("the parent is gone")) }
+                if nix::unistd::getppid() == parent {
+                    Ok(())
+                } else {
+                    Err(io::Error::other("the parent is gone"))
+                }
             });
         }
     }
@@ -103,7 +107,10 @@ pub(super) fn start(spec: &ProcessSpec, die_with_us: bool) -> Result<Started, De
     })?;
     let pid = i32::try_from(child.id()).expect("Linux process ids are below 2^22");
     let start_ticks = stat(pid).map_or(0, |(_, start)| start);
-    Ok(Started { identity: Identity { name: spec.name.into(), pid, start_ticks, log: spec.log.clone() }, child })
+    Ok(Started {
+        identity: Identity { name: spec.name.into(), pid, start_ticks, log: spec.log.clone() },
+        child,
+    })
 }
 
 impl Started {
@@ -208,7 +215,8 @@ mod tests {
     #[tokio::test]
     async fn one_that_will_not_end_is_killed() {
         let dir = tempfile::tempdir().unwrap();
-        let mut started = start(&spec(dir.path(), "trap '' TERM; echo ready; while :; do sleep 0.01; done"), true).unwrap();
+        let mut started =
+            start(&spec(dir.path(), "trap '' TERM; echo ready; while :; do sleep 0.01; done"), true).unwrap();
         while !tail(&started.identity.log).contains("ready") {
             sleep(POLL).await;
         }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::process::{self, Identity};
 use super::DeployError;
+use super::process::{self, Identity};
 
 /// A process of the service that answers `/v1/stats`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,7 +122,8 @@ pub(super) fn create_dir(dir: &Path) -> Result<(), DeployError> {
 pub(super) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), DeployError> {
     let temporary = path.with_extension("new");
     let write = || {
-        let mut file = fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
+        let mut file =
+            fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
         std::io::Write::write_all(&mut file, bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, path)
@@ -161,6 +162,8 @@ mod tests {
         let state = StateDir(dir.path().to_owned());
         create_dir(&state.deployment("p")).unwrap();
         fs::write(state.record("p"), "{").unwrap();
-        assert!(state.load("p").unwrap_err().to_string().contains("deployment.json is not a deployment's record"));
+        assert!(
+            state.load("p").unwrap_err().to_string().contains("deployment.json is not a deployment's record")
+        );
     }
 }

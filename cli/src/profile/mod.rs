@@ -83,8 +83,13 @@ pub(crate) fn threshold_flag(text: &str) -> Result<CriterionSpec, ProfileError> 
 ///
 /// # Errors
 /// What was expected instead.
-pub(crate) fn quantity_flag<T: std::str::FromStr<Err = units::UnitError>>(flag: &str, text: &str) -> Result<T, ProfileError> {
-    text.parse().map_err(|error: units::UnitError| ProfileError::new(flag, error.to_string(), "write it with its unit"))
+pub(crate) fn quantity_flag<T: std::str::FromStr<Err = units::UnitError>>(
+    flag: &str,
+    text: &str,
+) -> Result<T, ProfileError> {
+    text.parse().map_err(|error: units::UnitError| {
+        ProfileError::new(flag, error.to_string(), "write it with its unit")
+    })
 }
 
 /// Any other flag that cannot be understood.

@@ -79,7 +79,7 @@ impl RunFolder {
     }
 
     /// Takes the folder away if nothing was written to it: the run never started.
-    pub(crate) fn discard_if_empty(self) {
+    pub(crate) fn discard_if_empty(&self) {
         // Fails when there is something in it, which is what is wanted.
         let _ = fs::remove_dir(&self.path);
     }

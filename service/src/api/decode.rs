@@ -66,7 +66,9 @@ pub(super) struct Transaction {
 pub(super) fn transaction(body: &[u8], op_id: &str) -> Result<Transaction, ApiError> {
     // serde would take an array for a struct, field by field.
     if body.trim_ascii_start().first() == Some(&b'[') {
-        return Err(ApiError::unprocessable("the body: expected an object with `reads` and `writes`, found an array"));
+        return Err(ApiError::unprocessable(
+            "the body: expected an object with `reads` and `writes`, found an array",
+        ));
     }
     let parsed: TransactionBody = serde_json::from_slice(body).map_err(|error| json_error(&error))?;
     for (what, count) in [("reads", parsed.reads.len()), ("writes", parsed.writes.len())] {

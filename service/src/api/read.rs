@@ -1,7 +1,8 @@
-//! Reads: cache, then store, and only one read of the store for a document at a time.
+//! Reads: cache, then store. A document is read from the store once at a time, however many want it, and all
+//! documents that are wanted when the database may be asked are read in one operation.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -9,17 +10,39 @@ use tokio::sync::watch;
 use crate::cache::{Cache, FillToken, Lookup, Versioned};
 use crate::metrics::Metrics;
 use crate::operation::DocumentKey;
-use crate::store::{Store, StoredDocument};
+use crate::store::{Store, StoreError, StoredDocument, Throttle};
 
 /// The result of a shared read: the document's state, or why it failed.
 type Shared = Option<Result<Versioned, Arc<str>>>;
+
+/// Documents that one database operation reads at the most.
+const MAX_DOCUMENTS: usize = 1000;
+/// Documents that may wait to be read; beyond it reads are turned away.
+const MAX_WAITING: usize = 100_000;
 
 /// Reads documents on behalf of all requests of the process.
 pub struct Reader {
     cache: Arc<dyn Cache>,
     store: Arc<dyn Store>,
+    throttle: Arc<dyn Throttle>,
     metrics: Arc<Metrics>,
-    flights: Mutex<HashMap<DocumentKey, watch::Receiver<Shared>>>,
+    flights: Mutex<Flights>,
+}
+
+/// Reads that are under way or wait for their turn.
+#[derive(Default)]
+struct Flights {
+    by_key: HashMap<DocumentKey, watch::Receiver<Shared>>,
+    waiting: VecDeque<Wanted>,
+    /// Somebody takes what waits.
+    is_fetching: bool,
+}
+
+struct Wanted {
+    key: DocumentKey,
+    /// `None` where the cache has part of the document and takes no fill.
+    token: Option<FillToken>,
+    landed: watch::Sender<Shared>,
 }
 
 /// How one document of a request is found.
@@ -30,8 +53,13 @@ enum Source {
 }
 
 impl Reader {
-    pub fn new(cache: Arc<dyn Cache>, store: Arc<dyn Store>, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { cache, store, metrics, flights: Mutex::default() })
+    pub fn new(
+        cache: Arc<dyn Cache>,
+        store: Arc<dyn Store>,
+        throttle: Arc<dyn Throttle>,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
+        Arc::new(Self { cache, store, throttle, metrics, flights: Mutex::default() })
     }
 
     /// JSON texts in the order of the keys; `None` where there is no document.
@@ -47,7 +75,7 @@ impl Reader {
                 vec![Lookup::Miss(FillToken::default()); keys.len()]
             }
         };
-        let sources = self.sources(keys, lookups);
+        let sources = self.sources(keys, lookups)?;
         let mut documents = Vec::with_capacity(keys.len());
         for source in sources {
             documents.push(match source {
@@ -63,9 +91,12 @@ impl Reader {
         Ok(documents)
     }
 
-    /// Joins reads that are under way, and starts one for the rest.
-    fn sources(self: &Arc<Self>, keys: &[DocumentKey], lookups: Vec<Lookup>) -> Vec<Source> {
-        let mut wanted: Vec<(DocumentKey, Option<FillToken>, watch::Sender<Shared>)> = Vec::new();
+    /// Joins reads that are under way, and queues the rest.
+    fn sources(
+        self: &Arc<Self>,
+        keys: &[DocumentKey],
+        lookups: Vec<Lookup>,
+    ) -> Result<Vec<Source>, Arc<str>> {
         let mut sources = Vec::with_capacity(keys.len());
         let mut hits = 0;
         for (key, lookup) in keys.iter().zip(lookups) {
@@ -78,38 +109,70 @@ impl Reader {
                 Lookup::Partial(known) => (known, None),
                 Lookup::Miss(token) => (Versioned::default(), Some(token)),
             };
-            let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-            let flight = flights.entry(key.clone()).or_insert_with(|| {
-                let (sender, receiver) = watch::channel(None);
-                wanted.push((key.clone(), token, sender));
-                receiver
-            });
-            sources.push(Source::Store(flight.clone(), known));
+            sources.push(Source::Store(self.join(key, token)?, known));
         }
         self.metrics.cache_hits.inc_by(hits);
         self.metrics.cache_misses.inc_by(keys.len() as u64 - hits);
-        if !wanted.is_empty() {
-            // A task of its own: others wait for it even when this client goes away.
-            tokio::spawn(Arc::clone(self).fetch(wanted));
-        }
-        sources
+        Ok(sources)
     }
 
-    async fn fetch(self: Arc<Self>, wanted: Vec<(DocumentKey, Option<FillToken>, watch::Sender<Shared>)>) {
-        let keys: Vec<DocumentKey> = wanted.iter().map(|(key, ..)| key.clone()).collect();
-        let result = self.store.get_many(&keys).await;
-        self.metrics.store_reads.inc_by(keys.len() as u64);
-        {
-            let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-            for key in &keys {
-                flights.remove(key);
-            }
+    fn flights(&self) -> MutexGuard<'_, Flights> {
+        // Each critical section leaves the queue and the map whole.
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn join(
+        self: &Arc<Self>,
+        key: &DocumentKey,
+        token: Option<FillToken>,
+    ) -> Result<watch::Receiver<Shared>, Arc<str>> {
+        let mut flights = self.flights();
+        if let Some(flight) = flights.by_key.get(key) {
+            return Ok(flight.clone());
         }
+        if flights.waiting.len() >= MAX_WAITING {
+            return Err("too many documents wait to be read from the database".into());
+        }
+        let (landed, flight) = watch::channel(None);
+        flights.by_key.insert(key.clone(), flight.clone());
+        flights.waiting.push_back(Wanted { key: key.clone(), token, landed });
+        if !std::mem::replace(&mut flights.is_fetching, true) {
+            // A task of its own: others wait for it even when this client goes away.
+            tokio::spawn(Arc::clone(self).fetch());
+        }
+        Ok(flight)
+    }
+
+    /// Reads what waits, an operation at a time, until nothing does.
+    async fn fetch(self: Arc<Self>) {
+        loop {
+            self.throttle.acquire().await;
+            let wanted: Vec<Wanted> = {
+                let mut flights = self.flights();
+                let count = flights.waiting.len().min(MAX_DOCUMENTS);
+                flights.is_fetching = count > 0;
+                flights.waiting.drain(..count).collect()
+            };
+            if wanted.is_empty() {
+                return;
+            }
+            let keys: Vec<DocumentKey> = wanted.iter().map(|wanted| wanted.key.clone()).collect();
+            let result = self.store.get_many(&keys).await;
+            self.metrics.store_reads.inc_by(keys.len() as u64);
+            {
+                let mut flights = self.flights();
+                keys.iter().for_each(|key| drop(flights.by_key.remove(key)));
+            }
+            self.land(wanted, result).await;
+        }
+    }
+
+    async fn land(&self, wanted: Vec<Wanted>, result: Result<Vec<Option<StoredDocument>>, StoreError>) {
         match result {
             Ok(found) => {
-                for ((key, token, sender), stored) in wanted.into_iter().zip(found) {
+                for (Wanted { key, token, landed }, stored) in wanted.into_iter().zip(found) {
                     let known = stored.map_or_else(|| Versioned::stored(0, None), to_versioned);
-                    sender.send_replace(Some(Ok(known.clone())));
+                    landed.send_replace(Some(Ok(known.clone())));
                     if let Some(token) = token
                         && let Err(error) = self.cache.fill(&key, known, token).await
                     {
@@ -120,8 +183,8 @@ impl Reader {
             }
             Err(error) => {
                 let reason: Arc<str> = error.to_string().into();
-                for (_, _, sender) in wanted {
-                    sender.send_replace(Some(Err(Arc::clone(&reason))));
+                for wanted in wanted {
+                    wanted.landed.send_replace(Some(Err(Arc::clone(&reason))));
                 }
             }
         }

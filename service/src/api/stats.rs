@@ -23,8 +23,9 @@ pub struct Process {
     pub store: Arc<dyn Store>,
     pub gate: Arc<Gate>,
     pub metrics: Arc<Metrics>,
-    /// The worker's limit and governor, where this process has a worker.
-    pub worker: Option<(u32, Arc<Limiter>)>,
+    /// Of the database operations of this process.
+    pub limiter: Arc<Limiter>,
+    pub has_worker: bool,
 }
 
 impl Process {
@@ -34,9 +35,7 @@ impl Process {
 
     pub(super) fn prometheus(&self) -> String {
         self.metrics.database_operations.set(self.store.operations());
-        if let Some((_, limiter)) = &self.worker {
-            self.metrics.database_operations_peak.set(i64::from(limiter.peak()));
-        }
+        self.metrics.database_operations_peak.set(i64::from(self.limiter.peak()));
         let mut text = String::new();
         if let Err(error) = encode(&mut text, &self.metrics.registry) {
             tracing::error!(%error, "metrics cannot be rendered");
@@ -68,16 +67,19 @@ impl Process {
                 repeated: m.journal_repeated.get(),
                 accepted_writes: m.accepted_writes.get(),
             },
-            store: StoreStats { kind: self.store.kind().into(), operations: self.store.operations() },
+            store: StoreStats {
+                kind: self.store.kind().into(),
+                operations: self.store.operations(),
+                operations_limit: self.limiter.limit(),
+                operations_peak: self.limiter.peak(),
+            },
             cache: CacheStats {
                 kind: self.cache.kind().into(),
                 hits: m.cache_hits.get(),
                 misses: m.cache_misses.get(),
                 errors: m.cache_errors.get(),
             },
-            worker: self.worker.as_ref().map(|(limit, limiter)| WorkerStats {
-                operations_limit: *limit,
-                operations_peak: limiter.peak(),
+            worker: self.has_worker.then(|| WorkerStats {
                 batches: m.worker_batches.get(),
                 stored: m.worker_stored.get(),
                 superseded: m.worker_superseded.get(),

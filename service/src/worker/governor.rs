@@ -2,7 +2,7 @@
 //! second as a hard bound. Pure; the clock is passed in. [`Limiter`] is the one that waits.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -61,6 +61,12 @@ impl Governor {
         Ok(())
     }
 
+    /// Operations a second.
+    #[must_use]
+    pub fn limit(&self) -> u32 {
+        self.per_second
+    }
+
     /// Most operations that started within any one second so far.
     #[must_use]
     pub fn peak(&self) -> u32 {
@@ -80,10 +86,21 @@ impl Limiter {
         Self { governor: Mutex::new(Governor::new(per_second)), started: Instant::now() }
     }
 
+    fn governor(&self) -> MutexGuard<'_, Governor> {
+        // A governor is whole between its calls.
+        self.governor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// See [`Governor::limit`].
+    #[must_use]
+    pub fn limit(&self) -> u32 {
+        self.governor().limit()
+    }
+
     /// See [`Governor::peak`].
     #[must_use]
     pub fn peak(&self) -> u32 {
-        self.governor.lock().unwrap_or_else(PoisonError::into_inner).peak()
+        self.governor().peak()
     }
 }
 
