@@ -19,8 +19,8 @@ mod write;
 pub(crate) use distribution::Distribution;
 pub(crate) use judging::{judge, metric_facts, rejudge};
 pub(crate) use model::{
-    Achieved, Audit, Cap, CapKind, ErrorClass, Finding, Host, Load, Metric, Report, Requested, Run,
-    SCHEMA_VERSION, Second, Server, Step, ThresholdResult, Tool, schema,
+    Achieved, Audit, Cap, CapKind, ErrorClass, Finding, Generator, Host, Load, Metric, Report, Requested,
+    Run, SCHEMA_VERSION, Second, Server, Step, ThresholdResult, Tool, schema,
 };
 pub(crate) use read::{ReadError, read};
 pub(crate) use text::text;
