@@ -21,6 +21,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::args::{Cli, CliCommand, Color, Global};
 use crate::criteria::CriteriaError;
+use crate::deploy::DeployError;
 use crate::exit::ExitStatus;
 use crate::load::PlanError;
 use crate::profile::ProfileError;
@@ -58,7 +59,11 @@ fn status_of(error: &anyhow::Error) -> ExitStatus {
         || error.is::<CriteriaError>()
         || error.is::<ReadError>()
         || error.is::<PlanError>();
-    if is_config { ExitStatus::InvalidConfig } else { ExitStatus::Failed }
+    match error.downcast_ref() {
+        Some(DeployError::Interrupted) => ExitStatus::Interrupted,
+        _ if is_config => ExitStatus::InvalidConfig,
+        _ => ExitStatus::Failed,
+    }
 }
 
 fn start_log(global: &Global, is_service: bool) {
