@@ -30,6 +30,14 @@ struct Cursor {
     reader: Reader,
 }
 
+/// The surroundings of the cursor.
+struct Located {
+    /// Durable bytes of its segment.
+    end: u64,
+    /// The segment after it.
+    next: Option<(Position, PathBuf)>,
+}
+
 impl EmbeddedConsumer {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self { shared, cursor: None, delivered: VecDeque::new() }
@@ -40,7 +48,7 @@ impl EmbeddedConsumer {
         let mut deliveries = Vec::new();
         let mut bytes = 0;
         while deliveries.len() < max_entries && bytes < max_bytes {
-            let Some((end, next)) = self.locate()? else { break };
+            let Some(Located { end, next }) = self.locate()? else { break };
             let Some(cursor) = &mut self.cursor else { break };
             match cursor.reader.next(end)? {
                 Scan::Record(record) => {
@@ -71,7 +79,7 @@ impl EmbeddedConsumer {
     }
 
     /// The durable end of the cursor's segment and the segment after it; opens the oldest one at first.
-    fn locate(&mut self) -> io::Result<Option<(u64, Option<(Position, PathBuf)>)>> {
+    fn locate(&mut self) -> io::Result<Option<Located>> {
         let state = self.shared.state();
         if self.cursor.is_none() {
             let Some(oldest) = state.segments.front() else { return Ok(None) };
@@ -83,7 +91,7 @@ impl EmbeddedConsumer {
             return Err(io::Error::other(format!("segment {} has vanished", cursor.segment)));
         };
         let next = state.segments.get(index + 1).map(|segment| (segment.first, segment.path.clone()));
-        Ok(Some((state.segments[index].durable_bytes, next)))
+        Ok(Some(Located { end: state.segments[index].durable_bytes, next }))
     }
 
     fn read_now(&mut self, max_entries: usize, max_bytes: usize) -> Result<Vec<Delivery>, JournalError> {
