@@ -5,6 +5,7 @@ mod decode;
 mod error;
 mod gate;
 pub(crate) mod listener;
+mod path;
 mod read;
 mod routes;
 mod stats;
@@ -64,5 +65,7 @@ pub fn router(app: Arc<App>) -> Router {
 
 /// What a worker's own port serves: it has no API.
 pub fn worker_router(process: Arc<Process>) -> Router {
-    system::router(process).fallback(system::no_such_route)
+    system::router(process)
+        .method_not_allowed_fallback(system::method_not_allowed)
+        .fallback(system::no_such_route)
 }

@@ -1,9 +1,10 @@
 //! The handlers of `/v1`. Each reads its input, does one thing and says what came of it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
@@ -14,11 +15,15 @@ use super::App;
 use super::accept::accept;
 use super::decode::{self, DecodedWrite};
 use super::error::ApiError;
+use super::path::Path;
 use crate::contract::{
     Accepted, AuditPage, AuditedDocument, IDEMPOTENCY_KEY, MAX_ID_BYTES, WriteOp, WriteStatus,
 };
 use crate::journal::{WriteId, WriteState};
 
+/// Of a body that is refused for its size, what is still read and thrown away. A client that is cut off while it
+/// sends never sees the answer, since closing on unread bytes resets the connection.
+const DISCARDED_BYTES: usize = 64 * 1024 * 1024;
 /// Documents in one page of the audit.
 const AUDIT_PAGE: usize = 10_000;
 
@@ -198,16 +203,40 @@ async fn body(app: &App, request: Request) -> Result<Bytes, ApiError> {
         .headers()
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    let expects_continue = request.headers().contains_key(header::EXPECT);
+    let mut body = request.into_body();
     if announced.is_some_and(|announced| announced > limit) {
+        // A client that waits to be told to continue has sent nothing.
+        if !expects_continue {
+            tokio::spawn(discard(body, app.limits.request_timeout));
+        }
         return Err(ApiError::too_large(limit));
     }
-    let collected = Limited::new(request.into_body(), limit).collect();
+    let collected = Limited::new(&mut body, limit).collect();
     match tokio::time::timeout(app.limits.request_timeout, collected).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::too_large(limit)),
+        Ok(Ok(whole)) => Ok(whole.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            tokio::spawn(discard(body, app.limits.request_timeout));
+            Err(ApiError::too_large(limit))
+        }
         Ok(Err(error)) => Err(ApiError::malformed(format!("the body broke off: {error}"))),
         Err(_) => Err(ApiError::request_timeout()),
     }
+}
+
+/// Reads what is left of a body while the answer is on its way.
+async fn discard(mut body: Body, limit: Duration) {
+    let reading = async {
+        let mut discarded = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            discarded += frame.data_ref().map_or(0, Bytes::len);
+            if discarded > DISCARDED_BYTES {
+                break;
+            }
+        }
+    };
+    // Whatever comes later is cut off.
+    let _ = tokio::time::timeout(limit, reading).await;
 }
 
 fn json(status: StatusCode, body: impl Into<Body>) -> Response {

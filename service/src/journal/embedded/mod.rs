@@ -61,6 +61,16 @@ impl EmbeddedJournal {
     /// # Errors
     /// The directory cannot be used, another process uses it, or a segment before the last one is damaged.
     pub fn open(dir: &Path, durability: Durability, bounds: BacklogBounds) -> Result<Self, JournalError> {
+        Self::open_with(dir, durability, bounds, SEGMENT_BYTES, super::now_ms)
+    }
+
+    fn open_with(
+        dir: &Path,
+        durability: Durability,
+        bounds: BacklogBounds,
+        segment_bytes: u64,
+        clock: fn() -> u64,
+    ) -> Result<Self, JournalError> {
         std::fs::create_dir_all(dir).map_err(|error| at(dir, &error))?;
         let lock = lock(dir)?;
         let recovered = recovery::recover(dir).map_err(|error| at(dir, &error))?;
@@ -73,6 +83,8 @@ impl EmbeddedJournal {
             recent: recovered.recent,
             last: recovered.last,
             open: None,
+            segment_bytes,
+            clock,
         };
         let writer = std::thread::Builder::new()
             .name("journal".into())

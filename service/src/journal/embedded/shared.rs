@@ -97,7 +97,8 @@ impl Shared {
             let state = self.state();
             (state.last, state.watermark)
         };
-        if id.shard != 0 || id.position > last || id.position == Position::default() {
+        // One shard, and one request an entry.
+        if id.shard != 0 || id.place != 0 || id.position > last || id.position == Position::default() {
             return WriteState::Unknown;
         }
         if let Some(reason) = self.dead.lock().unwrap_or_else(PoisonError::into_inner).reason(id) {

@@ -1,1 +1,474 @@
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+use std::time::Duration;
 
+use bson::doc;
+
+use super::*;
+use crate::journal::{Consumer as _, DeadLetter, Delivery, RequestWrite, now_ms};
+use crate::operation::{Change, DocumentKey, Position};
+
+const BOUNDS: BacklogBounds = BacklogBounds { entries: 1_000_000, bytes: u64::MAX };
+/// Long enough for any machine; a read returns as soon as there is something.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// For reads that must find nothing.
+const AT_ONCE: Duration = Duration::from_millis(1);
+
+fn open(dir: &Path) -> EmbeddedJournal {
+    EmbeddedJournal::open(dir, Durability::Fsync, BOUNDS).unwrap()
+}
+
+/// Segments that hold two entries each.
+fn open_small(dir: &Path) -> EmbeddedJournal {
+    EmbeddedJournal::open_with(dir, Durability::Os, BOUNDS, 100, now_ms).unwrap()
+}
+
+fn request(op_id: &str) -> Request {
+    let write = RequestWrite {
+        key: DocumentKey::new("orders", op_id),
+        change: Change::Insert(doc! { "text": "0123456789" }),
+    };
+    Request { op_id: op_id.into(), at_ms: now_ms(), writes: vec![write] }
+}
+
+async fn append(journal: &EmbeddedJournal, op_id: &str) -> Position {
+    let appended = journal.append(request(op_id)).await.unwrap();
+    assert!(!appended.repeated, "{op_id} is new");
+    appended.position
+}
+
+/// Position and operation id of each entry.
+fn names(deliveries: &[Delivery]) -> Vec<(Position, String)> {
+    let name = |delivery: &Delivery| match delivery {
+        Delivery::Entry(entry) => (entry.position, entry.requests[0].op_id.to_string()),
+        Delivery::Undecodable { position, reason, .. } => (*position, format!("undecodable: {reason}")),
+    };
+    deliveries.iter().map(name).collect()
+}
+
+async fn read(consumer: &mut EmbeddedConsumer) -> Vec<(Position, String)> {
+    names(&consumer.read(10_000, usize::MAX, AT_ONCE).await.unwrap())
+}
+
+fn ops(read: &[(Position, String)]) -> Vec<&str> {
+    read.iter().map(|(_, op_id)| op_id.as_str()).collect()
+}
+
+fn segments(dir: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| segment::parse_name(path).is_some())
+        .collect();
+    paths.sort();
+    paths
+}
+
+fn id(position: Position) -> WriteId {
+    WriteId { shard: 0, position, place: 0 }
+}
+
+#[tokio::test]
+async fn entries_come_in_order_and_go_when_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(dir.path());
+    let mut consumer = journal.consumer();
+    assert!(read(&mut consumer).await.is_empty());
+    let mut appended = Vec::new();
+    for n in 0..5 {
+        appended.push((append(&journal, &format!("op{n}")).await, format!("op{n}")));
+    }
+    assert!(appended.windows(2).all(|pair| pair[0].0 < pair[1].0));
+    assert_eq!(journal.backlog().await.unwrap().entries, 5);
+    let first = consumer.read(2, usize::MAX, AT_ONCE).await.unwrap();
+    assert_eq!(names(&first), appended[..2]);
+    assert_eq!(read(&mut consumer).await, appended[2..]);
+    assert!(read(&mut consumer).await.is_empty(), "each comes once");
+    consumer.ack(&[appended[0].0, appended[1].0]).await.unwrap();
+    assert_eq!(journal.backlog().await.unwrap().entries, 3);
+    consumer.rewind();
+    assert_eq!(read(&mut consumer).await, appended[2..], "what is not acknowledged comes again");
+    consumer.ack(&[appended[2].0, appended[3].0, appended[4].0]).await.unwrap();
+    assert_eq!(journal.backlog().await.unwrap(), Backlog::default());
+    consumer.rewind();
+    assert!(read(&mut consumer).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_waiting_reader_gets_an_append_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(dir.path());
+    let mut consumer = journal.consumer();
+    let reading = tokio::spawn(async move { consumer.read(10, usize::MAX, PATIENCE).await.unwrap() });
+    let position = append(&journal, "late").await;
+    assert_eq!(names(&reading.await.unwrap()), [(position, "late".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_read_is_bounded_in_bytes_but_never_empty() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(dir.path());
+    append(&journal, "a").await;
+    append(&journal, "b").await;
+    let mut consumer = journal.consumer();
+    for expected in ["a", "b"] {
+        let one = consumer.read(100, 1, AT_ONCE).await.unwrap();
+        assert_eq!(ops(&names(&one)), [expected]);
+    }
+}
+
+#[tokio::test]
+async fn positions_grow_while_the_clock_stands_still_or_goes_back() {
+    fn stopped() -> u64 {
+        1_795_000_000_000
+    }
+    fn earlier() -> u64 {
+        1_700_000_000_000
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut last = Position::default();
+    for clock in [stopped as fn() -> u64, earlier] {
+        let journal = EmbeddedJournal::open_with(dir.path(), Durability::Os, BOUNDS, 200, clock).unwrap();
+        for n in 0..20 {
+            let position = append(&journal, &format!("{}-{n}", clock())).await;
+            assert!(position > last, "{position} after {last}");
+            last = position;
+        }
+        // With everything acknowledged, only the checkpoint knows where the log stood.
+        let mut consumer = journal.consumer();
+        assert_eq!(read(&mut consumer).await.len(), 20);
+        consumer.ack(&[last]).await.unwrap();
+    }
+    assert_eq!(last, Position { ms: stopped(), seq: 39 });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn concurrent_appends_are_all_durable_and_in_order() {
+    const APPENDS: usize = 3_000;
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Arc::new(open(dir.path()));
+    let appends = (0..APPENDS).map(|n| {
+        let journal = Arc::clone(&journal);
+        tokio::spawn(async move { (append(&journal, &format!("op{n}")).await, format!("op{n}")) })
+    });
+    let appends: Vec<_> = appends.collect();
+    let mut appended = Vec::with_capacity(APPENDS);
+    for append in appends {
+        appended.push(append.await.unwrap());
+    }
+    appended.sort();
+    assert_eq!(journal.backlog().await.unwrap().entries, APPENDS as u64);
+    drop(Arc::into_inner(journal).unwrap());
+    let journal = open(dir.path());
+    assert_eq!(read(&mut journal.consumer()).await, appended);
+    assert_eq!(journal.backlog().await.unwrap().entries, APPENDS as u64, "counted again after a start");
+}
+
+#[tokio::test]
+async fn after_a_restart_only_what_is_not_acknowledged_comes_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut positions = Vec::new();
+    {
+        let journal = open_small(dir.path());
+        for n in 0..10 {
+            positions.push(append(&journal, &format!("op{n}")).await);
+        }
+        let mut consumer = journal.consumer();
+        read(&mut consumer).await;
+        consumer.ack(&positions[..4]).await.unwrap();
+    }
+    let journal = open_small(dir.path());
+    let again = read(&mut journal.consumer()).await;
+    assert_eq!(ops(&again), ["op4", "op5", "op6", "op7", "op8", "op9"]);
+    assert_eq!(again[0].0, positions[4]);
+    assert_eq!(journal.status(id(positions[3])).await.unwrap(), WriteState::Stored);
+    assert_eq!(journal.status(id(positions[4])).await.unwrap(), WriteState::Accepted);
+    let later = append(&journal, "op10").await;
+    assert!(later > positions[9]);
+}
+
+#[tokio::test]
+async fn a_torn_tail_is_cut_wherever_it_was_torn() {
+    let whole = tempfile::tempdir().unwrap();
+    let (first, last);
+    {
+        let journal = open(whole.path());
+        first = append(&journal, "first").await;
+        last = append(&journal, "last").await;
+    }
+    let [segment] = &segments(whole.path())[..] else { panic!("one segment") };
+    let bytes = fs::read(segment).unwrap();
+    let mut payload = Vec::new();
+    codec::encode(&[&request("last")], &mut payload).unwrap();
+    let start = bytes.len() - segment::framed_bytes(&payload) as usize;
+    // Cut at every byte of the last record, and each of its bytes spoiled.
+    let cut = (start..bytes.len()).map(|end| bytes[..end].to_vec());
+    let spoiled = (start..bytes.len()).map(|at| {
+        let mut bytes = bytes.clone();
+        bytes[at] ^= 0x55;
+        bytes
+    });
+    for (case, damaged) in cut.chain(spoiled).enumerate() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(segment.file_name().unwrap());
+        fs::write(&path, &damaged).unwrap();
+        let journal = EmbeddedJournal::open(dir.path(), Durability::Os, BOUNDS).unwrap();
+        assert_eq!(read(&mut journal.consumer()).await, [(first, "first".to_owned())], "case {case}");
+        assert_eq!(fs::metadata(&path).unwrap().len(), start as u64, "case {case}");
+        let next = append(&journal, "next").await;
+        assert!(next > first);
+        assert_eq!(ops(&read(&mut journal.consumer()).await), ["first", "next"], "case {case}");
+    }
+    // And the whole file is taken whole.
+    let journal = open(whole.path());
+    assert_eq!(read(&mut journal.consumer()).await, [(first, "first".to_owned()), (last, "last".to_owned())]);
+}
+
+#[tokio::test]
+async fn damage_before_the_last_segment_is_an_error_that_names_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let journal = open_small(dir.path());
+        for n in 0..6 {
+            append(&journal, &format!("op{n}")).await;
+        }
+    }
+    let paths = segments(dir.path());
+    assert!(paths.len() >= 3, "{paths:?}");
+    let middle = File::options().write(true).open(&paths[1]).unwrap();
+    middle.write_all_at(b"\xff", segment::HEADER_BYTES as u64 + 3).unwrap();
+    let Err(JournalError::Failed(reason)) = EmbeddedJournal::open(dir.path(), Durability::Os, BOUNDS) else {
+        panic!("a damaged log must not open")
+    };
+    let name = paths[1].file_name().unwrap().to_str().unwrap();
+    assert!(reason.contains(name) && reason.contains("checksum") && reason.contains("backup"), "{reason}");
+    assert_eq!(segments(dir.path()), paths, "nothing is thrown away");
+}
+
+#[tokio::test]
+async fn damage_while_it_runs_is_an_error_and_not_a_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(dir.path());
+    append(&journal, "a").await;
+    append(&journal, "b").await;
+    let path = &segments(dir.path())[0];
+    File::options().write(true).open(path).unwrap().write_all_at(b"\xff", 30).unwrap();
+    let error = journal.consumer().read(10, usize::MAX, AT_ONCE).await.unwrap_err();
+    assert!(matches!(&error, JournalError::Failed(reason) if reason.contains("damaged")), "{error}");
+}
+
+#[test]
+fn a_torn_checkpoint_leaves_the_one_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |ms| Position { ms, seq: ms };
+    let path = dir.path().join("checkpoint");
+    let mut checkpoint = checkpoint::Checkpoint::open(dir.path()).unwrap();
+    assert_eq!(checkpoint.position(), Position::default());
+    for ms in 1..=5 {
+        checkpoint.advance(at(ms)).unwrap();
+        let whole = fs::read(&path).unwrap();
+        // The slot just written, torn at each byte of it.
+        let slot = ((ms - 1) % 2) as usize * 20;
+        for byte in slot..slot + 20 {
+            let mut torn = whole.clone();
+            torn[byte] ^= 0x0f;
+            fs::write(&path, &torn).unwrap();
+            let mut reopened = checkpoint::Checkpoint::open(dir.path()).unwrap();
+            assert_eq!(reopened.position(), if ms == 1 { Position::default() } else { at(ms - 1) });
+            // The next one replaces the torn slot, not the good one.
+            reopened.advance(at(ms + 100)).unwrap();
+            let replaced = fs::read(&path).unwrap();
+            assert_ne!(replaced[slot..slot + 20], torn[slot..slot + 20]);
+            assert_eq!((&replaced[..slot], &replaced[slot + 20..]), (&whole[..slot], &whole[slot + 20..]));
+            fs::write(&path, &whole).unwrap();
+        }
+        assert_eq!(checkpoint::Checkpoint::open(dir.path()).unwrap().position(), at(ms));
+    }
+}
+
+#[tokio::test]
+async fn acknowledged_segments_are_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open_small(dir.path());
+    let mut consumer = journal.consumer();
+    for round in 0..5 {
+        for n in 0..10 {
+            append(&journal, &format!("{round}-{n}")).await;
+        }
+        assert!(segments(dir.path()).len() >= 5);
+        let entries = read(&mut consumer).await;
+        assert_eq!(entries.len(), 10, "round {round}");
+        // In two steps, so that the reader stands in a segment that goes.
+        let positions: Vec<Position> = entries.iter().map(|(position, _)| *position).collect();
+        consumer.ack(&positions[..5]).await.unwrap();
+        consumer.ack(&positions[5..]).await.unwrap();
+        assert_eq!(segments(dir.path()).len(), 1, "only the writer's own stays");
+    }
+    drop(journal);
+    let journal = open_small(dir.path());
+    assert!(segments(dir.path()).is_empty(), "a start removes that too");
+    assert!(read(&mut journal.consumer()).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeated_operation_is_appended_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Arc::new(open(dir.path()));
+    let appends: Vec<_> = (0..50)
+        .map(|_| {
+            let journal = Arc::clone(&journal);
+            tokio::spawn(async move { journal.append(request("same")).await.unwrap() })
+        })
+        .collect();
+    let mut answers = Vec::new();
+    for append in appends {
+        answers.push(append.await.unwrap());
+    }
+    assert_eq!(answers.iter().filter(|answer| !answer.repeated).count(), 1);
+    let position = answers[0].position;
+    assert!(answers.iter().all(|answer| answer.position == position));
+    assert_eq!(ops(&read(&mut journal.consumer()).await), ["same"]);
+    drop(Arc::into_inner(journal).unwrap());
+    let journal = open(dir.path());
+    let again = journal.append(request("same")).await.unwrap();
+    assert_eq!(again, Appended { position, repeated: true }, "known after a restart while it waits");
+    let mut consumer = journal.consumer();
+    assert_eq!(read(&mut consumer).await.len(), 1);
+    consumer.ack(&[position]).await.unwrap();
+    let again = journal.append(request("same")).await.unwrap();
+    assert_eq!(again, Appended { position, repeated: true }, "and once it is stored");
+}
+
+#[tokio::test]
+async fn the_bounds_of_the_backlog_hold_and_lift() {
+    let dir = tempfile::tempdir().unwrap();
+    for bounds in [BacklogBounds { entries: 3, bytes: u64::MAX }, BacklogBounds { entries: 99, bytes: 200 }] {
+        let dir = dir.path().join(bounds.entries.to_string());
+        let journal = EmbeddedJournal::open(&dir, Durability::Os, bounds).unwrap();
+        let mut positions = Vec::new();
+        let refused = loop {
+            match journal.append(request(&positions.len().to_string())).await {
+                Ok(appended) => positions.push(appended.position),
+                Err(refused) => break refused,
+            }
+        };
+        assert_eq!(refused, JournalError::Full { entries: 3, bound: bounds.entries });
+        let mut consumer = journal.consumer();
+        assert_eq!(read(&mut consumer).await.len(), 3, "nothing of the refused one is there");
+        consumer.ack(&positions[..1]).await.unwrap();
+        append(&journal, "fits").await;
+    }
+}
+
+#[tokio::test]
+async fn a_write_is_accepted_then_stored_or_dead() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(dir.path());
+    let unknown = async |journal: &EmbeddedJournal, id| {
+        assert_eq!(journal.status(id).await.unwrap(), WriteState::Unknown, "{id}");
+    };
+    unknown(&journal, id(Position { ms: now_ms(), seq: 0 })).await;
+    let (good, bad) = (append(&journal, "good").await, append(&journal, "bad").await);
+    unknown(&journal, id(Position::default())).await;
+    unknown(&journal, id(Position { ms: bad.ms, seq: bad.seq + 1 })).await;
+    unknown(&journal, WriteId { shard: 1, ..id(good) }).await;
+    unknown(&journal, WriteId { place: 1, ..id(good) }).await;
+    assert_eq!(journal.status(id(good)).await.unwrap(), WriteState::Accepted);
+    let mut consumer = journal.consumer();
+    read(&mut consumer).await;
+    let letter = DeadLetter {
+        write_id: id(bad),
+        reason: "no such luck".into(),
+        op_id: "bad-00".into(),
+        payload: vec![0, 255].into(),
+    };
+    consumer.bury(std::slice::from_ref(&letter)).await.unwrap();
+    consumer.bury(&[letter]).await.unwrap();
+    consumer.ack(&[good, bad]).await.unwrap();
+    let dead = WriteState::Dead { reason: "no such luck".into() };
+    assert_eq!(journal.status(id(good)).await.unwrap(), WriteState::Stored);
+    assert_eq!(journal.status(id(bad)).await.unwrap(), dead);
+    let path = dir.path().join("dead-letters.jsonl");
+    let text = fs::read_to_string(&path).unwrap();
+    assert_eq!(text.lines().count(), 1, "buried once: {text}");
+    assert!(text.contains(r#""payload":"00ff""#), "{text}");
+    drop((consumer, journal));
+    // A letter that was torn while it was written is not one.
+    fs::write(&path, format!("{text}{}", &text[..20])).unwrap();
+    let journal = open(dir.path());
+    assert_eq!(journal.status(id(bad)).await.unwrap(), dead);
+    assert_eq!(fs::read_to_string(&path).unwrap(), text);
+}
+
+#[tokio::test]
+async fn an_entry_that_nobody_can_read_is_delivered_as_such() {
+    let dir = tempfile::tempdir().unwrap();
+    let position = Position { ms: 1_795_000_000_000, seq: 3 };
+    let mut bytes = Vec::new();
+    segment::frame(position, b"\x09 from the future", &mut bytes);
+    fs::write(segment::path(dir.path(), position), bytes).unwrap();
+    let journal = open(dir.path());
+    let mut consumer = journal.consumer();
+    let delivered = consumer.read(10, usize::MAX, AT_ONCE).await.unwrap();
+    let [Delivery::Undecodable { position: at, reason, payload }] = &delivered[..] else {
+        panic!("{delivered:?}")
+    };
+    assert_eq!((*at, &payload[..]), (position, &b"\x09 from the future"[..]));
+    assert!(reason.contains("version 9"), "{reason}");
+    assert_eq!(journal.backlog().await.unwrap().entries, 1);
+    consumer.ack(&[position]).await.unwrap();
+    assert_eq!(journal.backlog().await.unwrap().entries, 0);
+}
+
+#[tokio::test]
+async fn one_process_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(dir.path());
+    let Err(error) = EmbeddedJournal::open(dir.path(), Durability::Os, BOUNDS) else {
+        panic!("the log is in use")
+    };
+    assert!(error.to_string().contains("in use by another process"), "{error}");
+    drop(journal);
+    append(&open(dir.path()), "mine").await;
+}
+
+/// A file-size limit stands for the disk: it too lets the first part of a write through. It holds for a whole
+/// process, so this test runs itself in one of its own.
+#[tokio::test]
+async fn a_full_disk_refuses_cleanly_and_heals() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    const CHILD: &str = "SCALEKIT_TEST_FULL_DISK";
+    const NAME: &str = "journal::embedded::tests::a_full_disk_refuses_cleanly_and_heals";
+    if std::env::var_os(CHILD).is_none() {
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", NAME, "--nocapture"])
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&child.stdout);
+        assert!(child.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    }
+    // SAFETY: ignoring a signal installs no handler.
+    unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }.unwrap();
+    let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Arc::new(open(dir.path()));
+    let first = append(&journal, "first").await;
+    let used = fs::metadata(&segments(dir.path())[0]).unwrap().len();
+    setrlimit(Resource::RLIMIT_FSIZE, used + 10, hard).unwrap();
+    for attempt in 0..3 {
+        let error = journal.append(request("too much")).await.unwrap_err();
+        assert!(matches!(error, JournalError::Unavailable(_)), "attempt {attempt}: {error}");
+        assert_eq!(fs::metadata(&segments(dir.path())[0]).unwrap().len(), used, "nothing half written stays");
+        let again = journal.append(request("first")).await.unwrap();
+        assert_eq!(again, Appended { position: first, repeated: true });
+    }
+    setrlimit(Resource::RLIMIT_FSIZE, hard, hard).unwrap();
+    let second = append(&journal, "too much").await;
+    assert!(second > first);
+    drop(Arc::into_inner(journal).unwrap());
+    let read = read(&mut open(dir.path()).consumer()).await;
+    assert_eq!(read, [(first, "first".to_owned()), (second, "too much".to_owned())]);
+}

@@ -9,11 +9,11 @@ use std::sync::mpsc::Receiver;
 
 use tokio::sync::oneshot;
 
+use super::Shared;
 use super::recent::RecentOperations;
 use super::segment::{self, Segment};
-use super::{SEGMENT_BYTES, Shared};
 use crate::contract::Durability;
-use crate::journal::{Appended, JournalError, now_ms};
+use crate::journal::{Appended, JournalError};
 use crate::operation::Position;
 
 /// Most requests that share one flush.
@@ -36,6 +36,10 @@ pub(super) struct Writer {
     pub(super) last: Position,
     /// The open segment; none before the first append after a start, and after a full one.
     pub(super) open: Option<File>,
+    /// A segment is closed at this size.
+    pub(super) segment_bytes: u64,
+    /// Milliseconds since the Unix epoch.
+    pub(super) clock: fn() -> u64,
 }
 
 impl Writer {
@@ -109,7 +113,7 @@ impl Writer {
 
     /// Grows even when the clock stands still or goes back.
     fn next_position(&mut self) -> Position {
-        let now = now_ms();
+        let now = (self.clock)();
         self.last = if now > self.last.ms {
             Position { ms: now, seq: 0 }
         } else {
@@ -149,7 +153,7 @@ impl Writer {
             file.sync_data()?;
         }
         self.shared.appended(self.last, entries, buffer.len() as u64);
-        if start + (buffer.len() as u64) < SEGMENT_BYTES {
+        if start + (buffer.len() as u64) < self.segment_bytes {
             self.open = Some(file);
         }
         Ok(Ok(()))

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::streams::{StreamAutoClaimReply, StreamId, StreamReadReply};
-use ::redis::{RedisError, Script};
+use ::redis::{RedisError, Script, Value};
 use async_trait::async_trait;
 use bytes::Bytes;
 
@@ -23,9 +23,11 @@ const STANDBY_PAUSE: Duration = Duration::from_millis(500);
 const MAX_BLOCK: Duration = Duration::from_secs(2);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
+// What takes entries away must work on a server whose memory is full (`allow-oom`), or it stays full.
+
 static OWN: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        r"
+        r"#!lua flags=allow-oom
         local owner = redis.call('GET', KEYS[1])
         if owner and owner ~= ARGV[1] then return 0 end
         redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
@@ -39,10 +41,34 @@ static RELEASE: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
+/// From 0, never from `$`: what waits in the stream is accepted.
+static CREATE_GROUP: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"#!lua flags=allow-oom
+        local created = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
+        if created.err and not string.find(created.err, 'BUSYGROUP') then return created end
+        return 1",
+    )
+});
+
+/// Acknowledges and deletes in one step; a transaction would be refused when memory is full. In parts, since
+/// Lua takes some thousand arguments at the most.
+static ACK: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"#!lua flags=allow-oom
+        for i = 2, #ARGV, 1000 do
+            local last = math.min(i + 999, #ARGV)
+            redis.call('XACK', KEYS[1], ARGV[1], unpack(ARGV, i, last))
+            redis.call('XDEL', KEYS[1], unpack(ARGV, i, last))
+        end
+        return 1",
+    )
+});
+
 /// Buries each letter once, however often its entry is delivered.
 static BURY: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        r"
+        r"#!lua flags=allow-oom
         for i = 1, #ARGV, 4 do
             if redis.call('HSETNX', KEYS[2], ARGV[i] .. ' ' .. ARGV[i + 1], '') == 1 then
                 redis.call('HSETNX', KEYS[2], ARGV[i], ARGV[i + 2])
@@ -64,6 +90,7 @@ pub struct RedisConsumer {
     reclaim_from: Option<String>,
     /// Average entry size, bytes; bounds how many are asked for.
     entry_bytes: usize,
+    lease: Duration,
 }
 
 impl RedisConsumer {
@@ -75,7 +102,14 @@ impl RedisConsumer {
             owned_since: None,
             reclaim_from: Some("0-0".into()),
             entry_bytes: 4096,
+            lease: LEASE,
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
     }
 
     async fn connect(&mut self) -> Result<MultiplexedConnection, JournalError> {
@@ -97,12 +131,16 @@ impl RedisConsumer {
     }
 
     async fn own(&mut self, connection: &mut MultiplexedConnection) -> Result<bool, RedisError> {
-        if self.owned_since.is_some_and(|since| since.elapsed() < LEASE / 4) {
+        if self.owned_since.is_some_and(|since| since.elapsed() < self.lease / 4) {
             return Ok(true);
         }
         let asked = Instant::now();
-        let owned: bool =
-            OWN.key(OWNER).arg(&self.name).arg(LEASE.as_millis() as u64).invoke_async(connection).await?;
+        let owned: bool = OWN
+            .key(OWNER)
+            .arg(&self.name)
+            .arg(self.lease.as_millis() as u64)
+            .invoke_async(connection)
+            .await?;
         if owned && self.owned_since.is_none() {
             create_group(connection).await?;
             // A former owner may have held entries: they come first, and in order.
@@ -160,19 +198,21 @@ impl RedisConsumer {
 }
 
 async fn create_group(connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
-    // From 0, never from `$`: what waits in the stream is accepted.
-    let created: Result<(), RedisError> = ::redis::cmd("XGROUP")
-        .arg("CREATE")
-        .arg(STREAM)
-        .arg(GROUP)
-        .arg("0")
-        .arg("MKSTREAM")
-        .query_async(connection)
-        .await;
-    match created {
-        Err(error) if error.code() == Some("BUSYGROUP") => Ok(()),
-        other => other,
+    CREATE_GROUP.key(STREAM).arg(GROUP).invoke_async(connection).await
+}
+
+/// All that a foreign entry holds, for its dead letter: names and values in turn, a line each.
+fn foreign(id: &StreamId) -> Bytes {
+    let mut fields: Vec<(&String, &Value)> = id.map.iter().collect();
+    fields.sort_by_key(|(name, _)| *name);
+    let mut lines = Vec::new();
+    for (name, value) in fields {
+        lines.extend_from_slice(name.as_bytes());
+        lines.push(b'\n');
+        lines.extend(payload(Some(value)).unwrap_or_default());
+        lines.push(b'\n');
     }
+    lines.into()
 }
 
 fn delivery(id: &StreamId) -> Option<Delivery> {
@@ -181,7 +221,7 @@ fn delivery(id: &StreamId) -> Option<Delivery> {
         return Some(Delivery::Undecodable {
             position,
             reason: format!("no field {FIELD:?}: not written by scalekit"),
-            payload: Bytes::new(),
+            payload: foreign(id),
         });
     };
     Some(match codec::decode(&bytes) {
@@ -234,11 +274,12 @@ impl Consumer for RedisConsumer {
             return Ok(());
         }
         let mut connection = self.connect().await?;
-        let ids: Vec<String> = positions.iter().map(Position::to_string).collect();
-        let mut pipe = ::redis::pipe();
-        pipe.atomic().cmd("XACK").arg(STREAM).arg(GROUP).arg(&ids).ignore();
-        pipe.cmd("XDEL").arg(STREAM).arg(&ids).ignore();
-        pipe.query_async::<()>(&mut connection).await.map_err(|error| self.failed(&error))
+        let mut call = ACK.prepare_invoke();
+        call.key(STREAM).arg(GROUP);
+        for position in positions {
+            call.arg(position.to_string());
+        }
+        call.invoke_async::<i64>(&mut connection).await.map(drop).map_err(|error| self.failed(&error))
     }
 
     async fn bury(&mut self, letters: &[DeadLetter]) -> Result<(), JournalError> {
@@ -266,7 +307,7 @@ impl Consumer for RedisConsumer {
             let released: Result<i64, RedisError> =
                 RELEASE.key(OWNER).arg(&self.name).invoke_async(connection).await;
             if let Err(error) = released {
-                tracing::warn!(%error, "could not release the shard; it is free after {LEASE:?}");
+                tracing::warn!(%error, "could not release the shard; it is free after {:?}", self.lease);
             }
         }
         self.owned_since = None;

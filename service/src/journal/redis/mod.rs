@@ -206,3 +206,6 @@ pub(super) fn payload(value: Option<&Value>) -> Option<Vec<u8>> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

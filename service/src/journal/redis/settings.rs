@@ -22,10 +22,10 @@ pub(super) async fn inspect(
     let limit: u64 = info.get("maxmemory").unwrap_or(0);
     if let Some(policy) = policy
         && limit > 0
-        && policy.starts_with("allkeys")
+        && policy != "noeviction"
     {
         return Err(JournalError::Failed(format!(
-            "Redis at {address} has maxmemory-policy {policy}, which evicts the journal and with it accepted writes; \
+            "Redis at {address} has maxmemory-policy {policy}, which evicts the journal, or what it remembers of retries; \
              set `maxmemory-policy noeviction`, and give the cache a server of its own (--cache-url)"
         )));
     }
@@ -34,19 +34,22 @@ pub(super) async fn inspect(
     let settings: HashMap<String, String> = ::redis::cmd("CONFIG")
         .arg("GET")
         .arg("appendfsync")
+        .arg("no-appendfsync-on-rewrite")
         .query_async(&mut connection)
         .await
         .unwrap_or_default();
-    Ok(durability(aof_enabled, settings.get("appendfsync").map(String::as_str)))
+    let setting = |name: &str| settings.get(name).map(String::as_str);
+    Ok(durability(aof_enabled, setting("appendfsync"), setting("no-appendfsync-on-rewrite")))
 }
 
 /// `appendfsync always` flushes before it answers; `everysec` and `no` hand over to the operating system;
-/// without an append-only file there is only memory.
-fn durability(aof_enabled: bool, appendfsync: Option<&str>) -> Durability {
-    match (aof_enabled, appendfsync) {
-        (false, _) => Durability::Memory,
-        (true, Some("always")) => Durability::Fsync,
-        (true, _) => Durability::Os,
+/// without an append-only file there is only memory. With `no-appendfsync-on-rewrite yes` not even `always`
+/// flushes while the file is rewritten.
+fn durability(aof_enabled: bool, appendfsync: Option<&str>, not_on_rewrite: Option<&str>) -> Durability {
+    match (aof_enabled, appendfsync, not_on_rewrite) {
+        (false, ..) => Durability::Memory,
+        (true, Some("always"), Some("no")) => Durability::Fsync,
+        (true, ..) => Durability::Os,
     }
 }
 
@@ -56,10 +59,16 @@ mod tests {
 
     #[test]
     fn claims_no_more_than_the_server_does() {
-        assert_eq!(durability(false, Some("always")), Durability::Memory);
-        assert_eq!(durability(true, Some("always")), Durability::Fsync);
-        assert_eq!(durability(true, Some("everysec")), Durability::Os);
-        assert_eq!(durability(true, Some("no")), Durability::Os);
-        assert_eq!(durability(true, None), Durability::Os);
+        for (aof, fsync, not_on_rewrite, expected) in [
+            (false, Some("always"), Some("no"), Durability::Memory),
+            (true, Some("always"), Some("no"), Durability::Fsync),
+            (true, Some("always"), Some("yes"), Durability::Os),
+            (true, Some("always"), None, Durability::Os),
+            (true, Some("everysec"), Some("no"), Durability::Os),
+            (true, Some("no"), Some("no"), Durability::Os),
+            (true, None, None, Durability::Os),
+        ] {
+            assert_eq!(durability(aof, fsync, not_on_rewrite), expected, "{fsync:?} {not_on_rewrite:?}");
+        }
     }
 }

@@ -1,0 +1,11 @@
+//! The service as its clients see it: real sockets, real files, a real Redis and a server that speaks
+//! MongoDB's protocol.
+
+mod errors;
+mod faults;
+mod harness;
+mod lifecycle;
+mod limits;
+mod system;
+mod transactions;
+mod writes;
