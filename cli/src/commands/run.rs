@@ -60,7 +60,16 @@ async fn run_once(
     let lifetime = if keep.is_some() { Lifetime::Detached } else { Lifetime::Command };
     eprintln!("{:>9} the service ({})", "starting", profile.description.trim_end_matches('.'));
     let request = deploy::Request { profile, dir, binary: &binary, lifetime, stop: &interrupt.stop };
-    let running = deploy::up(&request).await?;
+    let running = match deploy::up(&request).await {
+        Ok(running) => running,
+        Err(error) => {
+            // The end of the log that matters is part of the error.
+            if keep.is_none() {
+                remove(dir);
+            }
+            return Err(error.into());
+        }
+    };
     let measured = measure(profile, specs, criteria, run, &running.deployment, &interrupt).await;
     if let (Some(state), Ok(_)) = (keep, &measured) {
         state.save(&running.deployment)?;
@@ -107,7 +116,9 @@ async fn measure(
 
 /// The run's own data served only the run.
 fn remove(dir: &Path) {
-    if let Err(error) = std::fs::remove_dir_all(dir) {
+    if let Err(error) = std::fs::remove_dir_all(dir)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
         tracing::warn!(%error, "the run's data stays in {}", dir.display());
     }
 }
