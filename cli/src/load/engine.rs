@@ -6,8 +6,6 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, SystemTime};
 
-use nix::sys::resource::{UsageWho, getrusage};
-
 use super::clock::{Clock, nanos};
 use super::harvest::{Counts, Harvest, Live, Shared};
 use super::ledger::{Ledger, UserLedger};
@@ -90,7 +88,7 @@ pub(crate) fn run(
     let wall = started_at.elapsed().map_or_else(|backwards| -signed(backwards.duration()), signed);
     let clock_jump_nanos = wall.saturating_sub(i64::try_from(clock.now()).unwrap_or(i64::MAX));
     let peak = shared.peak.load(Ordering::Relaxed);
-    Ok(merge(plan, harvests, series, Circumstances { started_at, clock_jump_nanos, peak }))
+    Ok(merge(plan, harvests, series, Circumstances { clock_jump_nanos, peak }))
 }
 
 /// A thread that panics must not leave the others running for hours.
@@ -143,7 +141,6 @@ fn join(handles: Vec<ScopedJoinHandle<'_, io::Result<Harvest>>>) -> Result<Vec<H
 
 /// What is known of the run apart from the threads.
 struct Circumstances {
-    started_at: SystemTime,
     clock_jump_nanos: i64,
     peak: u32,
 }
@@ -181,7 +178,6 @@ fn merge(
         series_gaps: counts.series_gaps,
         users_requested: plan.users,
         users_achieved: circumstances.peak,
-        started_at: circumstances.started_at,
         warmup: plan.warmup.min(elapsed),
         measured: elapsed.saturating_sub(plan.warmup).min(plan.duration),
         elapsed,
@@ -189,7 +185,6 @@ fn merge(
         aborted: counts.aborted,
         dropped: counts.dropped,
         busiest_thread,
-        max_rss_bytes: max_rss_bytes(),
         no_free_port: counts.no_free_port,
         too_many_files: counts.too_many_files,
         clock_jump_nanos: circumstances.clock_jump_nanos,
@@ -207,7 +202,11 @@ fn signed(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
-fn max_rss_bytes() -> u64 {
+/// The process's largest resident set so far.
+#[cfg(test)]
+pub(super) fn max_rss_bytes() -> u64 {
+    use nix::sys::resource::{UsageWho, getrusage};
+
     // Linux reports KiB. Asking for one's own usage fails only on a bad pointer.
     getrusage(UsageWho::RUSAGE_SELF)
         .map_or(0, |usage| u64::try_from(usage.max_rss()).unwrap_or(0).saturating_mul(1024))

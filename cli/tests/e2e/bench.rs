@@ -25,15 +25,16 @@ fn a_target_that_is_down_never_passes() {
     let sandbox = Sandbox::new();
     let profile = sandbox.profile("down", "");
     let url = format!("http://127.0.0.1:{}/", free_port());
-    let output = sandbox.scalekit(&[&["bench", "-p", &profile, "--url", &url], &SHORT[..]].concat()).expect(99);
+    let output =
+        sandbox.scalekit(&[&["bench", "-p", &profile, "--url", &url], &SHORT[..]].concat()).expect(99);
     let report = sandbox.report();
     expect_valid(&report);
     assert_eq!(report["verdict"]["outcome"], "fail");
-    let refused = count(&report, "refused");
+    let refused = count(&report, "connection_refused");
     assert!(refused > 0, "{}", report["outcomes"]);
     assert_eq!(report["metrics"]["http_req_failed"]["values"]["rate"], 1.0);
     assert_eq!(report["metrics"]["http_reqs"]["values"]["count"], refused as f64);
-    assert!(output.stdout.contains("1212 refused"), "{}", output.stdout);
+    assert!(output.stdout.contains("1212 connection_refused"), "{}", output.stdout);
     sandbox.expect_clean();
 }
 
@@ -94,10 +95,12 @@ fn nothing_deployed_is_said_with_what_to_do() {
     let sandbox = Sandbox::new();
     let profile = sandbox.profile("absent", "");
     let record = sandbox.state().join("deployments/absent/deployment.json");
-    sandbox
-        .scalekit(&["bench", "-p", &profile])
-        .expect(1)
-        .says(&[record.to_str().unwrap(), "`absent`", "scalekit deploy", "--url"]);
+    sandbox.scalekit(&["bench", "-p", &profile]).expect(1).says(&[
+        record.to_str().unwrap(),
+        "`absent`",
+        "scalekit deploy",
+        "--url",
+    ]);
     assert!(sandbox.folders().is_empty());
 }
 
@@ -121,11 +124,14 @@ fn a_deployment_with_a_dead_process_says_which() {
     sandbox.expect_clean();
 }
 
+/// The operations of a worker that died are not known.
+const CRASH: &str = "deploy: {backend: redis-mongo}\nload: {duration: 3s}\ncriteria: {db_ops: []}";
+
 /// The worker dies without a word while the load runs, and another takes its place only once the load is over.
 #[test]
 fn a_killed_worker_and_its_successor_lose_nothing() {
     let (sandbox, servers) = (Sandbox::new(), Servers::start());
-    let profile = sandbox.profile("crash", "deploy: {backend: redis-mongo}\nload: {duration: 3s}");
+    let profile = sandbox.profile("crash", CRASH);
     let (redis, mongo) = (servers.redis.url(), servers.mongo.url());
     let urls = ["--redis-url", &redis, "--cache-url", &redis, "--mongo-url", &mongo];
     sandbox.scalekit(&[&["deploy", "-p", &profile], &urls[..]].concat()).expect(0);

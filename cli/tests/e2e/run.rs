@@ -38,7 +38,8 @@ pub(crate) fn start_journal_redis(dir: &Path) -> RedisServer {
 
 pub(crate) fn documents(mongo: &MongoServer) -> mongodb::Collection<mongodb::bson::Document> {
     let options = mongodb::options::ClientOptions::builder();
-    let address = mongodb::options::ServerAddress::parse(mongo.url().trim_start_matches("mongodb://")).unwrap();
+    let address =
+        mongodb::options::ServerAddress::parse(mongo.url().trim_start_matches("mongodb://")).unwrap();
     let client = mongodb::Client::with_options(options.hosts(vec![address]).build()).unwrap();
     client.database("scalekit").collection("orders")
 }
@@ -156,7 +157,10 @@ fn where_the_report_cannot_go_nothing_is_deployed() {
     for out in ["file", "file/reports"] {
         sandbox.scalekit(&["run", "-p", &profile, "--out", out]).expect(1).says(&["--out", "file"]);
         let url = ["--url", "http://127.0.0.1:1/"];
-        sandbox.scalekit(&[&["bench", "-p", &profile, "--out", out], &url[..]].concat()).expect(1).says(&["--out"]);
+        sandbox
+            .scalekit(&[&["bench", "-p", &profile, "--out", out], &url[..]].concat())
+            .expect(1)
+            .says(&["--out"]);
     }
     assert!(!sandbox.state().exists(), "nothing was deployed");
     sandbox.expect_clean();

@@ -67,13 +67,7 @@ impl Output {
     /// Itself, if it ended with this status.
     #[track_caller]
     pub(crate) fn expect(self, status: i32) -> Self {
-        assert_eq!(
-            self.status,
-            Some(status),
-            "--- stdout\n{}\n--- stderr\n{}",
-            self.stdout,
-            self.stderr
-        );
+        assert_eq!(self.status, Some(status), "--- stdout\n{}\n--- stderr\n{}", self.stdout, self.stderr);
         self
     }
 
@@ -113,7 +107,10 @@ impl Running {
         wait_for(text, || {
             let status = self.child.try_wait().unwrap();
             let said = self.said();
-            assert!(status.is_none() || said.contains(text), "ended with {status:?} before {text:?}:\n{said}");
+            assert!(
+                status.is_none() || said.contains(text),
+                "ended with {status:?} before {text:?}:\n{said}"
+            );
             said.contains(text).then_some(())
         });
     }
@@ -190,7 +187,8 @@ impl Sandbox {
     pub(crate) fn start(&self, mut command: Command) -> Running {
         let number = self.commands.get();
         self.commands.set(number + 1);
-        let (stdout, stderr) = (self.path(&format!("{number}.stdout")), self.path(&format!("{number}.stderr")));
+        let (stdout, stderr) =
+            (self.path(&format!("{number}.stdout")), self.path(&format!("{number}.stderr")));
         command.stdin(Stdio::null());
         command.stdout(File::create(&stdout).unwrap()).stderr(File::create(&stderr).unwrap());
         // Of a group of its own, so that a Ctrl-C on the tests does not look like one of theirs.
