@@ -2,6 +2,7 @@
 //! worker that carries the journal into the database no faster than the database allows.
 
 pub mod api;
+mod background;
 pub mod cache;
 pub mod config;
 pub mod contract;

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::listener::{self, ConnectionLimits};
 use crate::api::{self, App, Gate, Process, Reader};
+use crate::background;
 use crate::cache::Cache;
 use crate::cache::in_process::InProcessCache;
 use crate::cache::redis::{MAX_BACKLOG_AGE, RedisCache};
@@ -112,7 +113,9 @@ pub async fn run(
         ConnectionLimits { max_connections: config.max_connections, shutdown_grace: config.shutdown_grace };
     // The worker outlives the API, so that what was accepted last is stored too.
     let worker_stop = CancellationToken::new();
-    let working = (config.role != Role::Api).then(|| {
+    let working = if config.role == Role::Api {
+        None
+    } else {
         let worker = Worker {
             consumer: parts.consumer,
             store: Arc::clone(&parts.store),
@@ -123,14 +126,20 @@ pub async fn run(
         };
         // A worker of its own leaves the backlog to its successor: it is as safe in Redis.
         let drain = (config.role == Role::All).then_some(config.shutdown_grace);
-        tokio::spawn(worker.run(worker_stop.clone(), drain))
-    });
+        let thread = background::spawn("worker", worker.run(worker_stop.clone(), drain))
+            .map_err(|source| ServeError::Io { what: "the worker's thread".into(), source })?;
+        Some(tokio::task::spawn_blocking(move || thread.join().map_err(drop)))
+    };
     let purging = parts.embedded.map(|store| tokio::spawn(purge(store, Arc::clone(&throttle), stop.clone())));
     ready();
     listener::serve(listener, router, limits, metrics, stop).await;
     worker_stop.cancel();
     let mut tasks = vec![watching];
-    tasks.extend(working);
+    if let Some(working) = working
+        && !matches!(working.await, Ok(Ok(())))
+    {
+        tracing::error!("the worker ended badly; what it had not stored is still in the journal");
+    }
     tasks.extend(purging);
     for task in tasks {
         if let Err(error) = task.await {
@@ -167,7 +176,8 @@ async fn connect(config: &Config) -> Result<Parts, ServeError> {
             let journal =
                 EmbeddedJournal::open(&data_dir.join("journal"), config.durability, config.backlog_bounds)?;
             let consumer = Box::new(journal.consumer());
-            let store = Arc::new(Embedded::open(&data_dir.join("store"))?);
+            // Its flushes and compactions are background work.
+            let store = Arc::new(background::call(|| Embedded::open(&data_dir.join("store")))?);
             let cache = Arc::new(InProcessCache::default());
             Ok(Parts {
                 journal: Arc::new(journal),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, anyhow};
 use scalekit_service::contract::Stats;
-use scalekit_service::store::Store as _;
+use scalekit_service::store::Stamp;
 use scalekit_service::store::mongo::Mongo;
 
 use super::control::{Drained, Service};
@@ -20,8 +20,6 @@ use crate::load::{self, Plan, Recording, Scenario, Target};
 use crate::profile::{Profile, ScenarioKind};
 use crate::report::Report;
 
-/// Documents that one read of the audit takes from MongoDB.
-const AUDIT_PAGE: usize = 10_000;
 /// After an interruption the journal gets this long to empty.
 const INTERRUPTED_DRAIN: Duration = Duration::from_secs(10);
 
@@ -206,33 +204,31 @@ impl Experiment<'_> {
         let token = &self.run.token;
         let mut audit = Audit::new(token, writes, &recording.ledger);
         let prefix = format!("{token}-");
-        let mut after: Option<String> = None;
         match &self.mongo {
             // Past the service: its word is not evidence where the database can be asked.
             Some((url, database)) => {
                 let mongo = Mongo::connect(url, database).await?;
+                let each = |stamp: Stamp| {
+                    if !stamp.deleted {
+                        audit.found(&stamp.id, &stamp.op_id);
+                    }
+                };
+                mongo.scan_stamps(collection, &prefix, each).await?;
+            }
+            None => {
+                let mut after: Option<String> = None;
                 loop {
-                    let page = mongo.stamps(collection, &prefix, after.as_deref(), AUDIT_PAGE).await?;
-                    page.iter()
-                        .filter(|stamp| !stamp.deleted)
-                        .for_each(|stamp| audit.found(&stamp.id, &stamp.op_id));
-                    if page.len() < AUDIT_PAGE {
+                    let page = service.audit_page(collection, &prefix, after.as_deref()).await?;
+                    page.documents
+                        .iter()
+                        .filter(|found| !found.deleted)
+                        .for_each(|found| audit.found(&found.id, &found.op));
+                    after = page.next;
+                    if after.is_none() {
                         break;
                     }
-                    after = page.last().map(|stamp| stamp.id.clone());
                 }
             }
-            None => loop {
-                let page = service.audit_page(collection, &prefix, after.as_deref()).await?;
-                page.documents
-                    .iter()
-                    .filter(|found| !found.deleted)
-                    .for_each(|found| audit.found(&found.id, &found.op));
-                after = page.next;
-                if after.is_none() {
-                    break;
-                }
-            },
         }
         Ok(audit.finish())
     }
@@ -242,7 +238,6 @@ impl Experiment<'_> {
 fn caveats(recording: &Recording) {
     for (count, what) in [
         (recording.aborted, "requests were under way when the run was interrupted; they are in no figure"),
-        (recording.clamped, "values are beyond 60 s; they are reported as 60 s"),
         (
             recording.series_gaps,
             "seconds of a generator thread are missing from the series, not from the totals",

@@ -13,8 +13,8 @@ use crate::criteria::{Criterion, Kind, Operator, Spec, Statistic};
 use crate::load::{Plan, Recording, Scenario, SecondLatency};
 use crate::profile::Profile;
 use crate::report::{
-    Achieved, Audit, Cap, CapKind, ErrorClass, Host, Load, Report, Requested, Run, SCHEMA_VERSION, Second,
-    Server, Step, Tool,
+    Achieved, Audit, Cap, CapKind, ErrorClass, Generator, Host, Load, Report, Requested, Run, SCHEMA_VERSION,
+    Second, Server, Step, Tool,
 };
 
 /// A generator that wakes later than this share of the tightest latency bound measures itself.
@@ -61,6 +61,7 @@ pub(super) fn report(
         series: series(recording, &measured.samples),
         outcomes: outcomes(recording),
         steps: vec![step(plan, recording)],
+        generator: generator(plan, recording),
         server: Server { before: counters(&measured.before), after: counters(&measured.after) },
         cap: cap(&measured.before),
         audit: None,
@@ -83,6 +84,16 @@ fn requested(profile: &Profile, plan: &Plan) -> Requested {
         warmup_s: plan.warmup.as_secs_f64(),
         duration_s: profile.load.duration.as_secs_f64(),
         timeout_ms: ms(plan.timeout),
+    }
+}
+
+fn generator(plan: &Plan, recording: &Recording) -> Generator {
+    Generator {
+        threads: u32::try_from(plan.threads).unwrap_or(u32::MAX),
+        busiest_thread: recording.busiest_thread,
+        memory_peak_bytes: recording.max_rss_bytes,
+        clock_jump_ms: recording.clock_jump_nanos as f64 / 1e6,
+        clamped: recording.clamped,
     }
 }
 
@@ -265,8 +276,8 @@ fn outcomes(recording: &Recording) -> Vec<ErrorClass> {
     outcomes
 }
 
+/// The measured part, a second an entry.
 fn series(recording: &Recording, samples: &[Sample]) -> Vec<Second> {
-    let warmup = i64::try_from(recording.warmup.as_secs()).unwrap_or(0);
     let ms = |latency: Option<SecondLatency>, of: fn(SecondLatency) -> Duration| {
         latency.map(|latency| of(latency).as_secs_f64() * 1000.0)
     };
@@ -274,9 +285,11 @@ fn series(recording: &Recording, samples: &[Sample]) -> Vec<Second> {
         .series
         .iter()
         .map(|second| {
-            let service = growth(samples, second.index);
+            // Samples count from the start of the load, the series from the end of the warm-up.
+            let service =
+                growth(samples, recording.warmup + Duration::from_secs(u64::from(second.index) + 1));
             Second {
-                at_s: i64::from(second.index) - warmup,
+                at_s: i64::from(second.index),
                 vus: second.users,
                 requests: second.requests,
                 failed: second.failed,
@@ -291,9 +304,8 @@ fn series(recording: &Recording, samples: &[Sample]) -> Vec<Second> {
         .collect()
 }
 
-/// Operations in a second of the run and the backlog at its end, from the samples around it.
-fn growth(samples: &[Sample], index: u32) -> Option<(u64, u64)> {
-    let end = Duration::from_secs(u64::from(index) + 1);
+/// Operations in the second that ends at `end`, and the backlog then, from the samples around it.
+fn growth(samples: &[Sample], end: Duration) -> Option<(u64, u64)> {
     // Samples come once a second; the one nearest to the end of this second.
     let half = Duration::from_millis(500);
     let at = samples.iter().position(|sample| sample.at + half > end && sample.at < end + half)?;

@@ -6,6 +6,8 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, SystemTime};
 
+use nix::sys::resource::{UsageWho, getrusage};
+
 use super::clock::{Clock, nanos};
 use super::harvest::{Counts, Harvest, Live, Shared};
 use super::ledger::{Ledger, UserLedger};
@@ -185,6 +187,7 @@ fn merge(
         aborted: counts.aborted,
         dropped: counts.dropped,
         busiest_thread,
+        max_rss_bytes: max_rss_bytes(),
         no_free_port: counts.no_free_port,
         too_many_files: counts.too_many_files,
         clock_jump_nanos: circumstances.clock_jump_nanos,
@@ -202,11 +205,7 @@ fn signed(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// The process's largest resident set so far.
-#[cfg(test)]
-pub(super) fn max_rss_bytes() -> u64 {
-    use nix::sys::resource::{UsageWho, getrusage};
-
+fn max_rss_bytes() -> u64 {
     // Linux reports KiB. Asking for one's own usage fails only on a bad pointer.
     getrusage(UsageWho::RUSAGE_SELF)
         .map_or(0, |usage| u64::try_from(usage.max_rss()).unwrap_or(0).saturating_mul(1024))

@@ -46,6 +46,8 @@ pub(crate) struct Recording {
     pub(crate) dropped: u64,
     /// CPU time over wall time of the busiest generator thread, 0 to 1.
     pub(crate) busiest_thread: f64,
+    /// The process's largest resident set so far, in bytes.
+    pub(crate) max_rss_bytes: u64,
     /// Attempts without a free local port or file descriptor, warm-up included.
     pub(crate) no_free_port: u64,
     pub(crate) too_many_files: u64,

@@ -6,8 +6,8 @@ use hdrhistogram::Histogram;
 use serde_json::json;
 
 use super::model::{
-    Achieved, Audit, Cap, CapKind, ErrorClass, Finding, Host, Load, Report, Requested, Run, SCHEMA_VERSION,
-    Second, Server, Step, Tool,
+    Achieved, Audit, Cap, CapKind, ErrorClass, Finding, Generator, Host, Load, Report, Requested, Run,
+    SCHEMA_VERSION, Second, Server, Step, Tool,
 };
 use crate::criteria::Spec;
 
@@ -75,6 +75,7 @@ pub(crate) fn empty() -> Report {
         series: Vec::new(),
         outcomes: Vec::new(),
         steps: Vec::new(),
+        generator: Generator::default(),
         server: Server::default(),
         cap: Cap { kind: CapKind::None, limit_per_s: None, probed_per_s: None },
         audit: None,

@@ -31,12 +31,13 @@ pub(crate) struct Report {
     pub(crate) load: Load,
     /// By name, in the form of k6's handleSummary.
     pub(crate) metrics: BTreeMap<String, Metric>,
-    /// One entry for each second, the warm-up included.
+    /// One entry for each second of the measured part, and for those in which its last requests ended.
     pub(crate) series: Vec<Second>,
     /// Requests by how they ended.
     pub(crate) outcomes: Vec<ErrorClass>,
     /// Requests by scenario step.
     pub(crate) steps: Vec<Step>,
+    pub(crate) generator: Generator,
     pub(crate) server: Server,
     pub(crate) cap: Cap,
     /// `null`: there was no audit.
@@ -137,7 +138,7 @@ pub(crate) struct ThresholdResult {
 /// One second of the run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Second {
-    /// Seconds since measuring began; negative in the warm-up.
+    /// Seconds since measuring began.
     pub(crate) at_s: i64,
     pub(crate) vus: u32,
     /// Requests that ended in this second.
@@ -175,6 +176,20 @@ pub(crate) struct Step {
     pub(crate) failed: u64,
     /// Of `http_req_total_duration`.
     pub(crate) total_ms_p95: Option<f64>,
+}
+
+/// The load generator's own state: whether it could keep up.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Generator {
+    pub(crate) threads: u32,
+    /// Processor time over wall time of its busiest thread, 0 to 1.
+    pub(crate) busiest_thread: f64,
+    /// Largest resident set of the process.
+    pub(crate) memory_peak_bytes: u64,
+    /// How far the wall clock moved more than the monotonic one.
+    pub(crate) clock_jump_ms: f64,
+    /// Values beyond a histogram's range, recorded at its end.
+    pub(crate) clamped: u64,
 }
 
 /// The server's own counters, by process.

@@ -23,6 +23,7 @@ use mongodb::{Client, Database};
 
 use self::reply::CommandError;
 use super::{Applied, Stamp, Store, StoreError, StoredDocument, Throttle, Unlimited, encoding, rules};
+use crate::contract::RESERVED_FIELD;
 use crate::operation::{DocumentKey, DocumentWrite};
 
 const MAX_POOL_SIZE: u32 = 8;
@@ -33,6 +34,8 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 const FIND_IDS: usize = 5_000;
 /// Most stamps in one `find`: some 600 bytes each at most, far below the 16 MiB of an answer.
 const FIND_STAMPS: usize = 10_000;
+/// Stamps in one answer to a scan.
+const SCAN_BATCH: u32 = 10_000;
 /// Collections that are read, or written, at the same time: the server's journal flush serves all who wait.
 const CONCURRENT_COLLECTIONS: usize = 4;
 
@@ -117,6 +120,35 @@ impl Mongo {
             }
         }
         Ok(found)
+    }
+
+    /// For the audit of a whole run: one pass over `collection` in no order, calling `each` with the stamp of
+    /// every document whose `_sk.op` starts with `op_prefix`. There is no index on `_sk`, so pages in the order
+    /// of the ids, as [`Store::stamps`] gives them, would cost a pass each.
+    ///
+    /// # Errors
+    /// As [`Store::stamps`].
+    pub async fn scan_stamps(
+        &self,
+        collection: &str,
+        op_prefix: &str,
+        mut each: impl FnMut(Stamp),
+    ) -> Result<(), StoreError> {
+        let failed = |error: mongodb::error::Error| StoreError::Unavailable(error.kind.to_string());
+        self.operations.fetch_add(1, Ordering::Relaxed);
+        let mut cursor = self
+            .database
+            .collection::<RawDocumentBuf>(collection)
+            .find(command::stamps_filter(op_prefix))
+            .projection(doc! { RESERVED_FIELD: 1 })
+            .batch_size(SCAN_BATCH)
+            .await
+            .map_err(failed)?;
+        while cursor.advance().await.map_err(failed)? {
+            let stamp = encoding::audit_stamp(cursor.current(), op_prefix).map_err(invalid_bson)?;
+            stamp.into_iter().for_each(&mut each);
+        }
+        Ok(())
     }
 
     /// The documents of one collection among `keys`, and the places of their keys.

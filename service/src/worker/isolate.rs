@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Backoff;
-use super::batch::PlannedWrite;
+use super::batch::{PlannedWrite, Source};
 use crate::journal::DeadLetter;
 use crate::metrics::Metrics;
 use crate::operation::{DocumentKey, DocumentWrite};
@@ -47,8 +47,16 @@ impl Attempt<'_> {
             if part.is_empty() {
                 continue;
             }
-            let plain: Vec<DocumentWrite> = part.iter().map(|planned| planned.write.clone()).collect();
-            match self.store.apply(&plain, self.throttle).await {
+            // Taken apart and put together again, since documents are too large to copy for nothing.
+            let (writes, sources): (Vec<DocumentWrite>, Vec<Vec<Source>>) =
+                part.into_iter().map(|planned| (planned.write, planned.sources)).unzip();
+            let result = self.store.apply(&writes, self.throttle).await;
+            let part: Vec<PlannedWrite> = writes
+                .into_iter()
+                .zip(sources)
+                .map(|(write, sources)| PlannedWrite { write, sources })
+                .collect();
+            match result {
                 Ok(applied) => {
                     failures = 0;
                     self.sort(part, applied, &mut parts, &mut outcome);

@@ -106,8 +106,8 @@ fn ten_thousand_users() {
         p(lag, 0.99),
         p(lag, 1.0),
         recording.busiest_thread * 100.0,
-        super::super::engine::max_rss_bytes() >> 20,
+        recording.max_rss_bytes >> 20,
     );
     assert_eq!((recording.failed, recording.users_achieved), (0, 10_000), "{:?}", recording.by_failure);
-    assert!(super::super::engine::max_rss_bytes() < 64 << 20);
+    assert!(recording.max_rss_bytes < 64 << 20);
 }

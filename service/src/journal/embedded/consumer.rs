@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::segment::{self, Scan};
+use super::segment::{self, Reader, Scan};
 use super::shared::Shared;
 use crate::journal::{Consumer, DeadLetter, Delivery, Entry, JournalError, codec};
 use crate::operation::Position;
@@ -27,8 +27,7 @@ pub struct EmbeddedConsumer {
 struct Cursor {
     /// First position of the segment, which names it.
     segment: Position,
-    file: Arc<File>,
-    offset: u64,
+    reader: Reader,
 }
 
 impl EmbeddedConsumer {
@@ -43,10 +42,9 @@ impl EmbeddedConsumer {
         while deliveries.len() < max_entries && bytes < max_bytes {
             let Some((end, next)) = self.locate()? else { break };
             let Some(cursor) = &mut self.cursor else { break };
-            match segment::read_at(&cursor.file, cursor.offset, end)? {
+            match cursor.reader.next(end)? {
                 Scan::Record(record) => {
                     let framed = segment::framed_bytes(&record.payload);
-                    cursor.offset += framed;
                     if record.position <= self.shared.state().watermark {
                         continue;
                     }
@@ -56,15 +54,15 @@ impl EmbeddedConsumer {
                 }
                 Scan::End => match next {
                     Some((first, path)) => {
-                        self.cursor =
-                            Some(Cursor { segment: first, file: Arc::new(File::open(path)?), offset: 0 });
+                        self.cursor = Some(Cursor { segment: first, reader: Reader::new(File::open(path)?) });
                     }
                     None => break,
                 },
                 Scan::Damaged(what) => {
                     return Err(io::Error::other(format!(
                         "damaged at byte {} of segment {}: {what}",
-                        cursor.offset, cursor.segment
+                        cursor.reader.offset(),
+                        cursor.segment
                     )));
                 }
             }
@@ -78,7 +76,7 @@ impl EmbeddedConsumer {
         if self.cursor.is_none() {
             let Some(oldest) = state.segments.front() else { return Ok(None) };
             self.cursor =
-                Some(Cursor { segment: oldest.first, file: Arc::new(File::open(&oldest.path)?), offset: 0 });
+                Some(Cursor { segment: oldest.first, reader: Reader::new(File::open(&oldest.path)?) });
         }
         let Some(cursor) = &self.cursor else { return Ok(None) };
         let Some(index) = state.segments.iter().position(|segment| segment.first == cursor.segment) else {

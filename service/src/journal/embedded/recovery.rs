@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::checkpoint::Checkpoint;
 use super::dead::DeadLetters;
 use super::recent::RecentOperations;
-use super::segment::{self, Scan, Segment};
+use super::segment::{self, Reader, Scan, Segment};
 use super::shared::{Shared, Waiting};
 use crate::journal::codec;
 use crate::operation::Position;
@@ -60,10 +60,11 @@ impl Recovery {
         let file = File::options().read(true).write(true).open(&path)?;
         let end = file.metadata()?.len();
         let mut segment = Segment { path, first, last: first, durable_bytes: 0 };
+        let mut reader = Reader::new(file.try_clone()?);
         loop {
-            match segment::read_at(&file, segment.durable_bytes, end)? {
+            match reader.next(end)? {
                 Scan::Record(record) => {
-                    segment.durable_bytes += segment::framed_bytes(&record.payload);
+                    segment.durable_bytes = reader.offset();
                     segment.last = record.position;
                     self.record(record.position, &record.payload);
                 }

@@ -16,6 +16,9 @@ pub(super) const HEADER_BYTES: usize = 24;
 /// length cannot make the reader allocate without bound.
 pub(super) const MAX_PAYLOAD_BYTES: usize = 64 * 1024 * 1024;
 
+/// Bytes read at once; a larger record is read whole.
+const READ_AHEAD_BYTES: usize = 256 * 1024;
+
 /// One segment on disk.
 #[derive(Clone, Debug)]
 pub(super) struct Segment {
@@ -68,32 +71,67 @@ pub(super) enum Scan {
     Damaged(&'static str),
 }
 
-/// Reads the record at `offset`, of a file that is believed up to `end`.
-pub(super) fn read_at(file: &File, offset: u64, end: u64) -> io::Result<Scan> {
-    if offset == end {
-        return Ok(Scan::End);
+/// Reads one segment from an offset on, a block at a time.
+pub(super) struct Reader {
+    file: File,
+    /// Of the next record.
+    offset: u64,
+    /// What was read ahead; its first byte is the one at `offset`, once `used` is taken off.
+    block: Vec<u8>,
+    used: usize,
+}
+
+impl Reader {
+    pub(super) fn new(file: File) -> Self {
+        Self { file, offset: 0, block: Vec::new(), used: 0 }
     }
-    let rest = end.saturating_sub(offset);
-    if rest < HEADER_BYTES as u64 {
-        return Ok(Scan::Damaged("a cut header"));
+
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
     }
-    let mut header = [0; HEADER_BYTES];
-    file.read_exact_at(&mut header, offset)?;
-    let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-    let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
-    let length = word(0) as usize;
-    if length > MAX_PAYLOAD_BYTES || length as u64 > rest - HEADER_BYTES as u64 {
-        return Ok(Scan::Damaged("a length beyond the end"));
+
+    /// The next record of a file that is believed up to `end`. After damage it stays where it is.
+    pub(super) fn next(&mut self, end: u64) -> io::Result<Scan> {
+        if self.offset == end {
+            return Ok(Scan::End);
+        }
+        let rest = end.saturating_sub(self.offset);
+        if rest < HEADER_BYTES as u64 {
+            return Ok(Scan::Damaged("a cut header"));
+        }
+        let header: [u8; HEADER_BYTES] = {
+            let mut header = [0; HEADER_BYTES];
+            header.copy_from_slice(self.peek(HEADER_BYTES, rest)?);
+            header
+        };
+        let word =
+            |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
+        let length = word(0) as usize;
+        if length > MAX_PAYLOAD_BYTES || length as u64 > rest - HEADER_BYTES as u64 {
+            return Ok(Scan::Damaged("a length beyond the end"));
+        }
+        let record = self.peek(HEADER_BYTES + length, rest)?;
+        if crc32fast::hash(&record[8..]) != word(4) {
+            return Ok(Scan::Damaged("a wrong checksum"));
+        }
+        let payload = record[HEADER_BYTES..].to_vec();
+        self.used += HEADER_BYTES + length;
+        self.offset += (HEADER_BYTES + length) as u64;
+        Ok(Scan::Record(Record { position: Position { ms: long(8), seq: long(16) }, payload }))
     }
-    let mut payload = vec![0; length];
-    file.read_exact_at(&mut payload, offset + HEADER_BYTES as u64)?;
-    let mut crc = crc32fast::Hasher::new();
-    crc.update(&header[8..]);
-    crc.update(&payload);
-    if crc.finalize() != word(4) {
-        return Ok(Scan::Damaged("a wrong checksum"));
+
+    /// The next `count` bytes, of which the file holds `rest` or more.
+    fn peek(&mut self, count: usize, rest: u64) -> io::Result<&[u8]> {
+        if self.block.len() - self.used < count {
+            let ahead = usize::try_from(rest).unwrap_or(usize::MAX).min(READ_AHEAD_BYTES).max(count);
+            self.block.clear();
+            self.block.resize(ahead, 0);
+            self.used = 0;
+            self.file.read_exact_at(&mut self.block, self.offset)?;
+        }
+        Ok(&self.block[self.used..self.used + count])
     }
-    Ok(Scan::Record(Record { position: Position { ms: long(8), seq: long(16) }, payload }))
 }
 
 /// Bytes that a record of this payload takes.

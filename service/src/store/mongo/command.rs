@@ -148,6 +148,11 @@ pub(super) fn find_ids(
     encode(&command)
 }
 
+/// Documents of operations that start so.
+pub(super) fn stamps_filter(op_prefix: &str) -> Document {
+    doc! { "_sk.op": { "$gte": op_prefix, "$lt": format!("{op_prefix}\u{10ffff}") } }
+}
+
 /// Comparison with a string finds strings only, so ids of other types are passed over.
 pub(super) fn find_stamps(
     collection: &str,
@@ -157,9 +162,11 @@ pub(super) fn find_stamps(
 ) -> Result<RawDocumentBuf, StoreError> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX - 1);
     let after = after.map_or_else(|| doc! { "$gte": "" }, |after| doc! { "$gt": after });
+    let mut filter = stamps_filter(op_prefix);
+    filter.insert("_id", after);
     encode(&doc! {
         "find": collection,
-        "filter": { "_id": after, "_sk.op": { "$gte": op_prefix, "$lt": format!("{op_prefix}\u{10ffff}") } },
+        "filter": filter,
         "projection": { RESERVED_FIELD: 1 },
         "sort": { "_id": 1 },
         "limit": limit,
