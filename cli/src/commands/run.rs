@@ -70,9 +70,15 @@ async fn run_once(
             return Err(error.into());
         }
     };
+    // Before it is loaded, so that `deploy down` finds it even if this command is killed.
+    if let Some(state) = keep
+        && let Err(error) = state.save(&running.deployment)
+    {
+        running.stop().await?;
+        return Err(error.into());
+    }
     let measured = measure(profile, specs, criteria, run, &running.deployment, &interrupt).await;
-    if let (Some(state), Ok(_)) = (keep, &measured) {
-        state.save(&running.deployment)?;
+    if keep.is_some() && measured.is_ok() {
         let deployment = running.leave();
         eprintln!(
             "the service stays up at {}; `scalekit deploy down -p {}` ends it",
@@ -82,8 +88,13 @@ async fn run_once(
         return measured;
     }
     let stopped = running.stop().await;
-    if keep.is_none() {
-        remove(dir);
+    match keep {
+        None => remove(dir),
+        Some(state) => {
+            if let Err(error) = state.forget(&profile.name) {
+                tracing::warn!(%error, "the record of what was stopped stays");
+            }
+        }
     }
     // What went wrong first is what matters; but a process that will not end is told of in any case.
     let report = measured?;

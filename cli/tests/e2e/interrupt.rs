@@ -33,7 +33,7 @@ fn an_interrupted_bench_reports_and_leaves_the_deployment() {
     sandbox.scalekit(&["deploy", "-p", &profile]).expect(0);
     let mut bench = sandbox.start(sandbox.command(&["bench", "-p", &profile]));
     bench.wait_to_say("measuring");
-    bench.signal(Signal::SIGTERM);
+    bench.signal(Signal::SIGINT);
     bench.wait().expect(105);
     assert_eq!(sandbox.report()["run"]["interrupted"], true);
     sandbox.scalekit(&["deploy", "status", "-p", &profile]).expect(0);
@@ -41,7 +41,7 @@ fn an_interrupted_bench_reports_and_leaves_the_deployment() {
     sandbox.expect_clean();
 }
 
-/// One operation a second, ten writes each: the journal takes minutes to empty.
+/// One operation a second, and 64 writes in each: the journal takes minutes to empty.
 const SLOW_STORE: &str = "
 deploy:
   database_ops: 1/s
@@ -65,7 +65,7 @@ fn a_second_interrupt_ends_the_wait_for_the_journal() {
     wait_for("a second line of progress", || (run.said().matches("measuring").count() > 1).then_some(()));
     run.signal(Signal::SIGINT);
     run.wait_to_say("until the journal is empty");
-    run.signal(Signal::SIGINT);
+    run.signal(Signal::SIGTERM);
     run.wait().expect(105);
     let report = sandbox.report();
     expect_valid(&report);
@@ -97,4 +97,17 @@ fn a_killed_run_takes_its_processes_with_it() {
     run.signal(Signal::SIGKILL);
     assert_eq!(run.wait().status, None);
     wait_for("the end of the service", || sandbox.processes().is_empty().then_some(()));
+}
+
+#[test]
+fn what_a_killed_run_was_to_keep_is_found_again() {
+    let sandbox = Sandbox::new();
+    let profile = sandbox.profile("found", LONG);
+    let mut run = sandbox.start(sandbox.command(&["run", "-p", &profile, "--keep"]));
+    run.wait_to_say("measuring");
+    run.signal(Signal::SIGKILL);
+    run.wait();
+    sandbox.scalekit(&["deploy", "status", "-p", &profile]).expect(0);
+    sandbox.scalekit(&["deploy", "down", "-p", &profile]).expect(0);
+    sandbox.expect_clean();
 }
