@@ -64,6 +64,7 @@ mod tests {
             (Fail, Judgement::Fail, false, true, 99),
             (Fail, Judgement::Fail, false, false, 99),
             (Fail, Judgement::Unevaluated, false, false, 99),
+            (Fail, Judgement::Unevaluated, false, true, 105),
             (Invalid, Judgement::Pass, false, false, 120),
             (Invalid, Judgement::Fail, false, true, 120),
             (Fail, Judgement::Pass, true, false, 121),

@@ -93,6 +93,7 @@ impl Service {
     }
 
     /// Waits until the journal is empty: everything that was acknowledged is stored then, or a dead letter.
+    /// A process that does not answer may be on its way back, so only the end of the patience makes it an error.
     pub(super) async fn drain(
         &self,
         patience: Duration,
@@ -100,13 +101,24 @@ impl Service {
     ) -> anyhow::Result<Drained> {
         let deadline = tokio::time::Instant::now() + patience;
         loop {
-            let journal =
-                self.stats().await?.into_values().next().ok_or_else(|| anyhow!("no process to ask"))?.journal;
-            if journal.reachable && journal.backlog_entries == 0 {
-                return Ok(Drained::Empty);
-            }
-            if tokio::time::Instant::now() >= deadline {
-                return Ok(Drained::TimedOut { left: journal.backlog_entries });
+            let stats = tokio::select! {
+                stats = self.stats() => stats,
+                () = abandon.cancelled() => return Ok(Drained::Abandoned),
+            };
+            let is_over = tokio::time::Instant::now() >= deadline;
+            match stats {
+                Ok(stats) => {
+                    let first = stats.into_values().next().ok_or_else(|| anyhow!("no process to ask"))?;
+                    let journal = first.journal;
+                    if journal.reachable && journal.backlog_entries == 0 {
+                        return Ok(Drained::Empty);
+                    }
+                    if is_over {
+                        return Ok(Drained::TimedOut { left: journal.backlog_entries });
+                    }
+                }
+                Err(error) if is_over => return Err(error),
+                Err(_) => {}
             }
             tokio::select! {
                 () = tokio::time::sleep(DRAIN_POLL) => {}

@@ -69,6 +69,8 @@ pub(super) struct Measured {
     pub(super) drained: Option<Drained>,
     /// `Err` is why there was none.
     pub(super) audit: Option<Result<Findings, String>>,
+    /// The load, or what had to follow it, was cut short by the user.
+    pub(super) interrupted: bool,
     pub(super) took: Duration,
 }
 
@@ -126,6 +128,7 @@ impl Experiment<'_> {
         let sampler = service.cloned().map(Sampler::start);
         let plan = Arc::new(plan);
         let recording = self.load(Arc::clone(&plan)).await?;
+        caveats(&recording);
         let loaded = stats(service).await;
         let samples = match sampler {
             Some(sampler) => sampler.finish().await,
@@ -135,16 +138,21 @@ impl Experiment<'_> {
         let mut audit = None;
         if let (Some(service), Scenario::Transactions { writes: 1.., .. }) = (service, &plan.scenario) {
             match self.drain(service).await {
-                Ok(end) => {
-                    drained = Some(end);
-                    audit = Some(self.audit(service, &plan, &recording).await);
+                Ok(Drained::Empty) => {
+                    drained = Some(Drained::Empty);
+                    audit = self.audit(service, &plan, &recording).await;
                 }
+                // What is still in the journal is not lost, and nobody can tell it from what is.
+                Ok(end) => drained = Some(end),
                 Err(error) => audit = Some(Err(format!("{error:#}"))),
             }
         }
         let after = stats(service).await;
+        let gave_up = self.interrupt.abandon.is_cancelled() && !matches!(audit, Some(Ok(_)));
+        let interrupted = recording.interrupted || gave_up;
+        let took = started.elapsed();
         let measured =
-            Measured { recording, samples, before, loaded, after, drained, audit, took: started.elapsed() };
+            Measured { recording, samples, before, loaded, after, drained, audit, interrupted, took };
         Ok(facts::report(self.profile, self.specs, self.criteria, &self.run, &plan, measured))
     }
 
@@ -168,16 +176,21 @@ impl Experiment<'_> {
         service.drain(patience, &self.interrupt.abandon).await
     }
 
-    /// Looks every acknowledged write up.
-    async fn audit(&self, service: &Service, plan: &Plan, recording: &Recording) -> Result<Findings, String> {
+    /// Looks every acknowledged write up. `None`: the user did not want to wait for it.
+    async fn audit(
+        &self,
+        service: &Service,
+        plan: &Plan,
+        recording: &Recording,
+    ) -> Option<Result<Findings, String>> {
         let Scenario::Transactions { write_collection, writes, .. } = &plan.scenario else {
-            return Err("only transactions can be audited".into());
+            return Some(Err("only transactions can be audited".into()));
         };
         eprintln!("{:>9} every acknowledged write in the store", "looking up");
         let reading = self.read_back(service, write_collection, *writes, recording);
         tokio::select! {
-            result = reading => result.map_err(|error| format!("{error:#}")),
-            () = self.interrupt.abandon.cancelled() => Err("interrupted before it was complete".into()),
+            result = reading => Some(result.map_err(|error| format!("{error:#}"))),
+            () = self.interrupt.abandon.cancelled() => None,
         }
     }
 
@@ -218,6 +231,21 @@ impl Experiment<'_> {
             }
         }
         Ok(audit.finish())
+    }
+}
+
+/// What the figures do not show.
+fn caveats(recording: &Recording) {
+    for (count, what) in [
+        (recording.aborted, "requests were under way when the run was interrupted; they are in no figure"),
+        (
+            recording.series_gaps,
+            "seconds of a generator thread are missing from the series, not from the totals",
+        ),
+    ] {
+        if count > 0 {
+            eprintln!("note: {count} {what}");
+        }
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) fn report(
             id: run.id.clone(),
             started_at: crate::report::rfc3339(run.started_at),
             duration_s: measured.took.as_secs_f64(),
-            interrupted: recording.interrupted,
+            interrupted: measured.interrupted,
             profile: profile.name.clone(),
         },
         host: host(),
@@ -153,9 +153,11 @@ fn service_metrics(report: &mut Report, measured: &Measured) {
         }
         Some(Err(reason)) => report.validity.push(format!("the audit could not be made: {reason}")),
     }
-    if let Some(Drained::TimedOut { left }) = measured.drained {
+    if let Some(Drained::TimedOut { left }) = measured.drained
+        && !measured.interrupted
+    {
         report.validity.push(format!(
-            "the journal still held {left} entries when the time to drain was over, so what the audit misses may only be late; raise deploy.drain_timeout or deploy.database_ops"
+            "the audit could not be made: the journal still held {left} entries when the time to drain was over, and what is missing may only be late; raise deploy.drain_timeout or deploy.database_ops"
         ));
     }
 }

@@ -60,10 +60,25 @@ async fn run_once(
     let lifetime = if keep.is_some() { Lifetime::Detached } else { Lifetime::Command };
     eprintln!("{:>9} the service ({})", "starting", profile.description.trim_end_matches('.'));
     let request = deploy::Request { profile, dir, binary: &binary, lifetime, stop: &interrupt.stop };
-    let running = deploy::up(&request).await?;
+    let running = match deploy::up(&request).await {
+        Ok(running) => running,
+        Err(error) => {
+            // The end of the log that matters is part of the error.
+            if keep.is_none() {
+                remove(dir);
+            }
+            return Err(error.into());
+        }
+    };
+    // Before it is loaded, so that `deploy down` finds it even if this command is killed.
+    if let Some(state) = keep
+        && let Err(error) = state.save(&running.deployment)
+    {
+        running.stop().await?;
+        return Err(error.into());
+    }
     let measured = measure(profile, specs, criteria, run, &running.deployment, &interrupt).await;
-    if let (Some(state), Ok(_)) = (keep, &measured) {
-        state.save(&running.deployment)?;
+    if keep.is_some() && measured.is_ok() {
         let deployment = running.leave();
         eprintln!(
             "the service stays up at {}; `scalekit deploy down -p {}` ends it",
@@ -73,8 +88,13 @@ async fn run_once(
         return measured;
     }
     let stopped = running.stop().await;
-    if keep.is_none() {
-        remove(dir);
+    match keep {
+        None => remove(dir),
+        Some(state) => {
+            if let Err(error) = state.forget(&profile.name) {
+                tracing::warn!(%error, "the record of what was stopped stays");
+            }
+        }
     }
     // What went wrong first is what matters; but a process that will not end is told of in any case.
     let report = measured?;
@@ -107,7 +127,9 @@ async fn measure(
 
 /// The run's own data served only the run.
 fn remove(dir: &Path) {
-    if let Err(error) = std::fs::remove_dir_all(dir) {
+    if let Err(error) = std::fs::remove_dir_all(dir)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
         tracing::warn!(%error, "the run's data stays in {}", dir.display());
     }
 }

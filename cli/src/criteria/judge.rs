@@ -87,9 +87,14 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
-    /// Whether a threshold did not pass.
+    /// Whether a threshold did not pass. What an interruption kept from being measured is not held against the
+    /// service.
     pub(crate) fn criteria_failed(&self) -> bool {
-        self.thresholds.iter().any(|threshold| threshold.outcome != Judgement::Pass)
+        self.thresholds.iter().any(|threshold| match threshold.outcome {
+            Judgement::Pass => false,
+            Judgement::Fail => true,
+            Judgement::Unevaluated => !self.interrupted,
+        })
     }
 }
 

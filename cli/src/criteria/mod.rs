@@ -8,10 +8,10 @@ mod judge;
 mod metrics;
 
 pub(crate) use grammar::{Criterion, Operator, Spec, Statistic, parse};
-pub(crate) use judge::{
-    AuditFacts, Evaluated, Facts, Judgement, Observed, Outcome, Verdict, evaluate, judge,
-};
-pub(crate) use metrics::{Contains, Kind, METRICS, MetricDefinition, definition};
+#[cfg(test)]
+pub(crate) use judge::Evaluated;
+pub(crate) use judge::{AuditFacts, Facts, Judgement, Observed, Outcome, Verdict, judge};
+pub(crate) use metrics::{Contains, Kind, definition};
 
 /// An invalid criterion: exit status 104.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

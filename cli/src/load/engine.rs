@@ -90,7 +90,7 @@ pub(crate) fn run(
     let wall = started_at.elapsed().map_or_else(|backwards| -signed(backwards.duration()), signed);
     let clock_jump_nanos = wall.saturating_sub(i64::try_from(clock.now()).unwrap_or(i64::MAX));
     let peak = shared.peak.load(Ordering::Relaxed);
-    Ok(merge(plan, harvests, series, Circumstances { started_at, clock_jump_nanos, peak }))
+    Ok(merge(plan, harvests, series, Circumstances { clock_jump_nanos, peak }))
 }
 
 /// A thread that panics must not leave the others running for hours.
@@ -143,7 +143,6 @@ fn join(handles: Vec<ScopedJoinHandle<'_, io::Result<Harvest>>>) -> Result<Vec<H
 
 /// What is known of the run apart from the threads.
 struct Circumstances {
-    started_at: SystemTime,
     clock_jump_nanos: i64,
     peak: u32,
 }
@@ -181,7 +180,6 @@ fn merge(
         series_gaps: counts.series_gaps,
         users_requested: plan.users,
         users_achieved: circumstances.peak,
-        started_at: circumstances.started_at,
         warmup: plan.warmup.min(elapsed),
         measured: elapsed.saturating_sub(plan.warmup).min(plan.duration),
         elapsed,

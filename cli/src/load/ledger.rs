@@ -55,6 +55,7 @@ impl UserLedger {
 }
 
 /// How many requests met each fate.
+#[cfg(test)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FateTotals {
     pub(crate) acknowledged: u64,
@@ -87,6 +88,7 @@ impl Ledger {
     }
 
     /// The fate of a user's request; `None` if there was no such request.
+    #[cfg(test)]
     pub(crate) fn fate(&self, user: u32, sequence: u32) -> Option<Fate> {
         let mut before = 0u64;
         for (fate, count) in self.runs(user) {
@@ -119,6 +121,7 @@ impl Ledger {
         })
     }
 
+    #[cfg(test)]
     pub(crate) fn totals(&self) -> FateTotals {
         let mut totals = FateTotals::default();
         for run in self.users.iter().flat_map(|user| &user.runs) {

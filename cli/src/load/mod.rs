@@ -30,12 +30,10 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use engine::{LoadError, run};
-pub(crate) use ledger::{Fate, FateTotals, Ledger};
-pub(crate) use outcome::{Failure, Outcome};
+pub(crate) use engine::run;
+pub(crate) use ledger::{Fate, Ledger};
 pub(crate) use plan::{Plan, PlanError, Scenario, Target};
-pub(crate) use recorder::{Trend, Trends};
 pub(crate) use recording::Recording;
-pub(crate) use series::{Second, SecondLatency};
+pub(crate) use series::SecondLatency;
 pub(crate) use tick::{Phase, Tick};
 pub(crate) use transactions::seed_requests;

@@ -89,15 +89,6 @@ impl PlanError {
     pub(super) fn invalid(what: &'static str, given: impl ToString, expected: impl ToString) -> Self {
         Self::Invalid { what, given: given.to_string(), expected: expected.to_string() }
     }
-
-    /// k6's numeric `error_code`, where k6 has one.
-    pub(crate) fn k6_code(&self) -> Option<u16> {
-        match self {
-            Self::Url { .. } | Self::Https { .. } => Some(1020),
-            Self::Resolve { .. } => Some(1101),
-            _ => None,
-        }
-    }
 }
 
 impl Plan {

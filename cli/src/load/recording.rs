@@ -1,7 +1,7 @@
 //! What a run measured, merged over all threads.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use super::ledger::Ledger;
 use super::outcome::Failure;
@@ -33,8 +33,6 @@ pub(crate) struct Recording {
     /// The most users that were served at once: whose last request had brought a response and whose connection
     /// had not failed since. A server that closes idle connections does not lessen it. Warm-up included.
     pub(crate) users_achieved: u32,
-    /// When the run began, with its warm-up.
-    pub(crate) started_at: SystemTime,
     /// The planned warm-up, or what there was of it.
     pub(crate) warmup: Duration,
     /// The length of the measured part: the interval for rates.

@@ -19,12 +19,8 @@ mod units;
 
 pub(crate) use error::ProfileError;
 pub(crate) use layer::{Headers, Layer};
-pub(crate) use setting::Setting;
-pub(crate) use types::{
-    Backend, CriterionSpec, Deploy, DeployTarget, Durability, Limits, Load, Profile, RequestSpec,
-    ScenarioKind, TransactionsSpec, Worker,
-};
-pub(crate) use units::{Rate, Size, Span, Whole};
+pub(crate) use types::{Backend, CriterionSpec, Deploy, Durability, Profile, ScenarioKind};
+pub(crate) use units::Whole;
 
 /// Loads a profile: a built-in name or a file (which wins), over what it extends, under the command line's
 /// `overrides`.
@@ -44,16 +40,19 @@ pub(crate) fn load(name_or_path: &str, overrides: Layer) -> Result<Profile, Prof
 }
 
 /// The built-in profiles.
+#[cfg(test)]
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {
     source::BUILT_IN.iter().map(|(name, _)| *name)
 }
 
 /// The text of a built-in profile, comments and all.
+#[cfg(test)]
 pub(crate) fn built_in(name: &str) -> Option<&'static str> {
     source::BUILT_IN.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
 }
 
 /// The JSON schema of a profile file.
+#[cfg(test)]
 pub(crate) fn schema() -> serde_json::Value {
     let mut schema = schemars::schema_for!(Layer);
     schema.insert("title".to_owned(), "scalekit profile".into());

@@ -155,7 +155,9 @@ impl Resolver<'_> {
         match check(value) {
             Ok(()) => Ok(value.clone()),
             Err(expected) => {
-                let shown: String = value.chars().take(80).collect();
+                // What comes before an @ may be a password.
+                let host = value.rsplit_once('@').map(|(_, host)| format!("***@{host}"));
+                let shown: String = host.as_deref().unwrap_or(value).chars().take(80).collect();
                 Err(self.error(path, format!("expected {expected}, found {shown:?}"), "correct the value"))
             }
         }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::units::Span;
 use super::*;
 
 /// Writes files into a fresh folder; the first is the profile that is loaded.

@@ -17,12 +17,12 @@ mod time;
 mod write;
 
 pub(crate) use distribution::Distribution;
-pub(crate) use judging::{judge, metric_facts, rejudge};
+pub(crate) use judging::judge;
 pub(crate) use model::{
-    Achieved, Audit, Cap, CapKind, ErrorClass, Finding, Generator, Host, Load, Metric, Report, Requested,
-    Run, SCHEMA_VERSION, Second, Server, Step, ThresholdResult, Tool, schema,
+    Achieved, Audit, Cap, CapKind, ErrorClass, Generator, Host, Load, Report, Requested, Run, SCHEMA_VERSION,
+    Second, Server, Step, Tool,
 };
 pub(crate) use read::{ReadError, read};
 pub(crate) use text::text;
 pub(crate) use time::{rfc3339, run_id};
-pub(crate) use write::{RunFolder, WriteError, prepare};
+pub(crate) use write::{RunFolder, prepare};

@@ -329,6 +329,7 @@ impl Metric {
 }
 
 /// The JSON schema of report.json.
+#[cfg(test)]
 pub(crate) fn schema() -> serde_json::Value {
     let mut schema = schemars::schema_for!(Report);
     schema.insert("title".to_owned(), "scalekit report".into());

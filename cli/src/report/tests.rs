@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use super::judging::rejudge;
+use super::model::schema;
 use super::*;
 use crate::criteria::{Judgement, Outcome, parse};
 

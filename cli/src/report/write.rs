@@ -49,6 +49,7 @@ pub(crate) fn prepare(out: &Path, run_id: &str) -> Result<RunFolder, WriteError>
 }
 
 impl RunFolder {
+    #[cfg(test)]
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

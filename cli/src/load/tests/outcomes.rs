@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
+use super::super::outcome::Failure;
 use super::*;
 
 /// Runs against a server and expects all requests to fail in one class, each of them seen by the server.

@@ -1,3 +1,5 @@
+//! The embedded store: the suite of all stores, its own files, and its speed.
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 

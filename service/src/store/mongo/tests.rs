@@ -1,3 +1,5 @@
+//! The MongoDB store: the suite of all stores, and what only a real server shows.
+
 use std::sync::{Arc, PoisonError, Weak};
 
 use bson::doc;

@@ -1,0 +1,154 @@
+//! `scalekit bench`: any URL, or what was deployed.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::run::{Servers, expect_audited, expect_valid};
+use crate::sandbox::{Sandbox, free_port, is_running, wait_for};
+use crate::web::WebServer;
+
+/// Ten users on a URL for a second.
+const SHORT: [&str; 8] = ["--vus", "10", "--duration", "1s", "--warmup", "0s", "--think", "50ms"];
+
+/// How many requests ended so, by the report.
+fn count(report: &Value, name: &str) -> u64 {
+    let outcomes = report["outcomes"].as_array().unwrap();
+    outcomes.iter().filter(|class| class["name"] == name).map(|class| class["count"].as_u64().unwrap()).sum()
+}
+
+#[test]
+fn a_target_that_is_down_never_passes() {
+    let sandbox = Sandbox::new();
+    let profile = sandbox.profile("down", "");
+    let url = format!("http://127.0.0.1:{}/", free_port());
+    let output =
+        sandbox.scalekit(&[&["bench", "-p", &profile, "--url", &url], &SHORT[..]].concat()).expect(99);
+    let report = sandbox.report();
+    expect_valid(&report);
+    assert_eq!(report["verdict"]["outcome"], "fail");
+    let refused = count(&report, "connection_refused");
+    assert!(refused > 0, "{}", report["outcomes"]);
+    assert_eq!(report["metrics"]["http_req_failed"]["values"]["rate"], 1.0);
+    assert_eq!(report["metrics"]["http_reqs"]["values"]["count"], refused as f64);
+    assert!(output.stdout.contains("1212 connection_refused"), "{}", output.stdout);
+    sandbox.expect_clean();
+}
+
+#[test]
+fn a_target_that_answers_500_never_passes() {
+    let (sandbox, server) = (Sandbox::new(), WebServer::start("500 Internal Server Error"));
+    let profile = sandbox.profile("broken", "");
+    sandbox.scalekit(&[&["bench", "-p", &profile, "--url", &server.url], &SHORT[..]].concat()).expect(99);
+    let report = sandbox.report();
+    let class = report["outcomes"].as_array().unwrap().iter().find(|class| class["code"] == 1500).unwrap();
+    assert_eq!(class["statuses"]["500"], class["count"]);
+    assert_eq!(report["metrics"]["http_req_failed"]["values"]["rate"], 1.0);
+    assert!(report["metrics"]["http_req_failed"]["values"]["passes"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn the_server_gets_the_request_that_was_asked_for() {
+    let (sandbox, server) = (Sandbox::new(), WebServer::start("201 Created"));
+    let profile = sandbox.profile("request", "");
+    fs::write(sandbox.path("body.txt"), "from a file").unwrap();
+    let url = format!("{}/some/path?q=1", server.url);
+    for body in ["typed", "@body.txt"] {
+        let request = ["--method", "PUT", "-H", "X-Test: one", "-H", "Authorization: secret", "--body", body];
+        let bench = ["bench", "-p", &profile, "--url", &url];
+        let output = sandbox.scalekit(&[&bench[..], &request, &SHORT].concat()).expect(0);
+        assert!(!output.stdout.contains("secret"));
+    }
+    let bodies: BTreeSet<_> = server.received().into_iter().map(|request| request.body).collect();
+    assert_eq!(bodies, BTreeSet::from(["typed".to_owned(), "from a file".to_owned()]));
+    for request in server.received() {
+        assert_eq!(request.head[0], "PUT /some/path?q=1 HTTP/1.1");
+        for header in ["X-Test: one", "Authorization: secret"] {
+            let found = request.head.iter().any(|line| line.eq_ignore_ascii_case(header));
+            assert!(found, "{header}: {:?}", request.head);
+        }
+    }
+    for folder in sandbox.folders() {
+        let report = fs::read_to_string(folder.join("report.json")).unwrap();
+        assert!(!report.contains("secret"), "what proves who one is stays out of reports");
+    }
+}
+
+#[test]
+fn the_environment_sets_what_flags_set_and_flags_win() {
+    let (sandbox, server) = (Sandbox::new(), WebServer::start("200 OK"));
+    let profile = sandbox.profile("environment", "");
+    let mut command = sandbox.command(&["bench", "--vus", "3"]);
+    command.env("SCALEKIT_PROFILE", &profile).env("SCALEKIT_URL", &server.url);
+    command.env("SCALEKIT_DURATION", "1s").env("SCALEKIT_VUS", "7").env("SCALEKIT_OUT", "reports");
+    sandbox.run(command).expect(0);
+    let requested = &sandbox.report()["load"]["requested"];
+    assert_eq!(requested["vus"], 3);
+    assert_eq!(requested["duration_s"], 1.0);
+}
+
+#[test]
+fn nothing_deployed_is_said_with_what_to_do() {
+    let sandbox = Sandbox::new();
+    let profile = sandbox.profile("absent", "");
+    let record = sandbox.state().join("deployments/absent/deployment.json");
+    sandbox.scalekit(&["bench", "-p", &profile]).expect(1).says(&[
+        record.to_str().unwrap(),
+        "`absent`",
+        "scalekit deploy",
+        "--url",
+    ]);
+    assert!(sandbox.folders().is_empty());
+}
+
+#[test]
+fn a_deployment_with_a_dead_process_says_which() {
+    let sandbox = Sandbox::new();
+    let profile = sandbox.profile("dead", "");
+    sandbox.scalekit(&["deploy", "-p", &profile]).expect(0);
+    let pid = sandbox.process("dead", "service");
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    wait_for("the end of the service", || (!is_running(pid)).then_some(()));
+    let (named, log) = (format!("service (process {pid})"), "service.log");
+    sandbox.scalekit(&["bench", "-p", &profile]).expect(1).says(&["not up", &named, log]);
+    let status = sandbox.scalekit(&["deploy", "status", "-p", &profile]).expect(1);
+    assert!(status.stdout.contains("DOWN"), "{}", status.stdout);
+    assert!(sandbox.folders().is_empty());
+    // What is dead does not stand in the way.
+    sandbox.scalekit(&["deploy", "-p", &profile]).expect(0);
+    sandbox.scalekit(&["bench", "-p", &profile]).expect(0);
+    sandbox.scalekit(&["deploy", "down", "-p", &profile]).expect(0);
+    sandbox.expect_clean();
+}
+
+/// The operations of a worker that died are not known.
+const CRASH: &str = "deploy: {backend: redis-mongo}\nload: {duration: 3s}\ncriteria: {db_ops: []}";
+
+/// The worker dies without a word while the load runs, and another takes its place only once the load is over.
+#[test]
+fn a_killed_worker_and_its_successor_lose_nothing() {
+    let (sandbox, servers) = (Sandbox::new(), Servers::start());
+    let profile = sandbox.profile("crash", CRASH);
+    let (redis, mongo) = (servers.redis.url(), servers.mongo.url());
+    let urls = ["--redis-url", &redis, "--cache-url", &redis, "--mongo-url", &mongo];
+    sandbox.scalekit(&[&["deploy", "-p", &profile], &urls[..]].concat()).expect(0);
+    let deployment = sandbox.deployment("crash");
+    let listen = deployment["roles"][1]["url"].as_str().unwrap().trim_start_matches("http://").to_owned();
+    let mut bench = sandbox.start(sandbox.command(&["bench", "-p", &profile]));
+    bench.wait_to_say("measuring");
+    let worker = sandbox.process("crash", "worker");
+    kill(Pid::from_raw(worker), Signal::SIGKILL).unwrap();
+    bench.wait_to_say("until the journal is empty");
+    let serve = ["serve", "worker", "-p", &profile, "--backend", "redis-mongo", "--listen", &listen];
+    let mut successor = sandbox.start(sandbox.command(&[&serve[..], &urls].concat()));
+    bench.wait().expect(0);
+    let report = sandbox.report();
+    expect_audited(&report);
+    successor.signal(Signal::SIGTERM);
+    successor.wait().expect(0);
+    sandbox.scalekit(&["deploy", "down", "-p", &profile]).expect(0);
+    sandbox.expect_clean();
+}

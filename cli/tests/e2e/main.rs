@@ -1,0 +1,15 @@
+//! End to end: the built program as its users meet it, against real servers, judged by its exit status, its
+//! output, its reports and what it leaves behind.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod audit;
+mod bench;
+mod deploy;
+mod interrupt;
+mod manual;
+mod profiles;
+mod run;
+mod sandbox;
+mod serve;
+mod validate;
+mod web;

@@ -1,0 +1,88 @@
+//! The other side of a request: a small server that notes what it got, and a small client.
+
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+/// A request as it came in: its head (request line and headers, by line) and its body.
+#[derive(Clone, Debug)]
+pub(crate) struct Received {
+    pub(crate) head: Vec<String>,
+    pub(crate) body: String,
+}
+
+/// A server that gives every request the same answer; its threads end with the test process.
+pub(crate) struct WebServer {
+    pub(crate) url: String,
+    received: Arc<Mutex<Vec<Received>>>,
+}
+
+impl WebServer {
+    /// `answer`: the status line's end, such as `200 OK`.
+    pub(crate) fn start(answer: &'static str) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let received = Arc::<Mutex<Vec<Received>>>::default();
+        let notes = Arc::clone(&received);
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let notes = Arc::clone(&notes);
+                // The client hanging up is the normal end.
+                thread::spawn(move || serve(&stream, answer, &notes).ok());
+            }
+        });
+        Self { url, received }
+    }
+
+    pub(crate) fn received(&self) -> Vec<Received> {
+        self.received.lock().unwrap().clone()
+    }
+}
+
+fn serve(stream: &TcpStream, answer: &str, notes: &Mutex<Vec<Received>>) -> io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut head = Vec::new();
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line)? == 0 {
+                return Ok(());
+            }
+            let line = line.trim_end().to_owned();
+            if line.is_empty() {
+                break;
+            }
+            head.push(line);
+        }
+        let length = head
+            .iter()
+            .filter_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok())
+            .next();
+        let mut body = vec![0; length.unwrap_or(0)];
+        reader.read_exact(&mut body)?;
+        let body = String::from_utf8_lossy(&body).into_owned();
+        notes.lock().unwrap().push(Received { head, body });
+        let mut stream = stream;
+        write!(stream, "HTTP/1.1 {answer}\r\ncontent-length: 2\r\n\r\nok")?;
+    }
+}
+
+/// One request on a connection of its own: status and body.
+pub(crate) fn request(base: &str, method: &str, path: &str, body: &str) -> (u16, String) {
+    let address = base.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
