@@ -268,7 +268,7 @@ fn breaches(krate: &str, file: &str, text: &str, siblings: &[String]) -> Vec<Str
 fn conventions(krate: &str, file: &str, text: &str) -> Vec<String> {
     let mut breaches = Vec::new();
     let mut breach = |line: usize, what: &str| breaches.push(format!("{krate}/src/{file}:{line}: {what}"));
-    if !text.trim().is_empty() && !text.starts_with("//!") {
+    if !text.starts_with("//!") {
         breach(1, "a file says at its top what it is for (`//!`)");
     }
     let lines: Vec<&str> = text.lines().collect();

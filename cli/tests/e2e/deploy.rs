@@ -99,7 +99,9 @@ fn an_interrupted_deploy_leaves_nothing() {
     let mut deploy = sandbox.start(sandbox.command(&deploy));
     wait_for("the worker", || (sandbox.processes().len() > 1).then_some(()));
     deploy.signal(nix::sys::signal::Signal::SIGINT);
-    // By then the worker may have given up by itself, which is told instead.
-    deploy.wait().expect(1);
+    let output = deploy.wait();
+    // On a slow machine the worker may have given up by itself by then, which is told instead.
+    let gave_up = output.status == Some(1) && output.stderr.contains("worker ended");
+    assert!(gave_up || output.status == Some(105), "{output:?}");
     sandbox.expect_clean();
 }

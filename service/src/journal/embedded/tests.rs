@@ -1,3 +1,5 @@
+//! The embedded journal: order, recovery, damage, bounds and a full disk.
+
 use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::time::Duration;

@@ -1,3 +1,5 @@
+//! The journal on a real Redis: appends, deliveries, and what a server that is away does to them.
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
