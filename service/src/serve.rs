@@ -108,8 +108,11 @@ pub async fn run(
             process,
         })),
     };
-    let limits =
-        ConnectionLimits { max_connections: config.max_connections, shutdown_grace: config.shutdown_grace };
+    let limits = ConnectionLimits {
+        max_connections: config.max_connections,
+        shutdown_grace: config.shutdown_grace,
+        head_timeout: listener::HEAD_TIMEOUT,
+    };
     // The worker outlives the API, so that what was accepted last is stored too.
     let worker_stop = CancellationToken::new();
     let working = (config.role != Role::Api).then(|| {
