@@ -31,6 +31,9 @@ struct Cursor {
     offset: u64,
 }
 
+/// The durable end of a segment, and name and path of the segment after it.
+type Bounds = (u64, Option<(Position, PathBuf)>);
+
 impl EmbeddedConsumer {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self { shared, cursor: None, delivered: VecDeque::new() }
@@ -73,7 +76,7 @@ impl EmbeddedConsumer {
     }
 
     /// The durable end of the cursor's segment and the segment after it; opens the oldest one at first.
-    fn locate(&mut self) -> io::Result<Option<(u64, Option<(Position, PathBuf)>)>> {
+    fn locate(&mut self) -> io::Result<Option<Bounds>> {
         let state = self.shared.state();
         if self.cursor.is_none() {
             let Some(oldest) = state.segments.front() else { return Ok(None) };
