@@ -342,6 +342,7 @@ mod tests {
             assert_eq!(task.await.unwrap().unwrap(), [json(7)]);
         }
         assert_eq!((store.operations(), throttle.0.load(Ordering::SeqCst)), (1, 1));
+        assert_eq!(store.documents.load(Ordering::SeqCst), 1);
         assert_eq!(reader.get_many(&[key("items", 7)]).await.unwrap(), [json(7)]);
         assert_eq!(store.operations(), 1, "the cache has it");
     }
