@@ -28,7 +28,7 @@ use crate::worker::governor::Limiter;
 const PURGE_INTERVAL: Duration = Duration::from_secs(60);
 const PURGE_DOCUMENTS: usize = 10_000;
 
-/// Why the service did not start.
+/// Why the service did not start, or did not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     #[error("{0}")]
@@ -39,6 +39,8 @@ pub enum ServeError {
     Redis(String),
     #[error("{0}")]
     Config(String),
+    #[error("the worker ended badly, see above; what it had not stored is still in the journal")]
+    Worker,
     #[error("{what}: {source}")]
     Io { what: String, source: std::io::Error },
 }
@@ -109,8 +111,11 @@ pub async fn run(
             process,
         })),
     };
-    let limits =
-        ConnectionLimits { max_connections: config.max_connections, shutdown_grace: config.shutdown_grace };
+    let limits = ConnectionLimits {
+        max_connections: config.max_connections,
+        shutdown_grace: config.shutdown_grace,
+        head_timeout: listener::HEAD_TIMEOUT,
+    };
     // The worker outlives the API, so that what was accepted last is stored too.
     let worker_stop = CancellationToken::new();
     let working = if config.role == Role::Api {
@@ -128,23 +133,31 @@ pub async fn run(
         let drain = (config.role == Role::All).then_some(config.shutdown_grace);
         let thread = background::spawn("worker", worker.run(worker_stop.clone(), drain))
             .map_err(|source| ServeError::Io { what: "the worker's thread".into(), source })?;
-        Some(tokio::task::spawn_blocking(move || thread.join().map_err(drop)))
+        let stop = stop.clone();
+        Some(tokio::task::spawn_blocking(move || {
+            let ended = thread.join();
+            // Without its worker the process would take writes that nobody stores.
+            stop.cancel();
+            ended.map_err(drop)
+        }))
     };
     let purging = parts.embedded.map(|store| tokio::spawn(purge(store, Arc::clone(&throttle), stop.clone())));
     ready();
     listener::serve(listener, router, limits, metrics, stop).await;
     worker_stop.cancel();
     let mut tasks = vec![watching];
-    if let Some(working) = working
-        && !matches!(working.await, Ok(Ok(())))
-    {
-        tracing::error!("the worker ended badly; what it had not stored is still in the journal");
-    }
+    let worker_failed = match working {
+        Some(working) => !matches!(working.await, Ok(Ok(()))),
+        None => false,
+    };
     tasks.extend(purging);
     for task in tasks {
         if let Err(error) = task.await {
             tracing::error!(%error, "a part of the service ended badly");
         }
+    }
+    if worker_failed {
+        return Err(ServeError::Worker);
     }
     Ok(())
 }

@@ -24,7 +24,7 @@ use tower::ServiceExt as _;
 use crate::metrics::Metrics;
 
 /// A request head must be there within this.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// After an accept that failed for want of files or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -35,6 +35,7 @@ pub(crate) struct ConnectionLimits {
     pub max_connections: usize,
     /// How long requests may take to finish after the shutdown began.
     pub shutdown_grace: Duration,
+    pub head_timeout: Duration,
 }
 
 /// Opens a listening socket with a backlog of its own; the kernel cuts it to net.core.somaxconn.
@@ -61,7 +62,7 @@ pub(crate) async fn serve(
     let slots = Arc::new(Semaphore::new(limits.max_connections));
     let graceful = GracefulShutdown::new();
     let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).pipeline_flush(true);
+    http.timer(TokioTimer::new()).header_read_timeout(limits.head_timeout).pipeline_flush(true);
     loop {
         let accepted = tokio::select! {
             accepted = accept(&listener, &slots) => accepted,
@@ -120,4 +121,42 @@ async fn answer(
     metrics.request_seconds.observe(started.elapsed().as_secs_f64());
     metrics.answered(response.status().as_u16());
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    #[tokio::test]
+    async fn a_client_that_does_not_finish_its_head_is_cut_off() {
+        let socket = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 16).unwrap();
+        let address = socket.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let router = Router::new().route("/", axum::routing::get(async || "fine"));
+        let limits = ConnectionLimits {
+            max_connections: 2,
+            shutdown_grace: Duration::from_secs(5),
+            head_timeout: Duration::from_millis(200),
+        };
+        let listener = TcpListener::from_std(socket).unwrap();
+        let serving = tokio::spawn(serve(listener, router, limits, Arc::default(), stop.clone()));
+        for head in ["", "GET /", "GET / HTTP/1.1\r\nHost: x\r\n"] {
+            let mut slow = TcpStream::connect(address).await.unwrap();
+            slow.write_all(head.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            let ended = tokio::time::timeout(Duration::from_secs(20), slow.read_to_string(&mut answer)).await;
+            // An end or a reset, but no answer, and not never.
+            assert!(ended.is_ok(), "{head:?} holds its connection");
+            assert!(!answer.contains("200"), "{head:?}: {answer}");
+        }
+        // Their places are free again.
+        let mut quick = TcpStream::connect(address).await.unwrap();
+        quick.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        quick.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("fine"), "{answer}");
+        stop.cancel();
+        serving.await.unwrap();
+    }
 }

@@ -1,5 +1,5 @@
 //! Reads: cache, then store. A document is read from the store once at a time, however many want it, and all
-//! documents that are wanted when the database may be asked are read in one operation.
+//! documents of a collection that are wanted when the database may be asked are read in one operation.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,6 +36,32 @@ struct Flights {
     waiting: VecDeque<Wanted>,
     /// Somebody takes what waits.
     is_fetching: bool,
+}
+
+impl Flights {
+    /// Whether anything waits; if not, nobody fetches any more.
+    fn is_wanted(&mut self) -> bool {
+        self.is_fetching = !self.waiting.is_empty();
+        self.is_fetching
+    }
+
+    /// What one operation reads: documents of one collection, those that wait longest.
+    fn take(&mut self) -> Vec<Wanted> {
+        let Some(collection) = self.waiting.front().map(|wanted| wanted.key.collection.clone()) else {
+            return Vec::new();
+        };
+        let mut taken = Vec::new();
+        let mut others = VecDeque::with_capacity(self.waiting.len());
+        for wanted in self.waiting.drain(..) {
+            if taken.len() < MAX_DOCUMENTS && wanted.key.collection == collection {
+                taken.push(wanted);
+            } else {
+                others.push_back(wanted);
+            }
+        }
+        self.waiting = others;
+        taken
+    }
 }
 
 struct Wanted {
@@ -145,17 +171,9 @@ impl Reader {
 
     /// Reads what waits, an operation at a time, until nothing does.
     async fn fetch(self: Arc<Self>) {
-        loop {
+        while self.flights().is_wanted() {
             self.throttle.acquire().await;
-            let wanted: Vec<Wanted> = {
-                let mut flights = self.flights();
-                let count = flights.waiting.len().min(MAX_DOCUMENTS);
-                flights.is_fetching = count > 0;
-                flights.waiting.drain(..count).collect()
-            };
-            if wanted.is_empty() {
-                return;
-            }
+            let wanted = self.flights().take();
             let keys: Vec<DocumentKey> = wanted.iter().map(|wanted| wanted.key.clone()).collect();
             let result = self.store.get_many(&keys).await;
             self.metrics.store_reads.inc_by(keys.len() as u64);
@@ -195,4 +213,180 @@ fn to_versioned(stored: StoredDocument) -> Versioned {
     let json =
         serde_json::to_vec(&bson::Bson::Document(stored.document).into_relaxed_extjson()).unwrap_or_default();
     Versioned::stored(stored.version, Some(Bytes::from(json)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    use std::time::Duration;
+
+    use async_trait::async_trait;
+    use bson::doc;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::cache::in_process::InProcessCache;
+    use crate::operation::DocumentWrite;
+    use crate::store::{Applied, Stamp};
+
+    /// A double of a store, not a store: it counts, answers only when the test lets it, and fails on demand.
+    /// It counts as MongoDB does, an operation for each collection.
+    #[derive(Default)]
+    struct StoreDouble {
+        operations: AtomicU64,
+        documents: AtomicU64,
+        fails: AtomicBool,
+        /// A permit lets a read answer.
+        answers: Option<Semaphore>,
+    }
+
+    #[async_trait]
+    impl Store for StoreDouble {
+        fn kind(&self) -> &'static str {
+            "double"
+        }
+
+        async fn get_many(&self, keys: &[DocumentKey]) -> Result<Vec<Option<StoredDocument>>, StoreError> {
+            let collections: std::collections::BTreeSet<_> = keys.iter().map(|key| &key.collection).collect();
+            self.operations.fetch_add(collections.len() as u64, Ordering::SeqCst);
+            self.documents.fetch_add(keys.len() as u64, Ordering::SeqCst);
+            if let Some(answers) = &self.answers {
+                answers.acquire().await.unwrap().forget();
+            }
+            if self.fails.load(Ordering::SeqCst) {
+                return Err(StoreError::Unavailable("the double was told to fail".into()));
+            }
+            let found =
+                keys.iter().map(|key| StoredDocument { version: 1, document: doc! { "id": &*key.id } });
+            Ok(found.map(Some).collect())
+        }
+
+        async fn apply(&self, _: &[DocumentWrite], _: &dyn Throttle) -> Result<Vec<Applied>, StoreError> {
+            unreachable!("a reader does not write")
+        }
+
+        async fn stamps(
+            &self,
+            _: &str,
+            _: &str,
+            _: Option<&str>,
+            _: usize,
+        ) -> Result<Vec<Stamp>, StoreError> {
+            unreachable!("a reader does not audit")
+        }
+
+        async fn ping(&self) -> Result<(), StoreError> {
+            unreachable!("a reader does not ping")
+        }
+
+        fn operations(&self) -> u64 {
+            self.operations.load(Ordering::SeqCst)
+        }
+    }
+
+    #[derive(Default)]
+    struct CountingThrottle(AtomicU64);
+
+    #[async_trait]
+    impl Throttle for CountingThrottle {
+        async fn acquire(&self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            tokio::task::yield_now().await;
+        }
+    }
+
+    struct Parts {
+        reader: Arc<Reader>,
+        store: Arc<StoreDouble>,
+        throttle: Arc<CountingThrottle>,
+    }
+
+    fn parts(answers: Option<Semaphore>) -> Parts {
+        let store = Arc::new(StoreDouble { answers, ..StoreDouble::default() });
+        let throttle = Arc::new(CountingThrottle::default());
+        let cache = Arc::new(InProcessCache::default());
+        let reader = Reader::new(cache, store.clone(), throttle.clone(), Arc::new(Metrics::default()));
+        Parts { reader, store, throttle }
+    }
+
+    fn key(collection: &str, id: usize) -> DocumentKey {
+        DocumentKey::new(collection, &id.to_string())
+    }
+
+    type Read = Result<Vec<Option<Bytes>>, Arc<str>>;
+
+    /// One task for each key; they are all waiting once this returns.
+    async fn readers(reader: &Arc<Reader>, keys: Vec<DocumentKey>) -> Vec<tokio::task::JoinHandle<Read>> {
+        let expected = reader.metrics.cache_misses.get() + keys.len() as u64;
+        let tasks = keys.into_iter().map(|key| {
+            let reader = Arc::clone(reader);
+            tokio::spawn(async move { reader.get_many(&[key]).await })
+        });
+        let tasks = tasks.collect();
+        while reader.metrics.cache_misses.get() < expected {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        tasks
+    }
+
+    fn json(id: usize) -> Option<Bytes> {
+        Some(format!("{{\"id\":\"{id}\"}}").into())
+    }
+
+    #[tokio::test]
+    async fn a_thousand_readers_of_a_document_are_one_read() {
+        let Parts { reader, store, throttle } = parts(Some(Semaphore::new(0)));
+        let tasks = readers(&reader, vec![key("items", 7); 1000]).await;
+        store.answers.as_ref().unwrap().add_permits(1);
+        for task in tasks {
+            assert_eq!(task.await.unwrap().unwrap(), [json(7)]);
+        }
+        assert_eq!((store.operations(), throttle.0.load(Ordering::SeqCst)), (1, 1));
+        assert_eq!(store.documents.load(Ordering::SeqCst), 1);
+        assert_eq!(reader.get_many(&[key("items", 7)]).await.unwrap(), [json(7)]);
+        assert_eq!(store.operations(), 1, "the cache has it");
+    }
+
+    #[tokio::test]
+    async fn documents_that_are_missed_together_are_read_together() {
+        let Parts { reader, store, throttle } = parts(Some(Semaphore::new(0)));
+        // The first read holds the database; all others gather behind it.
+        let first = readers(&reader, vec![key("items", 0)]).await;
+        let others = readers(&reader, (1..=1500).map(|id| key("items", id)).collect()).await;
+        store.answers.as_ref().unwrap().add_permits(100);
+        for (id, task) in first.into_iter().chain(others).enumerate() {
+            assert_eq!(task.await.unwrap().unwrap(), [json(id)]);
+        }
+        assert_eq!(store.documents.load(Ordering::SeqCst), 1501, "each once");
+        assert!(store.operations() <= 4, "{} operations", store.operations());
+        assert_eq!(throttle.0.load(Ordering::SeqCst), store.operations());
+    }
+
+    #[tokio::test]
+    async fn the_limit_is_asked_for_each_operation_and_for_no_other() {
+        let Parts { reader, store, throttle } = parts(None);
+        let keys: Vec<_> = (0..30).map(|n| key(["a", "b", "c"][n % 3], n)).collect();
+        let read = reader.get_many(&keys).await.unwrap();
+        assert_eq!(read, (0..30).map(json).collect::<Vec<_>>(), "in the order of the request");
+        for n in 100..110 {
+            reader.get_many(&[key("a", n)]).await.unwrap();
+        }
+        assert_eq!((store.operations(), throttle.0.load(Ordering::SeqCst)), (13, 13));
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_everybodys_and_the_next_read_tries_again() {
+        let Parts { reader, store, .. } = parts(Some(Semaphore::new(0)));
+        store.fails.store(true, Ordering::SeqCst);
+        let tasks = readers(&reader, vec![key("items", 1); 50]).await;
+        store.answers.as_ref().unwrap().add_permits(10);
+        for task in tasks {
+            let reason = task.await.unwrap().unwrap_err();
+            assert!(reason.contains("told to fail"), "{reason}");
+        }
+        assert_eq!(store.operations(), 1);
+        store.fails.store(false, Ordering::SeqCst);
+        assert_eq!(reader.get_many(&[key("items", 1)]).await.unwrap(), [json(1)]);
+        assert_eq!(store.operations(), 2);
+    }
 }

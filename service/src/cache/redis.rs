@@ -21,8 +21,9 @@ pub const ACCEPTED_TTL: Duration = Duration::from_secs(600);
 pub const MAX_BACKLOG_AGE: Duration = Duration::from_secs(300);
 /// What was read from the database is believed for this long.
 const READ_TTL: Duration = Duration::from_secs(60);
-/// Attempts of a compare-and-set before the key is given up (deleted).
-const ATTEMPTS: usize = 16;
+/// Attempts of a compare-and-set. In each round one of those that write a key succeeds, so this is how many may
+/// write one at once; beyond it the key is given up (deleted), for a state without a write must not stay.
+const ATTEMPTS: usize = 1000;
 
 /// Sets the key if it still holds what was read.
 static COMPARE_AND_SET: LazyLock<Script> = LazyLock::new(|| {
@@ -76,6 +77,7 @@ impl RedisCache {
                 return Ok(());
             }
         }
+        self.invalidate(std::slice::from_ref(key)).await?;
         Err(CacheError(format!("{key} is written too often at once")))
     }
 }
@@ -173,5 +175,129 @@ impl Cache for RedisCache {
         let mut connection = lease.connection.clone();
         let deleted = ::redis::cmd("DEL").arg(names).query_async::<i64>(&mut connection).await;
         self.checked(&lease, deleted).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::CacheChange;
+    use crate::testing::RedisServer;
+
+    fn start() -> (RedisServer, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        (RedisServer::start(dir.path(), &[]), dir)
+    }
+
+    fn cache(server: &RedisServer) -> RedisCache {
+        RedisCache::new(Arc::new(RedisLink::new(&server.url()).unwrap()))
+    }
+
+    fn key(id: &str) -> DocumentKey {
+        DocumentKey::new("items", id)
+    }
+
+    fn write(id: &str, version: i64, change: CacheChange) -> AcceptedWrite {
+        AcceptedWrite { key: key(id), version, change, is_new: false }
+    }
+
+    fn merge(json: String) -> CacheChange {
+        CacheChange::Merge(json.into())
+    }
+
+    fn set(json: &'static str) -> CacheChange {
+        CacheChange::Set(Bytes::from_static(json.as_bytes()))
+    }
+
+    async fn get(cache: &RedisCache, id: &str) -> Lookup {
+        cache.get_many(&[key(id)]).await.unwrap().remove(0)
+    }
+
+    fn known(json: &str) -> Lookup {
+        Lookup::Known(Some(Bytes::copy_from_slice(json.as_bytes())))
+    }
+
+    #[tokio::test]
+    async fn versions_in_any_order_give_the_newest_state() {
+        let (server, _dir) = start();
+        let (one, other) = (cache(&server), cache(&server));
+        let writes = || {
+            [
+                (1, set(r#"{"a":1}"#)),
+                (2, merge(r#"{"b":2}"#.into())),
+                (3, CacheChange::Remove),
+                (4, set(r#"{"c":3}"#)),
+                (5, merge(r#"{"d":4,"c":null}"#.into())),
+            ]
+        };
+        for (order, id) in [([0, 1, 2, 3, 4], "up"), ([4, 3, 2, 1, 0], "down"), ([3, 0, 4, 2, 1], "mixed")] {
+            for (turn, place) in order.into_iter().enumerate() {
+                let (version, change) = writes()[place].clone();
+                let cache = if turn % 2 == 0 { &one } else { &other };
+                cache.accepted(vec![write(id, version, change)]).await.unwrap();
+            }
+            assert_eq!(get(&one, id).await, known(r#"{"d":4}"#), "{id}");
+            assert_eq!(get(&other, id).await, known(r#"{"d":4}"#), "{id}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn concurrent_merges_of_two_processes_end_as_in_order() {
+        const MERGES: i64 = 100;
+        let (server, _dir) = start();
+        let caches = [Arc::new(cache(&server)), Arc::new(cache(&server))];
+        caches[0].accepted(vec![write("1", 1, set("{}"))]).await.unwrap();
+        let tasks: Vec<_> = (2..2 + MERGES)
+            .map(|version| {
+                let cache = Arc::clone(&caches[version as usize % 2]);
+                // All write `last`; only the newest may be left.
+                let change = merge(format!(r#"{{"f{}":{version},"last":{version}}}"#, version % 7));
+                tokio::spawn(async move { cache.accepted(vec![write("1", version, change)]).await })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap().unwrap();
+        }
+        let Lookup::Known(Some(json)) = get(&caches[0], "1").await else { panic!("it was set") };
+        let document: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        let newest = 1 + MERGES;
+        assert_eq!(document["last"], newest);
+        for field in 0..7 {
+            let expected = (2..=newest).rev().find(|version| version % 7 == field).unwrap();
+            assert_eq!(document[format!("f{field}")], expected, "{document}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_fill_completes_but_never_undoes() {
+        let (server, _dir) = start();
+        let cache = cache(&server);
+        let stored = |version, json: &'static str| {
+            Versioned::stored(version, Some(Bytes::from_static(json.as_bytes())))
+        };
+        let token = FillToken::default();
+        assert!(matches!(get(&cache, "1").await, Lookup::Miss(_)));
+        cache.fill(&key("1"), stored(3, r#"{"n":3}"#), token).await.unwrap();
+        assert_eq!(get(&cache, "1").await, known(r#"{"n":3}"#));
+        cache.accepted(vec![write("1", 5, CacheChange::Remove)]).await.unwrap();
+        cache.fill(&key("1"), stored(4, r#"{"n":4}"#), token).await.unwrap();
+        assert_eq!(get(&cache, "1").await, Lookup::Known(None), "the delete is newer");
+        cache.accepted(vec![write("2", 9, merge(r#"{"m":9}"#.into()))]).await.unwrap();
+        assert!(matches!(get(&cache, "2").await, Lookup::Partial(_)));
+        cache.fill(&key("2"), stored(8, r#"{"n":8}"#), token).await.unwrap();
+        assert_eq!(get(&cache, "2").await, known(r#"{"n":8,"m":9}"#), "the base came under the merge");
+    }
+
+    #[tokio::test]
+    async fn what_is_invalidated_is_gone_and_the_rest_stays() {
+        let (server, _dir) = start();
+        let cache = cache(&server);
+        let new = |id: &str| AcceptedWrite { is_new: true, ..write(id, 1, set("{}")) };
+        cache.accepted(vec![new("1"), new("2"), write("1", 1, merge(r#"{"a":1}"#.into()))]).await.unwrap();
+        assert_eq!(get(&cache, "1").await, known(r#"{"a":1}"#), "both writes of one request, in order");
+        cache.invalidate(&[key("1")]).await.unwrap();
+        cache.invalidate(&[]).await.unwrap();
+        assert!(matches!(get(&cache, "1").await, Lookup::Miss(_)));
+        assert_eq!(get(&cache, "2").await, known("{}"));
     }
 }

@@ -1,6 +1,8 @@
 //! The service as its clients see it: real sockets, real files, a real Redis and a server that speaks
 //! MongoDB's protocol.
 
+#![allow(clippy::unwrap_used, reason = "tests, of which only the functions count as such")]
+
 mod errors;
 mod faults;
 mod harness;
