@@ -4,6 +4,7 @@
 use std::fmt;
 
 use bson::Document;
+use bson::raw::RawDocumentBuf;
 
 use crate::contract::WriteOp;
 
@@ -59,12 +60,30 @@ impl fmt::Display for DocumentKey {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     /// Create it; if it exists already (and is not deleted), that is a conflict.
-    Insert(Document),
+    Insert(RawDocumentBuf),
     /// Create or overwrite it.
-    Replace(Document),
+    Replace(RawDocumentBuf),
     /// Set these top-level fields and remove those whose value is null; creates what is absent.
     Merge(Document),
     Delete,
+}
+
+/// For tests, which write documents as trees.
+#[cfg(any(test, feature = "testing"))]
+impl Change {
+    /// # Panics
+    /// If the document is not valid BSON.
+    #[must_use]
+    pub fn insert(document: Document) -> Self {
+        Self::Insert(RawDocumentBuf::try_from(&document).expect("a valid document"))
+    }
+
+    /// # Panics
+    /// If the document is not valid BSON.
+    #[must_use]
+    pub fn replace(document: Document) -> Self {
+        Self::Replace(RawDocumentBuf::try_from(&document).expect("a valid document"))
+    }
 }
 
 impl Change {

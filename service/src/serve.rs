@@ -116,6 +116,9 @@ pub async fn run(
         shutdown_grace: config.shutdown_grace,
         head_timeout: listener::HEAD_TIMEOUT,
     };
+    // If this future is dropped, its worker must not go on alone on its thread.
+    let gone = CancellationToken::new();
+    let _gone = gone.clone().drop_guard();
     // The worker outlives the API, so that what was accepted last is stored too.
     let worker_stop = CancellationToken::new();
     let working = if config.role == Role::Api {
@@ -131,8 +134,16 @@ pub async fn run(
         };
         // A worker of its own leaves the backlog to its successor: it is as safe in Redis.
         let drain = (config.role == Role::All).then_some(config.shutdown_grace);
-        let thread = background::spawn("worker", worker.run(worker_stop.clone(), drain))
-            .map_err(|source| ServeError::Io { what: "the worker's thread".into(), source })?;
+        let work = worker.run(worker_stop.clone(), drain);
+        let gone = gone.clone();
+        let thread = background::spawn("worker", async move {
+            tokio::select! {
+                () = work => {}
+                () = gone.cancelled() => {}
+            }
+        });
+        let thread =
+            thread.map_err(|source| ServeError::Io { what: "the worker's thread".into(), source })?;
         let stop = stop.clone();
         Some(tokio::task::spawn_blocking(move || {
             let ended = thread.join();

@@ -3,11 +3,13 @@
 use std::borrow::Cow;
 
 use bson::Document;
+use bson::raw::RawDocumentBuf;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::error::ApiError;
+use super::transcode;
 use crate::contract::{
     MAX_COLLECTION_BYTES, MAX_ID_BYTES, MAX_OPERATIONS_PER_REQUEST, RESERVED_COLLECTIONS, RESERVED_FIELD,
     WriteOp, write_operation_id,
@@ -148,12 +150,13 @@ fn write(
         (WriteOp::Delete, Some(_)) => return Err(Invalid("a delete takes no `document`".into())),
         (_, None) => return Err(Invalid("`document` is missing".into())),
         (op, Some(raw)) => {
-            let document = parse(raw)?;
             let json = Bytes::copy_from_slice(raw.get().as_bytes());
             let change = match op {
-                WriteOp::Insert => Change::Insert(document),
-                WriteOp::Replace => Change::Replace(document),
-                _ => Change::Merge(document),
+                WriteOp::Insert => Change::Insert(parse(raw)?),
+                WriteOp::Replace => Change::Replace(parse(raw)?),
+                _ => Change::Merge(
+                    Document::try_from(&*parse(raw)?).map_err(|error| Invalid(error.to_string()))?,
+                ),
             };
             (change, Some(json))
         }
@@ -161,13 +164,15 @@ fn write(
     Ok(DecodedWrite { key, change, json, is_new })
 }
 
-fn parse(raw: &RawValue) -> Result<Document, Invalid> {
-    let document: Document = serde_json::from_str(raw.get())
+fn parse(raw: &RawValue) -> Result<RawDocumentBuf, Invalid> {
+    let document = transcode::document(raw.get())
         .map_err(|error| Invalid(format!("`document` must be a JSON object: {error}")))?;
-    for field in [RESERVED_FIELD, "_id"] {
-        if document.contains_key(field) {
+    for field in document.iter() {
+        let (name, _) = field.map_err(|error| Invalid(format!("`document`: {error}")))?;
+        if name.as_str() == RESERVED_FIELD || name.as_str() == "_id" {
             return Err(Invalid(format!(
-                "`document` has the field `{field}`, which the service keeps itself; leave it out"
+                "`document` has the field `{}`, which the service keeps itself; leave it out",
+                name.as_str()
             )));
         }
     }
@@ -221,7 +226,7 @@ mod tests {
         let [insert, delete] = &decoded.writes[..] else { panic!("two writes") };
         assert_eq!(
             (&insert.key, &insert.change),
-            (&DocumentKey::new("orders", "op-00"), &Change::Insert(doc! {"n": 1, "t": "ü"}))
+            (&DocumentKey::new("orders", "op-00"), &Change::insert(doc! {"n": 1, "t": "ü"}))
         );
         assert_eq!(insert.json.as_deref(), Some(r#"{"n":1, "t":"ü"}"#.as_bytes()));
         assert!(insert.is_new && !delete.is_new);

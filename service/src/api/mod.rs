@@ -10,6 +10,7 @@ mod read;
 mod routes;
 mod stats;
 mod system;
+mod transcode;
 
 use std::sync::Arc;
 use std::time::Duration;

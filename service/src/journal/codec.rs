@@ -13,6 +13,7 @@
 //! ```
 
 use bson::Document;
+use bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf};
 
 use super::{Request, RequestWrite};
 use crate::operation::{Change, DocumentKey};
@@ -52,17 +53,21 @@ fn encode_into(requests: &[&Request], out: &mut Vec<u8>) -> Result<(), String> {
 /// # Errors
 /// As [`encode`].
 pub fn encode_write(write: &RequestWrite, out: &mut Vec<u8>) -> Result<(), String> {
-    let (tag, document) = match &write.change {
-        Change::Insert(document) => (0, Some(document)),
-        Change::Replace(document) => (1, Some(document)),
-        Change::Merge(document) => (2, Some(document)),
-        Change::Delete => (3, None),
+    let tag = match &write.change {
+        Change::Insert(_) => 0,
+        Change::Replace(_) => 1,
+        Change::Merge(_) => 2,
+        Change::Delete => 3,
     };
     out.push(tag);
     put_text(&write.key.collection, out)?;
     put_text(&write.key.id, out)?;
-    if let Some(document) = document {
-        document.to_writer(&mut *out).map_err(|error| format!("not a BSON document: {error}"))?;
+    match &write.change {
+        Change::Insert(document) | Change::Replace(document) => out.extend_from_slice(document.as_bytes()),
+        Change::Merge(fields) => {
+            fields.to_writer(&mut *out).map_err(|error| format!("not a BSON document: {error}"))?;
+        }
+        Change::Delete => {}
     }
     Ok(())
 }
@@ -143,20 +148,48 @@ impl<'a> Input<'a> {
         let change = match tag {
             0 => Change::Insert(self.document()?),
             1 => Change::Replace(self.document()?),
-            2 => Change::Merge(self.document()?),
+            2 => Change::Merge(Document::try_from(&*self.document()?).map_err(|error| error.to_string())?),
             3 => Change::Delete,
             other => return Err(format!("operation {other} at byte {}", self.at)),
         };
         Ok(RequestWrite { key, change })
     }
 
-    fn document(&mut self) -> Result<Document, String> {
+    fn document(&mut self) -> Result<RawDocumentBuf, String> {
         let at = self.at;
         let length = i32::from_le_bytes(self.array()?);
         self.at = at;
         let length = usize::try_from(length).map_err(|_| format!("negative length at byte {at}"))?;
         let bytes = self.take(length)?;
-        Document::from_reader(bytes).map_err(|error| format!("no BSON document at byte {at}: {error}"))
+        let invalid = |error: bson::error::Error| format!("no BSON document at byte {at}: {error}");
+        let document = RawDocumentBuf::from_bytes(bytes.to_vec()).map_err(invalid)?;
+        // From here on its fields are copied as they are.
+        valid(&document, MAX_DEPTH).map_err(|error| format!("no BSON document at byte {at}: {error}"))?;
+        Ok(document)
+    }
+}
+
+/// Deepest nesting that is read; MongoDB takes 100 levels, and JSON bodies have at most 128.
+const MAX_DEPTH: usize = 200;
+
+/// Whether all of a document can be read, down to its last field.
+fn valid(document: &RawDocument, depth: usize) -> Result<(), String> {
+    for field in document {
+        valid_value(field.map_err(|error| error.to_string())?.1, depth)?;
+    }
+    Ok(())
+}
+
+fn valid_value(value: RawBsonRef<'_>, depth: usize) -> Result<(), String> {
+    if depth == 0 {
+        return Err(format!("nested deeper than {MAX_DEPTH} levels"));
+    }
+    match value {
+        RawBsonRef::Document(inner) => valid(inner, depth - 1),
+        RawBsonRef::Array(items) => items
+            .into_iter()
+            .try_for_each(|item| valid_value(item.map_err(|error| error.to_string())?, depth - 1)),
+        _ => Ok(()),
     }
 }
 
@@ -174,8 +207,8 @@ mod tests {
                 op_id: "k-1".into(),
                 at_ms: u64::MAX,
                 writes: vec![
-                    write("1", Change::Insert(doc! {"amount": 12.5, "n": 3_i64})),
-                    write("2", Change::Replace(doc! {})),
+                    write("1", Change::insert(doc! {"amount": 12.5, "n": 3_i64})),
+                    write("2", Change::replace(doc! {})),
                     write("ü", Change::Merge(doc! {"gone": null})),
                     write("4", Change::Delete),
                 ],

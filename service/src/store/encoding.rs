@@ -22,7 +22,42 @@ pub(super) fn stamp(op_id: &str, version: i64) -> RawDocumentBuf {
     stamp
 }
 
-/// A live document. `Err` is the reason why it can never be stored.
+/// A live document of the client's own bytes. `Err` is the reason why it can never be stored.
+pub(super) fn live_raw(
+    id: &str,
+    op_id: &str,
+    version: i64,
+    document: &RawDocument,
+) -> Result<RawDocumentBuf, String> {
+    let invalid = |error| format!("the document is not valid BSON: {error}");
+    for field in document {
+        let (name, _) = field.map_err(invalid)?;
+        if name == ID || name == RESERVED {
+            // Not from our own API, which keeps these names out; the slow way leaves them away.
+            return live(id, op_id, version, &Document::try_from(document).map_err(invalid)?);
+        }
+    }
+    let fields = document.as_bytes();
+    let mut stored = with_capacity(id.len() + op_id.len() + 64 + fields.len()).map_err(invalid)?;
+    stored.append(ID, id);
+    stored.append(RESERVED, stamp(op_id, version));
+    // Without its end, then the client's fields, which bring theirs.
+    let mut bytes = stored.into_bytes();
+    bytes.pop();
+    bytes.extend_from_slice(&fields[4..]);
+    if bytes.len() > MAX_DOCUMENT_BYTES {
+        return Err(too_large(bytes.len()));
+    }
+    let length = i32::try_from(bytes.len()).map_err(|_| too_large(bytes.len()))?;
+    bytes[..4].copy_from_slice(&length.to_le_bytes());
+    RawDocumentBuf::from_bytes(bytes).map_err(invalid)
+}
+
+fn too_large(bytes: usize) -> String {
+    format!("the document has {bytes} bytes, the limit is {MAX_DOCUMENT_BYTES}")
+}
+
+/// The same of a document in the form of a tree.
 pub(super) fn live(
     id: &str,
     op_id: &str,
@@ -40,7 +75,7 @@ pub(super) fn live(
     }
     let bytes = stored.as_bytes().len();
     if bytes > MAX_DOCUMENT_BYTES {
-        return Err(format!("the document has {bytes} bytes, the limit is {MAX_DOCUMENT_BYTES}"));
+        return Err(too_large(bytes));
     }
     Ok(stored)
 }

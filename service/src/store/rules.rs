@@ -123,7 +123,7 @@ mod tests {
         };
         for name in ["", "a.b", "$set", "."] {
             assert!(refusal(&write("c", Change::Merge(doc! { name: 1 }))).is_some(), "{name:?}");
-            assert_eq!(refusal(&write("c", Change::Replace(doc! { name: 1 }))), None, "{name:?}");
+            assert_eq!(refusal(&write("c", Change::replace(doc! { name: 1 }))), None, "{name:?}");
         }
         assert_eq!(refusal(&write("c", Change::Merge(doc! { "a$": { "b.c": 1 } }))), None);
         assert!(refusal(&write("c\0d", Change::Delete)).is_some());

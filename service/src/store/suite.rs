@@ -100,8 +100,8 @@ async fn transitions(store: &dyn Store, backdoor: &dyn Backdoor) {
         (BrokenStamp, [Re, St, St, St]),
     ];
     let changes = [
-        Change::Insert(doc! { "a": 1 }),
-        Change::Replace(doc! { "a": 1 }),
+        Change::insert(doc! { "a": 1 }),
+        Change::replace(doc! { "a": 1 }),
         Change::Merge(doc! { "a": 1, "b": Bson::Null }),
         Change::Delete,
     ];
@@ -112,7 +112,7 @@ async fn transitions(store: &dyn Store, backdoor: &dyn Backdoor) {
         for (change, then) in changes.iter().zip(thens) {
             let id = format!("{before:?}-{:?}", change.op());
             let old =
-                |op: &str, version| write(coll, &id, op, version, Change::Replace(doc! { "b": 2, "c": 3 }));
+                |op: &str, version| write(coll, &id, op, version, Change::replace(doc! { "b": 2, "c": 3 }));
             match before {
                 Absent => {}
                 LiveSameOp => first.push(old("new", 50)),
@@ -171,8 +171,8 @@ async fn redelivery(store: &dyn Store) {
     for n in 0..200 {
         let id = format!("{n:03}");
         let change = match n % 4 {
-            0 => Change::Insert(doc! { "n": n }),
-            1 => Change::Replace(doc! { "n": n }),
+            0 => Change::insert(doc! { "n": n }),
+            1 => Change::replace(doc! { "n": n }),
             2 => Change::Merge(doc! { "n": n }),
             _ => Change::Delete,
         };
@@ -195,12 +195,12 @@ async fn order_inversion(store: &dyn Store) {
     let coll = "inversion";
     let late = |id: &str| {
         [
-            write(coll, id, "first", 1, Change::Insert(doc! { "n": 1 })),
+            write(coll, id, "first", 1, Change::insert(doc! { "n": 1 })),
             write(coll, id, "second", 2, Change::Merge(doc! { "m": 2 })),
         ]
     };
     let newest = [
-        write(coll, "kept", "third", 3, Change::Replace(doc! { "n": 3 })),
+        write(coll, "kept", "third", 3, Change::replace(doc! { "n": 3 })),
         write(coll, "deleted", "third", 3, Change::Delete),
     ];
     assert_eq!(apply(store, &newest).await, [Applied::Stored, Applied::Stored]);
@@ -218,7 +218,7 @@ async fn reads_keep_their_order(store: &dyn Store) {
         .iter()
         .flat_map(|coll| ids.iter().map(move |id| (coll, id)))
         .enumerate()
-        .map(|(n, (coll, id))| write(coll, id, "op", 1 + n as i64, Change::Insert(doc! { "n": n as i64 })))
+        .map(|(n, (coll, id))| write(coll, id, "op", 1 + n as i64, Change::insert(doc! { "n": n as i64 })))
         .collect();
     assert!(apply(store, &writes).await.iter().all(|applied| *applied == Applied::Stored));
     let mut keys: Vec<_> = writes.iter().rev().map(|write| write.key.clone()).collect();
@@ -236,7 +236,7 @@ async fn stamps(store: &dyn Store, backdoor: &dyn Backdoor) {
     let mut writes = vec![];
     for n in 0..25 {
         let run = if n % 5 == 4 { "run2" } else { "run" };
-        let change = if n % 5 == 3 { Change::Delete } else { Change::Replace(doc! { "n": n }) };
+        let change = if n % 5 == 3 { Change::Delete } else { Change::replace(doc! { "n": n }) };
         writes.push(write(coll, &format!("id-{n:02}"), &format!("{run}-{n:02}"), n, change));
     }
     writes.push(write("stamps2", "id-99", "run-99", 99, Change::Delete));
@@ -277,7 +277,7 @@ async fn stamps(store: &dyn Store, backdoor: &dyn Backdoor) {
 
 async fn behind_the_back(store: &dyn Store, backdoor: &dyn Backdoor) {
     let coll = "behind";
-    let writes = ["a", "b"].map(|id| write(coll, id, id, 5, Change::Insert(doc! { "n": 1 })));
+    let writes = ["a", "b"].map(|id| write(coll, id, id, 5, Change::insert(doc! { "n": 1 })));
     apply(store, &writes).await;
     backdoor.remove(coll, "a").await;
     backdoor.put(coll, doc! { "_id": "b", "_sk": { "op": "b", "v": 6_i64 }, "n": 2 }).await;
@@ -291,7 +291,7 @@ async fn behind_the_back(store: &dyn Store, backdoor: &dyn Backdoor) {
 async fn merges(store: &dyn Store, backdoor: &dyn Backdoor) {
     let coll = "merges";
     let base = doc! { "keep": 1, "change": { "x": 1 }, "drop": "d" };
-    apply(store, &[write(coll, "a", "1", 1, Change::Insert(base))]).await;
+    apply(store, &[write(coll, "a", "1", 1, Change::insert(base))]).await;
     let fields =
         doc! { "change": { "y": Bson::Null }, "drop": Bson::Null, "absent": Bson::Null, "_id": 1, "_sk": 2 };
     assert_eq!(
@@ -317,13 +317,13 @@ async fn refusals(store: &dyn Store) {
     let coll = "refusals";
     let big = "x".repeat(16 * 1024 * 1024);
     let writes = [
-        write(coll, "1", "1", 1, Change::Insert(doc! { "n": 1 })),
-        write(coll, "2", "2", 1, Change::Insert(doc! { "big": &big })),
-        write(coll, "3", "3", 1, Change::Replace(doc! { "nul\0": 1 })),
+        write(coll, "1", "1", 1, Change::insert(doc! { "n": 1 })),
+        write(coll, "2", "2", 1, Change::insert(doc! { "big": &big })),
+        write(coll, "3", "3", 1, Change::Merge(doc! { "nul\0": 1 })),
         write(coll, "4", "4", 1, Change::Merge(doc! { "a.b": 1 })),
         write(coll, "5", "5", 1, Change::Merge(doc! { "$inc": { "n": 1 } })),
         write("bad\0name", "6", "6", 1, Change::Delete),
-        write(coll, "7", "7", 1, Change::Insert(doc! { "a.b": 1, "n": 7 })),
+        write(coll, "7", "7", 1, Change::insert(doc! { "a.b": 1, "n": 7 })),
         write(coll, "8", "8", 1, Change::Merge(doc! { "n": 8 })),
     ];
     let answer = apply(store, &writes).await;
@@ -341,7 +341,7 @@ async fn operations(store: &dyn Store) {
     assert_eq!(apply(store, &[]).await, []);
     assert_eq!(store.operations(), before, "nothing to do is no operation");
     let writes: Vec<_> = (0..300)
-        .map(|n| write("operations", &format!("{n}"), "op", 1, Change::Insert(doc! { "n": n })))
+        .map(|n| write("operations", &format!("{n}"), "op", 1, Change::insert(doc! { "n": n })))
         .collect();
     apply(store, &writes).await;
     assert_eq!(store.operations(), before + 1, "one collection, one kind: one operation");
@@ -359,7 +359,7 @@ async fn racing_writers(store: &dyn Store) {
         .map(|version| {
             let op = format!("op-{version}");
             let replace =
-                |n| write("race", &format!("{n}"), &op, version, Change::Replace(doc! { "n": version }));
+                |n| write("race", &format!("{n}"), &op, version, Change::replace(doc! { "n": version }));
             (0..20).map(replace).collect()
         })
         .collect();

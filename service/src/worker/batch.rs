@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use bson::raw::RawDocumentBuf;
 use bson::{Bson, Document};
 
 use crate::contract::write_operation_id;
@@ -166,11 +167,15 @@ impl Batch {
 fn combine(before: Change, after: Change) -> Change {
     match (before, after) {
         (Change::Delete, Change::Insert(document) | Change::Replace(document)) => Change::Replace(document),
-        (Change::Delete, Change::Merge(fields)) => Change::Replace(merged(Document::new(), fields)),
+        (Change::Delete, Change::Merge(fields)) => Change::Replace(raw(merged(Document::new(), fields))),
         // If the insert turns out to be a conflict, the whole is taken apart again.
         (Change::Insert(_), Change::Replace(document)) => Change::Insert(document),
-        (Change::Insert(document), Change::Merge(fields)) => Change::Insert(merged(document, fields)),
-        (Change::Replace(document), Change::Merge(fields)) => Change::Replace(merged(document, fields)),
+        (Change::Insert(document), Change::Merge(fields)) => {
+            Change::Insert(raw(merged(tree(&document), fields)))
+        }
+        (Change::Replace(document), Change::Merge(fields)) => {
+            Change::Replace(raw(merged(tree(&document), fields)))
+        }
         (Change::Merge(mut earlier), Change::Merge(later)) => {
             // Nulls stay: they remove fields of the document that neither merge knows.
             earlier.extend(later);
@@ -178,6 +183,15 @@ fn combine(before: Change, after: Change) -> Change {
         }
         (_, after) => after,
     }
+}
+
+/// The journal's decoder has been through every field of it.
+fn tree(document: &RawDocumentBuf) -> Document {
+    Document::try_from(&**document).expect("a document that was validated when it was decoded")
+}
+
+fn raw(document: Document) -> RawDocumentBuf {
+    RawDocumentBuf::try_from(&document).expect("fields of documents that were BSON before")
 }
 
 fn merged(mut document: Document, fields: Document) -> Document {
@@ -219,22 +233,22 @@ mod tests {
 
     #[test]
     fn one_net_change_a_document() {
-        let insert = |n| Change::Insert(doc! {"n": n});
-        let replace = |n| Change::Replace(doc! {"n": n});
+        let insert = |n| Change::insert(doc! {"n": n});
+        let replace = |n| Change::replace(doc! {"n": n});
         let merge = |document| Change::Merge(document);
         for (changes, expected) in [
             (vec![insert(1)], insert(1)),
             (vec![insert(1), replace(2)], insert(2)),
-            (vec![insert(1), merge(doc! {"m": 2, "n": null})], Change::Insert(doc! {"m": 2})),
+            (vec![insert(1), merge(doc! {"m": 2, "n": null})], Change::insert(doc! {"m": 2})),
             (vec![insert(1), Change::Delete], Change::Delete),
             (vec![Change::Delete, insert(1)], replace(1)),
-            (vec![Change::Delete, merge(doc! {"a": 1, "b": null})], Change::Replace(doc! {"a": 1})),
-            (vec![replace(1), merge(doc! {"m": 1})], Change::Replace(doc! {"n": 1, "m": 1})),
+            (vec![Change::Delete, merge(doc! {"a": 1, "b": null})], Change::replace(doc! {"a": 1})),
+            (vec![replace(1), merge(doc! {"m": 1})], Change::replace(doc! {"n": 1, "m": 1})),
             (vec![merge(doc! {"a": 1, "b": 1}), merge(doc! {"b": null})], merge(doc! {"a": 1, "b": null})),
             (vec![merge(doc! {"a": 1}), replace(3)], replace(3)),
             (
                 vec![replace(1), Change::Delete, replace(4), merge(doc! {"x": 1})],
-                Change::Replace(doc! {"n": 4, "x": 1}),
+                Change::replace(doc! {"n": 4, "x": 1}),
             ),
         ] {
             assert_eq!(net(changes.clone()), [expected], "{changes:?}");
@@ -244,7 +258,7 @@ mod tests {
     #[test]
     fn the_net_change_carries_the_newest_version_and_operation() {
         let batch = Batch::new(vec![
-            delivery(7, vec![("1", Change::Replace(doc! {}))]),
+            delivery(7, vec![("1", Change::replace(doc! {}))]),
             delivery(9, vec![("2", Change::Delete), ("1", Change::Merge(doc! {"a": 1}))]),
         ]);
         assert_eq!(batch.writes.len(), 2);
@@ -255,23 +269,23 @@ mod tests {
 
     #[test]
     fn a_second_insert_is_a_conflict_unless_it_is_the_same_operation() {
-        let first = delivery(1, vec![("1", Change::Insert(doc! {"n": 1}))]);
+        let first = delivery(1, vec![("1", Change::insert(doc! {"n": 1}))]);
         let batch = Batch::new(vec![first.clone(), first.clone()]);
         assert_eq!((batch.writes.len(), batch.dead.len()), (1, 0));
-        let batch = Batch::new(vec![first, delivery(2, vec![("1", Change::Insert(doc! {"n": 2}))])]);
-        assert_eq!(batch.writes[0].write.change, Change::Insert(doc! {"n": 1}));
+        let batch = Batch::new(vec![first, delivery(2, vec![("1", Change::insert(doc! {"n": 2}))])]);
+        assert_eq!(batch.writes[0].write.change, Change::insert(doc! {"n": 1}));
         assert_eq!((batch.dead[0].op_id.as_str(), batch.dead[0].reason.as_str()), ("op2-00", EXISTS));
     }
 
     #[test]
     fn a_refused_write_comes_apart_by_entry_and_its_letters_hold_the_originals() {
         let batch = Batch::new(vec![
-            delivery(1, vec![("1", Change::Insert(doc! {"n": 1})), ("1", Change::Merge(doc! {"m": 1}))]),
-            delivery(2, vec![("1", Change::Replace(doc! {"bad": 1}))]),
+            delivery(1, vec![("1", Change::insert(doc! {"n": 1})), ("1", Change::Merge(doc! {"m": 1}))]),
+            delivery(2, vec![("1", Change::replace(doc! {"bad": 1}))]),
         ]);
         let steps = batch.writes.into_iter().next().unwrap().by_entry();
         let changes: Vec<&Change> = steps.iter().map(|step| &step.write.change).collect();
-        assert_eq!(changes, [&Change::Insert(doc! {"n": 1, "m": 1}), &Change::Replace(doc! {"bad": 1})]);
+        assert_eq!(changes, [&Change::insert(doc! {"n": 1, "m": 1}), &Change::replace(doc! {"bad": 1})]);
         assert_ne!(steps[0].write.version, steps[1].write.version);
         let letters: Vec<DeadLetter> = steps.into_iter().flat_map(|step| step.dead_letters("no")).collect();
         assert_eq!(
@@ -297,8 +311,8 @@ mod tests {
     fn model(changes: &[Change], mut state: Option<Document>) -> Option<Document> {
         for change in changes {
             state = match change.clone() {
-                Change::Insert(document) => state.or(Some(document)),
-                Change::Replace(document) => Some(document),
+                Change::Insert(document) => state.or_else(|| Some(tree(&document))),
+                Change::Replace(document) => Some(tree(&document)),
                 Change::Merge(fields) => Some(merged(state.unwrap_or_default(), fields)),
                 Change::Delete => None,
             };
@@ -312,8 +326,8 @@ mod tests {
             let changes: Vec<Change> = kinds.iter().map(|(kind, field, n)| {
                 let document = doc! { format!("f{field}"): *n };
                 match kind {
-                    0 => Change::Insert(document),
-                    1 => Change::Replace(document),
+                    0 => Change::insert(document),
+                    1 => Change::replace(document),
                     2 if *n == 0 => Change::Merge(doc! { format!("f{field}"): null }),
                     2 => Change::Merge(document),
                     _ => Change::Delete,

@@ -111,6 +111,20 @@ impl Process {
         Self::try_start(config).unwrap_or_else(|error| panic!("the service does not start: {error}"))
     }
 
+    /// After a kill: the directory is free once the killed worker's thread has ended.
+    pub(crate) fn start_again(config: Config) -> Self {
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        loop {
+            match Self::try_start(config.clone()) {
+                Ok(process) => return process,
+                Err(error) if error.contains("in use") && std::time::Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Err(error) => panic!("the service does not start: {error}"),
+            }
+        }
+    }
+
     pub(crate) fn try_start(config: Config) -> Result<Self, String> {
         let listener = serve::bind(&config).map_err(|error| error.to_string())?;
         let address = listener.local_addr().unwrap();
@@ -252,7 +266,7 @@ impl Harness {
         }
         let role = if kind == Kind::Embedded { Role::All } else { Role::Api };
         let config = config(role, dir.path(), redis.as_ref(), mongo.as_deref(), &database, &options, "w1");
-        let api = tokio::task::spawn_blocking(move || Process::start(config)).await.unwrap();
+        let api = tokio::task::spawn_blocking(move || Process::start_again(config)).await.unwrap();
         let mut harness = Self { kind, api, worker: None, redis, mongo, database, options, client, dir };
         if harness.kind == Kind::RedisMongo {
             harness.start_worker().await;

@@ -28,7 +28,7 @@ fn open_small(dir: &Path) -> EmbeddedJournal {
 fn request(op_id: &str) -> Request {
     let write = RequestWrite {
         key: DocumentKey::new("orders", op_id),
-        change: Change::Insert(doc! { "text": "0123456789" }),
+        change: Change::insert(doc! { "text": "0123456789" }),
     };
     Request { op_id: op_id.into(), at_ms: now_ms(), writes: vec![write] }
 }

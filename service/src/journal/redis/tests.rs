@@ -58,7 +58,7 @@ impl Server {
 
 fn request(op_id: &str) -> Request {
     let write =
-        RequestWrite { key: DocumentKey::new("orders", op_id), change: Change::Insert(doc! { "n": 1 }) };
+        RequestWrite { key: DocumentKey::new("orders", op_id), change: Change::insert(doc! { "n": 1 }) };
     Request { op_id: op_id.into(), at_ms: now_ms(), writes: vec![write] }
 }
 

@@ -48,7 +48,7 @@ impl Prepared {
         let DocumentKey { collection, id } = &write.key;
         let payload = match &write.change {
             Change::Insert(document) | Change::Replace(document) => {
-                Payload::Bytes(encoding::live(id, &write.op_id, write.version, document)?.into_bytes())
+                Payload::Bytes(encoding::live_raw(id, &write.op_id, write.version, document)?.into_bytes())
             }
             Change::Merge(fields) => Payload::Merge(fields.clone()),
             Change::Delete => Payload::Delete,

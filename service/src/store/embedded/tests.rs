@@ -50,7 +50,7 @@ async fn keeps_the_contract() {
 async fn everything_is_there_after_a_reopen() {
     let (dir, store) = open();
     let writes =
-        [write("c", "a", "1", 1, Change::Insert(doc! { "n": 1 })), write("c", "b", "2", 2, Change::Delete)];
+        [write("c", "a", "1", 1, Change::insert(doc! { "n": 1 })), write("c", "b", "2", 2, Change::Delete)];
     suite::apply(&store, &writes).await;
     let stamps = store.stamps("c", "", None, 10).await.unwrap();
     assert_eq!(stamps.len(), 2);
@@ -102,13 +102,13 @@ async fn corrupt_values_are_errors() {
 async fn big_batches_are_several_operations() {
     let (_dir, store) = open();
     let many: Vec<_> = (0..COMMIT_WRITES + 1)
-        .map(|n| write("c", &n.to_string(), "op", 1, Change::Insert(doc! {})))
+        .map(|n| write("c", &n.to_string(), "op", 1, Change::insert(doc! {})))
         .collect();
     assert!(suite::apply(&store, &many).await.iter().all(|applied| *applied == Applied::Stored));
     assert_eq!(store.operations(), 2);
     let payload = "x".repeat(COMMIT_BYTES / 2);
     let large: Vec<_> =
-        (0..3).map(|n| write("d", &n.to_string(), "op", 1, Change::Insert(doc! { "p": &payload }))).collect();
+        (0..3).map(|n| write("d", &n.to_string(), "op", 1, Change::insert(doc! { "p": &payload }))).collect();
     suite::apply(&store, &large).await;
     assert_eq!(store.operations(), 2 + 3);
 }
@@ -119,7 +119,7 @@ async fn tombstones_are_purged_after_their_time() {
     let deletes: Vec<_> = (0..5).map(|n| write("c", &n.to_string(), "op", 1, Change::Delete)).collect();
     suite::apply(&store, &deletes).await;
     // Revived, deleted again: one entry each in the end.
-    suite::apply(&store, &[write("c", "0", "op", 2, Change::Replace(doc! {}))]).await;
+    suite::apply(&store, &[write("c", "0", "op", 2, Change::replace(doc! {}))]).await;
     suite::apply(&store, &[write("c", "1", "op", 2, Change::Delete)]).await;
     let later = SystemTime::now() + TOMBSTONE_TTL + Duration::from_secs(1);
     let early = later - Duration::from_secs(60);
@@ -136,7 +136,7 @@ async fn tombstones_are_purged_after_their_time() {
 fn changes() -> impl Strategy<Value = Change> {
     let field = prop_oneof![Just("a"), Just("b"), Just("c")];
     prop_oneof![
-        any::<i32>().prop_map(|n| Change::Replace(doc! { "a": n })),
+        any::<i32>().prop_map(|n| Change::replace(doc! { "a": n })),
         (field.clone(), any::<i32>()).prop_map(|(name, n)| Change::Merge(doc! { name: n })),
         field.prop_map(|name| Change::Merge(doc! { name: bson::Bson::Null })),
         Just(Change::Delete),
@@ -162,7 +162,7 @@ proptest! {
                 let mut document = state.take().map(|stored| stored.document).unwrap_or_default();
                 *state = match &change {
                     Change::Insert(_) => unreachable!("not generated"),
-                    Change::Replace(new) => Some(StoredDocument { version, document: new.clone() }),
+                    Change::Replace(new) => Some(StoredDocument { version, document: Document::try_from(&**new).unwrap() }),
                     Change::Merge(fields) => {
                         encoding::merge(&mut document, fields);
                         Some(StoredDocument { version, document })
@@ -202,7 +202,7 @@ async fn measure_apply() {
             .map(|batch| {
                 let one = |n| {
                     let document = doc! { "user": n as i64, "kind": "order", "amount": 12.5, "note": "a small document" };
-                    let change = if first { Change::Insert(document) } else { Change::Replace(document) };
+                    let change = if first { Change::insert(document) } else { Change::replace(document) };
                     let version = if first { 1 } else { 2 };
                     write("transactions", &format!("k3f9x2ab-{n:08x}-000004af-00"), "k3f9x2ab-00", version, change)
                 };

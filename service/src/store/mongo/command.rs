@@ -62,7 +62,7 @@ pub(super) fn write<'a>(
 pub(super) fn insert(write: &DocumentWrite) -> Result<RawDocumentBuf, String> {
     match &write.change {
         Change::Insert(document) | Change::Replace(document) => {
-            encoding::live(&write.key.id, &write.op_id, write.version, document)
+            encoding::live_raw(&write.key.id, &write.op_id, write.version, document)
         }
         Change::Merge(_) | Change::Delete => Err("not a whole document".to_owned()),
     }

@@ -73,12 +73,12 @@ async fn one_refused_of_a_thousand() {
     let users = |n: i32| {
         // The last one has the first one's address, under its own id.
         let change = doc! { "email": format!("{}@example.org", n % 999) };
-        let change = if n % 2 == 0 { Change::Insert(change) } else { Change::Replace(change) };
+        let change = if n % 2 == 0 { Change::insert(change) } else { Change::replace(change) };
         write("users", &n.to_string(), &format!("u{n}"), 5, change)
     };
     let numbers = |n: i32| {
         let value = if n == 500 { Bson::from("five hundred") } else { Bson::from(n) };
-        write("numbers", &n.to_string(), &format!("n{n}"), 5, Change::Insert(doc! { "n": value }))
+        write("numbers", &n.to_string(), &format!("n{n}"), 5, Change::insert(doc! { "n": value }))
     };
     for (writes, refused, code) in [
         ((0..1_000).map(users).collect::<Vec<_>>(), None, "11000"),
@@ -101,7 +101,7 @@ async fn one_refused_of_a_thousand() {
 async fn collisions_cost_one_lookup() {
     let (_server, store) = connect("collisions").await;
     let writes: Vec<_> =
-        (0..50).map(|n| write("c", &n.to_string(), "op", 5, Change::Insert(doc! { "n": n }))).collect();
+        (0..50).map(|n| write("c", &n.to_string(), "op", 5, Change::insert(doc! { "n": n }))).collect();
     suite::apply(&store, &writes).await;
     let before = store.operations();
     suite::apply(&store, &writes).await;
@@ -111,7 +111,7 @@ async fn collisions_cost_one_lookup() {
     suite::apply(&store, &deletes).await;
     assert_eq!(store.operations() - before, 2, "update, the index that purges tombstones");
     let again: Vec<_> =
-        (0..50).map(|n| write("c", &n.to_string(), "op-2", 7, Change::Insert(doc! { "n": n }))).collect();
+        (0..50).map(|n| write("c", &n.to_string(), "op-2", 7, Change::insert(doc! { "n": n }))).collect();
     let before = store.operations();
     assert!(suite::apply(&store, &again).await.iter().all(|applied| *applied == Applied::Stored));
     assert_eq!(store.operations() - before, 3, "insert, find, update");
@@ -139,7 +139,7 @@ async fn large_documents_go_in_several_commands() {
     let (_server, store) = connect("large").await;
     let payload = "x".repeat(5 * 1024 * 1024);
     let writes: Vec<_> = (0..5)
-        .map(|n| write("c", &n.to_string(), "op", 1, Change::Replace(doc! { "n": n, "payload": &payload })))
+        .map(|n| write("c", &n.to_string(), "op", 1, Change::replace(doc! { "n": n, "payload": &payload })))
         .collect();
     assert!(suite::apply(&store, &writes).await.iter().all(|applied| *applied == Applied::Stored));
     assert_eq!(store.operations(), 3, "two of 5 MiB in each command of at most 12");
@@ -153,9 +153,9 @@ async fn large_documents_go_in_several_commands() {
 async fn a_collection_that_cannot_be_refuses_its_writes_only() {
     let (_server, store) = connect("namespace").await;
     let writes = [
-        write("bad$name", "1", "op", 1, Change::Insert(doc! {})),
-        write("good", "1", "op", 1, Change::Insert(doc! {})),
-        write("bad$name", "2", "op", 1, Change::Insert(doc! {})),
+        write("bad$name", "1", "op", 1, Change::insert(doc! {})),
+        write("good", "1", "op", 1, Change::insert(doc! {})),
+        write("bad$name", "2", "op", 1, Change::insert(doc! {})),
     ];
     let answer = suite::apply(&store, &writes).await;
     for place in [0, 2] {
@@ -188,7 +188,7 @@ async fn failed_commands() {
     let store = Mongo::connect(&server.url(), "faults").await.unwrap();
     let batch = |first: i32| -> Vec<_> {
         (first..first + 9)
-            .map(|n| write("c", &n.to_string(), "op", 1, Change::Insert(doc! { "n": n })))
+            .map(|n| write("c", &n.to_string(), "op", 1, Change::insert(doc! { "n": n })))
             .collect()
     };
 
@@ -224,10 +224,10 @@ async fn no_server_is_unavailable_and_recovers() {
     let mut server = MongoServer::start(dir.path());
     let store =
         Mongo::connect(&format!("{}/?serverSelectionTimeoutMS=300", server.url()), "gone").await.unwrap();
-    let first = [write("c", "1", "op", 1, Change::Insert(doc! {}))];
+    let first = [write("c", "1", "op", 1, Change::insert(doc! {}))];
     suite::apply(&store, &first).await;
     server.kill();
-    let second = [write("c", "2", "op", 2, Change::Insert(doc! {}))];
+    let second = [write("c", "2", "op", 2, Change::insert(doc! {}))];
     for _ in 0..2 {
         let error = store.apply(&second, &Unlimited).await.unwrap_err();
         assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
