@@ -7,9 +7,9 @@ use std::thread::{self, JoinHandle};
 
 use tokio::runtime::Builder;
 
-/// With 5 instead of 0 a thread gets a third of another one's share when both want the processor (a step is a
-/// factor of 1.25).
-const NICENESS: i32 = 5;
+/// With 10 instead of 0 a thread gets about a tenth of another one's share when both want the processor (each step
+/// is a factor of 1.25): enough to go on, too little to be felt.
+const NICENESS: i32 = 10;
 /// Blocking calls at the same time: a store's commits and reads.
 const BLOCKING_THREADS: usize = 4;
 
