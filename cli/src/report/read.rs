@@ -64,6 +64,10 @@ fn parse(path: &Path, text: &[u8]) -> Result<Report, ReadError> {
         serde_json::error::Category::Eof => {
             ReadError::Truncated { path: path(), line: error.line(), column: error.column() }
         }
+        // Cut inside a number, the rest is no number.
+        serde_json::error::Category::Syntax if text.starts_with(b"{") && is_at_end(&error, text) => {
+            ReadError::Truncated { path: path(), line: error.line(), column: error.column() }
+        }
         serde_json::error::Category::Data => ReadError::NotAReport { path: path(), error },
         _ => ReadError::NotJson { path: path(), error },
     })?;
@@ -79,10 +83,26 @@ fn parse(path: &Path, text: &[u8]) -> Result<Report, ReadError> {
     }
 }
 
+/// Whether the parser stumbled over the very last byte.
+fn is_at_end(error: &serde_json::Error, text: &[u8]) -> bool {
+    let lines = text.split(|byte| *byte == b'\n');
+    let (line, last) = lines.enumerate().last().map_or((1, 0), |(index, last)| (index + 1, last.len()));
+    error.line() == line && error.column() >= last
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::fixture;
     use super::*;
+
+    #[test]
+    fn wherever_it_is_cut_a_report_ends_early() {
+        let whole = serde_json::to_string(&fixture::report()).unwrap();
+        for cut in 0..whole.len() {
+            let error = parse(Path::new("report.json"), &whole.as_bytes()[..cut]).unwrap_err().to_string();
+            assert!(error.contains("ends early"), "cut at {cut}: {error}");
+        }
+    }
 
     #[test]
     fn what_is_wrong_with_a_report_is_said() {
