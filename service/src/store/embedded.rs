@@ -25,6 +25,11 @@ const COMMIT_BYTES: usize = 12 * 1024 * 1024;
 /// Writes encoded between two points where other tasks may run.
 const ENCODE_SLICE: usize = 256;
 
+/// Threads that flush and compact. With more than one, the engine keeps the first for flushes, and while a compaction
+/// is due that one hands it round and round the queue: a processor's time for nothing. One keeps up with far more
+/// than the database operations that a profile allows.
+const ENGINE_THREADS: usize = 1;
+
 /// How much memory and disk the store may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -76,6 +81,7 @@ impl Embedded {
         };
         let database = Database::builder(dir)
             .cache_size(options.cache_bytes)
+            .worker_threads(ENGINE_THREADS)
             .max_journaling_size(options.journal_bytes.max(64 * 1024 * 1024))
             .open()
             .map_err(failed)?;
