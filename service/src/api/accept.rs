@@ -35,7 +35,7 @@ async fn run(app: Arc<App>, op_id: String, writes: Vec<DecodedWrite>) -> Result<
     let mut visible = Vec::with_capacity(writes.len());
     let mut journaled = Vec::with_capacity(writes.len());
     for DecodedWrite { key, change, json, is_new } in writes {
-        visible.push((key.clone(), CacheChange::new(&change, json), is_new));
+        visible.push(AcceptedWrite { key: key.clone(), change: CacheChange::new(&change, json), is_new });
         journaled.push(RequestWrite { key, change });
     }
     let request = Request { op_id: op_id.into(), at_ms: now_ms(), writes: journaled };
@@ -48,12 +48,7 @@ async fn run(app: Arc<App>, op_id: String, writes: Vec<DecodedWrite>) -> Result<
     }
     app.metrics.journal_appended.inc();
     app.metrics.accepted_writes.inc_by(count);
-    let version = appended.position.version();
-    let visible = visible
-        .into_iter()
-        .map(|(key, change, is_new)| AcceptedWrite { key, version, change, is_new })
-        .collect();
-    if let Err(error) = app.cache.accepted(visible).await {
+    if let Err(error) = app.cache.accepted(appended.position.version(), visible).await {
         // The write is safe; only reading it back at once is not.
         app.metrics.cache_errors.inc();
         tracing::warn!(%error, "an accepted write is not in the cache");

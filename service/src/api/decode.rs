@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use bson::Document;
 use bson::raw::RawDocumentBuf;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -52,7 +52,7 @@ struct WriteBody<'a> {
 pub(super) struct DecodedWrite {
     pub key: DocumentKey,
     pub change: Change,
-    /// The client's own text of the document.
+    /// The client's own text of the document, once it is kept.
     pub json: Option<Bytes>,
     /// The id was derived from the operation.
     pub is_new: bool,
@@ -85,12 +85,26 @@ pub(super) fn transaction(body: &[u8], op_id: &str) -> Result<Transaction, ApiEr
         reads.push(key(&read.collection, &read.id).map_err(|error| error.at(&format!("reads[{place}]")))?);
     }
     let mut writes = Vec::with_capacity(parsed.writes.len());
+    let documents: Vec<Option<&RawValue>> = parsed.writes.iter().map(|write| write.document).collect();
     for (place, body) in parsed.writes.into_iter().enumerate() {
         let WriteBody { collection, op, id, document } = body;
         let decoded = write(&collection, op, id.as_deref(), document, op_id, place);
         writes.push(decoded.map_err(|error| error.at(&format!("writes[{place}]")))?);
     }
+    keep_texts(&mut writes, &documents);
     Ok(Transaction { reads, writes })
+}
+
+/// Gives the writes the texts of their documents, all in one allocation: they come and go together.
+fn keep_texts(writes: &mut [DecodedWrite], documents: &[Option<&RawValue>]) {
+    let bytes = documents.iter().flatten().map(|document| document.get().len()).sum();
+    let mut texts = BytesMut::with_capacity(bytes);
+    for (write, document) in writes.iter_mut().zip(documents) {
+        if let Some(document) = document {
+            texts.extend_from_slice(document.get().as_bytes());
+            write.json = Some(texts.split().freeze());
+        }
+    }
 }
 
 /// Reads the body of a single write, which is the document itself.
@@ -105,7 +119,9 @@ pub(super) fn single(
         WriteOp::Delete => None,
         _ => Some(serde_json::from_slice::<&RawValue>(body).map_err(|error| json_error(&error))?),
     };
-    write(collection, op, id, document, op_id, 0).map_err(Invalid::into_error)
+    let mut decoded = write(collection, op, id, document, op_id, 0).map_err(Invalid::into_error)?;
+    keep_texts(std::slice::from_mut(&mut decoded), &[document]);
+    Ok(decoded)
 }
 
 /// What is wrong with one part of a request.
@@ -145,23 +161,17 @@ fn write(
         (_, None) => return Err(Invalid("`id` is missing; only an insert may come without one".into())),
     };
     let key = key(collection, id)?;
-    let (change, json) = match (op, document) {
-        (WriteOp::Delete, None) => (Change::Delete, None),
+    let change = match (op, document) {
+        (WriteOp::Delete, None) => Change::Delete,
         (WriteOp::Delete, Some(_)) => return Err(Invalid("a delete takes no `document`".into())),
         (_, None) => return Err(Invalid("`document` is missing".into())),
-        (op, Some(raw)) => {
-            let json = Bytes::copy_from_slice(raw.get().as_bytes());
-            let change = match op {
-                WriteOp::Insert => Change::Insert(parse(raw)?),
-                WriteOp::Replace => Change::Replace(parse(raw)?),
-                _ => Change::Merge(
-                    Document::try_from(&*parse(raw)?).map_err(|error| Invalid(error.to_string()))?,
-                ),
-            };
-            (change, Some(json))
+        (WriteOp::Insert, Some(raw)) => Change::Insert(parse(raw)?),
+        (WriteOp::Replace, Some(raw)) => Change::Replace(parse(raw)?),
+        (WriteOp::Merge, Some(raw)) => {
+            Change::Merge(Document::try_from(&*parse(raw)?).map_err(|error| Invalid(error.to_string()))?)
         }
     };
-    Ok(DecodedWrite { key, change, json, is_new })
+    Ok(DecodedWrite { key, change, json: None, is_new })
 }
 
 fn parse(raw: &RawValue) -> Result<RawDocumentBuf, Invalid> {

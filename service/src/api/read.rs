@@ -47,13 +47,13 @@ impl Flights {
 
     /// What one operation reads: documents of one collection, those that wait longest.
     fn take(&mut self) -> Vec<Wanted> {
-        let Some(collection) = self.waiting.front().map(|wanted| wanted.key.collection.clone()) else {
+        let Some(collection) = self.waiting.front().map(|wanted| wanted.key.collection().to_owned()) else {
             return Vec::new();
         };
         let mut taken = Vec::new();
         let mut others = VecDeque::with_capacity(self.waiting.len());
         for wanted in self.waiting.drain(..) {
-            if taken.len() < MAX_DOCUMENTS && wanted.key.collection == collection {
+            if taken.len() < MAX_DOCUMENTS && wanted.key.collection() == collection {
                 taken.push(wanted);
             } else {
                 others.push_back(wanted);
@@ -247,7 +247,8 @@ mod tests {
         }
 
         async fn get_many(&self, keys: &[DocumentKey]) -> Result<Vec<Option<StoredDocument>>, StoreError> {
-            let collections: std::collections::BTreeSet<_> = keys.iter().map(|key| &key.collection).collect();
+            let collections: std::collections::BTreeSet<_> =
+                keys.iter().map(DocumentKey::collection).collect();
             self.operations.fetch_add(collections.len() as u64, Ordering::SeqCst);
             self.documents.fetch_add(keys.len() as u64, Ordering::SeqCst);
             if let Some(answers) = &self.answers {
@@ -257,7 +258,7 @@ mod tests {
                 return Err(StoreError::Unavailable("the double was told to fail".into()));
             }
             let found =
-                keys.iter().map(|key| StoredDocument { version: 1, document: doc! { "id": &*key.id } });
+                keys.iter().map(|key| StoredDocument { version: 1, document: doc! { "id": key.id() } });
             Ok(found.map(Some).collect())
         }
 

@@ -100,7 +100,7 @@ async fn write(
     let op_id = operation_id(request.headers())?;
     let body = body(app, request).await?;
     let decoded: DecodedWrite = decode::single(collection, op, id, &body, &op_id)?;
-    let id = decoded.key.id.to_string();
+    let id = decoded.key.id().to_owned();
     let write_id = accept(app, op_id, vec![decoded]).await?.to_string();
     let durability = app.journal.durability();
     Ok((StatusCode::ACCEPTED, axum::Json(Accepted { id, write_id, durability })).into_response())

@@ -60,8 +60,8 @@ pub fn encode_write(write: &RequestWrite, out: &mut Vec<u8>) -> Result<(), Strin
         Change::Delete => 3,
     };
     out.push(tag);
-    put_text(&write.key.collection, out)?;
-    put_text(&write.key.id, out)?;
+    put_text(write.key.collection(), out)?;
+    put_text(write.key.id(), out)?;
     match &write.change {
         Change::Insert(document) | Change::Replace(document) => out.extend_from_slice(document.as_bytes()),
         Change::Merge(fields) => {

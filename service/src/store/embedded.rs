@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bson::DateTime;
 use fjall::{Database, KeyspaceCreateOptions};
 
-use self::engine::{Engine, Prepared, storage_key};
+use self::engine::{Engine, Prepared};
 use super::{Applied, Stamp, Store, StoreError, StoredDocument, Throttle};
 use crate::operation::{DocumentKey, DocumentWrite};
 
@@ -140,8 +140,8 @@ impl Store for Embedded {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
-        let keys: Vec<_> = keys.iter().map(|key| storage_key(&key.collection, &key.id)).collect();
-        self.blocking(move |engine| keys.iter().map(|key| engine.get(key)).collect()).await
+        let keys = keys.to_vec();
+        self.blocking(move |engine| keys.iter().map(|key| engine.get(key.as_bytes())).collect()).await
     }
 
     async fn apply(
@@ -183,9 +183,9 @@ impl Store for Embedded {
         limit: usize,
     ) -> Result<Vec<Stamp>, StoreError> {
         let first = after.map_or_else(
-            || storage_key(collection, ""),
+            || [collection.as_bytes(), &[0]].concat(),
             // The least key that is greater.
-            |after| [storage_key(collection, after), vec![0]].concat(),
+            |after| [collection.as_bytes(), &[0], after.as_bytes(), &[0]].concat(),
         );
         let end = [collection.as_bytes(), &[1]].concat();
         let op_prefix = op_prefix.to_owned();

@@ -158,7 +158,7 @@ impl Mongo {
         places: Vec<usize>,
         keys: &[DocumentKey],
     ) -> Result<(Vec<usize>, HashMap<String, RawDocumentBuf>), StoreError> {
-        let ids: Vec<&str> = places.iter().map(|place| &*keys[*place].id).collect();
+        let ids: Vec<&str> = places.iter().map(|place| keys[*place].id()).collect();
         let found = self.find(collection, &ids, false, &Unlimited).await?;
         Ok((places, found))
     }
@@ -173,7 +173,7 @@ impl Store for Mongo {
     async fn get_many(&self, keys: &[DocumentKey]) -> Result<Vec<Option<StoredDocument>>, StoreError> {
         let mut by_collection: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for (place, key) in keys.iter().enumerate() {
-            by_collection.entry(&key.collection).or_default().push(place);
+            by_collection.entry(key.collection()).or_default().push(place);
         }
         let mut reads = Vec::with_capacity(by_collection.len());
         for (collection, places) in by_collection {
@@ -184,7 +184,7 @@ impl Store for Mongo {
         let mut answer = vec![None; keys.len()];
         for (places, found) in reads {
             for place in places {
-                if let Some(document) = found.get(&*keys[place].id) {
+                if let Some(document) = found.get(keys[place].id()) {
                     answer[place] = encoding::decode(document).map_err(invalid_bson)?;
                 }
             }
@@ -202,7 +202,7 @@ impl Store for Mongo {
         for (place, write) in writes.iter().enumerate() {
             match rules::refusal(write) {
                 Some(reason) => answer[place] = Applied::Refused { reason },
-                None => by_collection.entry(&write.key.collection).or_default().push(place),
+                None => by_collection.entry(write.key.collection()).or_default().push(place),
             }
         }
         let mut parts = Vec::with_capacity(by_collection.len());

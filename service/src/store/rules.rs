@@ -55,10 +55,10 @@ pub(super) fn decide(op: WriteOp, op_id: &str, version: i64, existing: Existing<
 /// Why a write can never be stored, whatever is there. Checked before anything is sent, so that a name which
 /// means something else to a store (a path, an operator) is refused by all of them.
 pub(super) fn refusal(write: &DocumentWrite) -> Option<String> {
-    if write.key.collection.is_empty() || write.key.collection.contains('\0') {
+    if write.key.collection().is_empty() || write.key.collection().contains('\0') {
         return Some("the collection name is empty or contains a NUL character".to_owned());
     }
-    let (collection, id) = (write.key.collection.len(), write.key.id.len());
+    let (collection, id) = (write.key.collection().len(), write.key.id().len());
     if collection > MAX_COLLECTION_BYTES {
         return Some(format!(
             "the collection name has {collection} bytes, the limit is {MAX_COLLECTION_BYTES}"

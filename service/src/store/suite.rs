@@ -248,7 +248,7 @@ async fn stamps(store: &dyn Store, backdoor: &dyn Backdoor) {
     let mut expected: Vec<Stamp> = writes[..25]
         .iter()
         .map(|write| Stamp {
-            id: write.key.id.to_string(),
+            id: write.key.id().to_owned(),
             op_id: write.op_id.to_string(),
             version: write.version,
             deleted: write.change == Change::Delete,

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use ahash::RandomState;
 use bson::raw::RawDocumentBuf;
 use bson::{Bson, Document};
 
@@ -93,6 +94,9 @@ fn dead_letter(key: &DocumentKey, source: Source, reason: &str) -> DeadLetter {
     }
 }
 
+/// Where a document's write is in the batch.
+type Index = HashMap<DocumentKey, usize, RandomState>;
+
 /// What one bulk write will do.
 #[derive(Debug, Default)]
 pub struct Batch {
@@ -111,7 +115,7 @@ impl Batch {
     #[must_use]
     pub fn new(deliveries: Vec<Delivery>) -> Self {
         let mut batch = Self::default();
-        let mut index: HashMap<DocumentKey, usize> = HashMap::new();
+        let mut index: Index = Index::default();
         for delivery in deliveries {
             batch.positions.push(delivery.position());
             match delivery {
@@ -144,7 +148,7 @@ impl Batch {
         self.journaled_writes.saturating_sub(self.writes.len() + self.dead.len())
     }
 
-    fn add(&mut self, index: &mut HashMap<DocumentKey, usize>, key: DocumentKey, source: Source) {
+    fn add(&mut self, index: &mut Index, key: DocumentKey, source: Source) {
         self.journaled_writes += 1;
         let Some(&at) = index.get(&key) else {
             index.insert(key.clone(), self.writes.len());

@@ -26,8 +26,7 @@ pub(super) struct Engine {
 pub(super) struct Prepared {
     /// In the answer.
     place: usize,
-    key: Vec<u8>,
-    id: Box<str>,
+    key: DocumentKey,
     op: WriteOp,
     op_id: Box<str>,
     version: i64,
@@ -45,18 +44,16 @@ impl Prepared {
         if let Some(reason) = rules::refusal(write) {
             return Err(reason);
         }
-        let DocumentKey { collection, id } = &write.key;
         let payload = match &write.change {
-            Change::Insert(document) | Change::Replace(document) => {
-                Payload::Bytes(encoding::live_raw(id, &write.op_id, write.version, document)?.into_bytes())
-            }
+            Change::Insert(document) | Change::Replace(document) => Payload::Bytes(
+                encoding::live_raw(write.key.id(), &write.op_id, write.version, document)?.into_bytes(),
+            ),
             Change::Merge(fields) => Payload::Merge(fields.clone()),
             Change::Delete => Payload::Delete,
         };
         Ok(Self {
             place,
-            key: storage_key(collection, id),
-            id: id.clone(),
+            key: write.key.clone(),
             op: write.change.op(),
             op_id: write.op_id.clone(),
             version: write.version,
@@ -66,7 +63,7 @@ impl Prepared {
 
     /// About how many bytes it adds to a commit.
     pub(super) fn size(&self) -> usize {
-        self.key.len()
+        self.key.as_bytes().len()
             + match &self.payload {
                 Payload::Bytes(bytes) => bytes.len(),
                 Payload::Merge(_) | Payload::Delete => 1024,
@@ -103,11 +100,12 @@ impl Engine {
         now: DateTime,
         batch: &mut OwnedWriteBatch,
     ) -> Result<Applied, StoreError> {
-        let Prepared { key, id, op, op_id, version, payload, .. } = write;
-        let stored = self.documents.get(&key).map_err(failed)?;
-        let stored = stored.as_ref().map(|value| raw(&key, value)).transpose()?;
+        let Prepared { key, op, op_id, version, payload, .. } = write;
+        let (id, key) = (key.id(), key.as_bytes());
+        let stored = self.documents.get(key).map_err(failed)?;
+        let stored = stored.as_ref().map(|value| raw(key, value)).transpose()?;
         let stamp = match stored {
-            Some(document) => RawStamp::of(document).map_err(|error| corrupt(&key, &error))?,
+            Some(document) => RawStamp::of(document).map_err(|error| corrupt(key, &error))?,
             None => None,
         };
         let existing = stored.map_or(Existing::Absent, |_| RawStamp::existing(stamp));
@@ -119,22 +117,22 @@ impl Engine {
         let value = match payload {
             Payload::Bytes(bytes) => bytes,
             Payload::Delete => {
-                batch.insert(&self.tombstones, tombstone_key(now, &key), Vec::new());
-                encoding::tombstone(&id, &op_id, version, now).into_bytes()
+                batch.insert(&self.tombstones, tombstone_key(now, key), Vec::new());
+                encoding::tombstone(id, &op_id, version, now).into_bytes()
             }
             Payload::Merge(fields) => {
                 let document =
-                    stored.map(encoding::decode).transpose().map_err(|error| corrupt(&key, &error))?;
+                    stored.map(encoding::decode).transpose().map_err(|error| corrupt(key, &error))?;
                 let mut document = document.flatten().map(|stored| stored.document).unwrap_or_default();
                 encoding::merge(&mut document, &fields);
-                match encoding::live(&id, &op_id, version, &document) {
+                match encoding::live(id, &op_id, version, &document) {
                     Ok(bytes) => bytes.into_bytes(),
                     Err(reason) => return Ok(Applied::Refused { reason }),
                 }
             }
         };
         if let Some(RawStamp { deleted: Some(deleted), .. }) = stamp {
-            let old = tombstone_key(deleted, &key);
+            let old = tombstone_key(deleted, key);
             if op != WriteOp::Delete || deleted != now {
                 batch.remove(&self.tombstones, old);
             }
@@ -194,11 +192,6 @@ impl Engine {
         batch.commit().map_err(failed)?;
         Ok(found)
     }
-}
-
-/// Collection names hold no NUL, so no key of one collection is a prefix of another's.
-pub(super) fn storage_key(collection: &str, id: &str) -> Vec<u8> {
-    [collection.as_bytes(), &[0], id.as_bytes()].concat()
 }
 
 fn tombstone_key(deleted: DateTime, key: &[u8]) -> Vec<u8> {

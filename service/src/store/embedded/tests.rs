@@ -20,15 +20,15 @@ impl Backdoor for Embedded {
         let id = document.get("_id").unwrap();
         let id = id.as_str().map_or_else(|| id.to_string(), str::to_owned);
         let bytes = document.to_vec().unwrap();
-        self.engine.documents.insert(storage_key(collection, &id), bytes).unwrap();
+        self.engine.documents.insert(DocumentKey::new(collection, &id).as_bytes(), bytes).unwrap();
     }
 
     async fn remove(&self, collection: &str, id: &str) {
-        self.engine.documents.remove(storage_key(collection, id)).unwrap();
+        self.engine.documents.remove(DocumentKey::new(collection, id).as_bytes()).unwrap();
     }
 
     async fn raw(&self, collection: &str, id: &str) -> Option<Document> {
-        let value = self.engine.documents.get(storage_key(collection, id)).unwrap()?;
+        let value = self.engine.documents.get(DocumentKey::new(collection, id).as_bytes()).unwrap()?;
         Some(Document::try_from(RawDocument::from_bytes(&value).unwrap()).unwrap())
     }
 }
@@ -87,7 +87,7 @@ async fn corrupt_values_are_errors() {
     let mut bad_length = good.clone();
     bad_length[8] = 0xff;
     for bytes in [vec![], vec![1], good[..good.len() - 3].to_vec(), bad_type, bad_length] {
-        store.engine.documents.insert(storage_key("c", "a"), bytes.clone()).unwrap();
+        store.engine.documents.insert(DocumentKey::new("c", "a").as_bytes(), bytes.clone()).unwrap();
         let read = store.get_many(&[DocumentKey::new("c", "a")]).await;
         let stamps = store.stamps("c", "", None, 10).await;
         let merge = [write("c", "a", "2", 2, Change::Merge(doc! { "n": 1 }))];

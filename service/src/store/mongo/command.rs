@@ -62,7 +62,7 @@ pub(super) fn write<'a>(
 pub(super) fn insert(write: &DocumentWrite) -> Result<RawDocumentBuf, String> {
     match &write.change {
         Change::Insert(document) | Change::Replace(document) => {
-            encoding::live_raw(&write.key.id, &write.op_id, write.version, document)
+            encoding::live_raw(write.key.id(), &write.op_id, write.version, document)
         }
         Change::Merge(_) | Change::Delete => Err("not a whole document".to_owned()),
     }
@@ -77,7 +77,7 @@ pub(super) fn update(write: &DocumentWrite, now: bson::DateTime) -> Result<RawDo
     let mut not = RawDocumentBuf::new();
     not.append(cstr!("$not"), older);
     let mut query = RawDocumentBuf::new();
-    query.append(cstr!("_id"), &*key.id);
+    query.append(cstr!("_id"), key.id());
     query.append(cstr!("_sk.v"), not);
     let change = match change {
         Change::Insert(_) => {
@@ -89,7 +89,7 @@ pub(super) fn update(write: &DocumentWrite, now: bson::DateTime) -> Result<RawDo
         // Its first name is `_id`, so the server takes it for a replacement whatever the client's names are.
         Change::Replace(_) => insert(write)?,
         Change::Merge(fields) => merge(fields, op_id, *version)?,
-        Change::Delete => encoding::tombstone(&key.id, op_id, *version, now),
+        Change::Delete => encoding::tombstone(key.id(), op_id, *version, now),
     };
     let mut statement = RawDocumentBuf::new();
     statement.append(cstr!("q"), query);

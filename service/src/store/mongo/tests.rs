@@ -91,7 +91,7 @@ async fn one_refused_of_a_thousand() {
         assert!(refused.is_none_or(|refused| refused == places[0]), "{places:?}");
         let Applied::Refused { reason } = &answer[places[0]] else { panic!("{:?}", answer[places[0]]) };
         assert!(reason.contains(code), "{reason}");
-        let stored = store.stamps(&writes[0].key.collection, "", None, 2_000).await.unwrap();
+        let stored = store.stamps(writes[0].key.collection(), "", None, 2_000).await.unwrap();
         assert_eq!(stored.len(), 999);
     }
 }

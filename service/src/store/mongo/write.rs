@@ -114,12 +114,12 @@ impl Mongo {
         throttle: &dyn Throttle,
     ) -> Result<Vec<Statement>, StoreError> {
         let conflicts = std::mem::take(&mut progress.conflicts);
-        let ids: Vec<&str> = conflicts.iter().map(|place| &*writes[*place].key.id).collect();
+        let ids: Vec<&str> = conflicts.iter().map(|place| writes[*place].key.id()).collect();
         let found = self.find(collection, &ids, true, throttle).await?;
         let mut again = Vec::new();
         for place in conflicts {
             let write = &writes[place];
-            let existing = match found.get(&*write.key.id) {
+            let existing = match found.get(write.key.id()) {
                 Some(document) => RawStamp::existing(RawStamp::of(document).map_err(invalid_bson)?),
                 None => Existing::Absent,
             };
