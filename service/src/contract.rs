@@ -195,7 +195,11 @@ pub fn operation_id(run: &str, sequence: u32, user: u32) -> String {
 /// kept as `_sk.op`, and it is the document id of an insert that came without one.
 #[must_use]
 pub fn write_operation_id(operation_id: &str, place: usize) -> String {
-    format!("{operation_id}-{place:02}")
+    // In one allocation: this is done for each write.
+    let mut id = String::with_capacity(operation_id.len() + 4);
+    // A string takes whatever is written.
+    let _ = write!(id, "{operation_id}-{place:02}");
+    id
 }
 
 /// Takes an id made by [`operation_id`] and [`write_operation_id`] apart: `(sequence, user, place)`.

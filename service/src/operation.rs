@@ -131,7 +131,7 @@ impl Change {
 pub struct DocumentWrite {
     pub key: DocumentKey,
     /// The id of the (last) write that led to this, kept as `_sk.op`.
-    pub op_id: Box<str>,
+    pub op_id: Arc<str>,
     /// [`Position::version`] of the journal entry, kept as `_sk.v`.
     pub version: i64,
     pub change: Change,

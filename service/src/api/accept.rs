@@ -1,7 +1,10 @@
 //! Accepting writes: into the journal, then visible to readers, then 202.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::App;
@@ -21,11 +24,44 @@ pub(super) async fn accept(
     if let Some(reason) = app.gate.closed() {
         return Err(ApiError::backlog(reason));
     }
-    let task = tokio::spawn(run(Arc::clone(app), op_id, writes));
-    match tokio::time::timeout(app.limits.request_timeout, task).await {
-        Ok(Ok(result)) => result,
-        Ok(Err(panicked)) => Err(ApiError::internal(format!("accepting failed: {panicked}"))),
+    let accepting = ToItsEnd::new(run(Arc::clone(app), op_id, writes));
+    match tokio::time::timeout(app.limits.request_timeout, accepting).await {
+        Ok(result) => result,
         Err(_) => Err(ApiError::outcome_unknown("the journal did not answer in time")),
+    }
+}
+
+/// A future that goes on as a task of its own when whoever awaits it is dropped. A task from the start would cost
+/// each request two turns through the scheduler.
+struct ToItsEnd<T: 'static>(Option<Pin<Box<dyn Future<Output = T> + Send>>>);
+
+impl<T> ToItsEnd<T> {
+    fn new(work: impl Future<Output = T> + Send + 'static) -> Self {
+        Self(Some(Box::pin(work)))
+    }
+}
+
+impl<T> Future for ToItsEnd<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        // Taken, so that work which panics is not begun again by `drop`.
+        let mut work = self.0.take().expect("it is not polled after its end");
+        let polled = work.as_mut().poll(context);
+        if polled.is_pending() {
+            self.0 = Some(work);
+        }
+        polled
+    }
+}
+
+impl<T> Drop for ToItsEnd<T> {
+    fn drop(&mut self) {
+        let Some(work) = self.0.take() else { return };
+        // Without a runtime the process is at its end; what is journaled stays journaled.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move { drop(work.await) });
+        }
     }
 }
 
@@ -54,4 +90,32 @@ async fn run(app: Arc<App>, op_id: String, writes: Vec<DecodedWrite>) -> Result<
         tracing::warn!(%error, "an accepted write is not in the cache");
     }
     Ok(write_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn work_goes_on_when_nobody_waits_for_it_any_more() {
+        let (go, gone) = oneshot::channel::<()>();
+        let (finished, done) = oneshot::channel();
+        let work = ToItsEnd::new(async move {
+            gone.await.unwrap();
+            finished.send(7).unwrap();
+        });
+        assert!(tokio::time::timeout(Duration::from_millis(1), work).await.is_err());
+        go.send(()).unwrap();
+        assert_eq!(tokio::time::timeout(Duration::from_secs(10), done).await.unwrap(), Ok(7));
+    }
+
+    #[tokio::test]
+    async fn its_end_comes_to_those_who_wait() {
+        ToItsEnd::new(tokio::task::yield_now()).await;
+        assert_eq!(ToItsEnd::new(std::future::ready(3)).await, 3);
+    }
 }

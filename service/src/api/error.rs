@@ -70,10 +70,6 @@ impl ApiError {
         );
         Self::new(StatusCode::GATEWAY_TIMEOUT, detail)
     }
-
-    pub(super) fn internal(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
-    }
 }
 
 impl From<JournalError> for ApiError {

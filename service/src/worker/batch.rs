@@ -1,6 +1,7 @@
 //! From journal entries to one change a document: coalescing. Pure.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use ahash::RandomState;
 use bson::raw::RawDocumentBuf;
@@ -17,7 +18,7 @@ pub const EXISTS: &str = "a document with this id exists already";
 #[derive(Clone, Debug, PartialEq)]
 pub struct Source {
     pub write_id: WriteId,
-    pub op_id: Box<str>,
+    pub op_id: Arc<str>,
     pub change: Change,
 }
 
@@ -89,7 +90,7 @@ fn dead_letter(key: &DocumentKey, source: Source, reason: &str) -> DeadLetter {
     DeadLetter {
         write_id: source.write_id,
         reason: reason.to_owned(),
-        op_id: source.op_id.into(),
+        op_id: source.op_id.to_string(),
         payload: payload.into(),
     }
 }

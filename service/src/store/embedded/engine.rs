@@ -1,6 +1,6 @@
 //! The blocking part of the embedded store: comparison, commit, scans.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bson::raw::RawDocument;
 use bson::{DateTime, Document};
@@ -28,7 +28,7 @@ pub(super) struct Prepared {
     place: usize,
     key: DocumentKey,
     op: WriteOp,
-    op_id: Box<str>,
+    op_id: Arc<str>,
     version: i64,
     payload: Payload,
 }
