@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::ops::{Deref, DerefMut};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -37,6 +38,20 @@ pub fn free_port() -> u16 {
 #[derive(Debug)]
 pub struct RedisServer(Server);
 
+impl Deref for RedisServer {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.0
+    }
+}
+
+impl DerefMut for RedisServer {
+    fn deref_mut(&mut self) -> &mut Server {
+        &mut self.0
+    }
+}
+
 impl RedisServer {
     /// Starts `redis-server` with its files in `dir` and these further arguments (`["--appendonly", "yes"]`).
     ///
@@ -49,42 +64,27 @@ impl RedisServer {
         let dir_text = dir.to_str().expect("a UTF-8 directory");
         all.push(dir_text);
         all.extend(args);
-        Self(Server::start(program, &all, dir, redis_answers))
-    }
-
-    /// `redis://127.0.0.1:PORT`
-    #[must_use]
-    pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.0.port)
-    }
-
-    #[must_use]
-    pub fn port(&self) -> u16 {
-        self.0.port
-    }
-
-    #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.0.pid()
-    }
-
-    /// Kills it (SIGKILL); [`RedisServer::restart`] brings it back.
-    pub fn kill(&mut self) {
-        self.0.kill();
-    }
-
-    /// Starts it again on the same port and directory.
-    ///
-    /// # Panics
-    /// If it does not start.
-    pub fn restart(&mut self) {
-        self.0.restart();
+        Self(Server::start("redis", program, &all, dir, redis_answers))
     }
 }
 
 /// A running server that speaks MongoDB's wire protocol.
 #[derive(Debug)]
 pub struct MongoServer(Server);
+
+impl Deref for MongoServer {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.0
+    }
+}
+
+impl DerefMut for MongoServer {
+    fn deref_mut(&mut self) -> &mut Server {
+        &mut self.0
+    }
+}
 
 impl MongoServer {
     /// Starts it with its files in `dir`: `mongod` if there is one on the PATH, else the program that
@@ -100,7 +100,7 @@ impl MongoServer {
             let args =
                 [&["--bind_ip", "127.0.0.1", "--nounixsocket", "--dbpath", dir_text], &fail_points[..]];
             let args = args.concat();
-            return Self(Server::start(program, &args, dir, mongo_answers));
+            return Self(Server::start("mongodb", program, &args, dir, mongo_answers));
         }
         let program = std::env::var_os(MONGOD_VARIABLE).map_or_else(bundled_mongod, PathBuf::from);
         assert!(
@@ -110,36 +110,7 @@ impl MongoServer {
             program.display()
         );
         let args = ["--sync-on-commit", "--enable-test-commands", "--storage-path", dir_text];
-        Self(Server::start(program, &args, dir, mongo_answers))
-    }
-
-    /// `mongodb://127.0.0.1:PORT`
-    #[must_use]
-    pub fn url(&self) -> String {
-        format!("mongodb://127.0.0.1:{}", self.0.port)
-    }
-
-    #[must_use]
-    pub fn port(&self) -> u16 {
-        self.0.port
-    }
-
-    #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.0.pid()
-    }
-
-    /// Kills it (SIGKILL); [`MongoServer::restart`] brings it back.
-    pub fn kill(&mut self) {
-        self.0.kill();
-    }
-
-    /// Starts it again on the same port and directory.
-    ///
-    /// # Panics
-    /// If it does not start.
-    pub fn restart(&mut self) {
-        self.0.restart();
+        Self(Server::start("mongodb", program, &args, dir, mongo_answers))
     }
 }
 
@@ -153,8 +124,10 @@ fn on_path(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
 }
 
+/// What all of them are: a child process with a port.
 #[derive(Debug)]
-struct Server {
+pub struct Server {
+    scheme: &'static str,
     program: PathBuf,
     args: Vec<String>,
     log: PathBuf,
@@ -165,6 +138,7 @@ struct Server {
 
 impl Server {
     fn start(
+        scheme: &'static str,
         program: PathBuf,
         args: &[&str],
         dir: &Path,
@@ -175,8 +149,15 @@ impl Server {
         for _ in 0..PORT_ATTEMPTS {
             let port = free_port();
             let child = spawn(&program, &args, port, &log);
-            let mut server =
-                Self { program: program.clone(), args: args.clone(), log: log.clone(), answers, port, child };
+            let mut server = Self {
+                scheme,
+                program: program.clone(),
+                args: args.clone(),
+                log: log.clone(),
+                answers,
+                port,
+                child,
+            };
             if server.wait_until_it_answers().is_ok() {
                 return server;
             }
@@ -184,22 +165,39 @@ impl Server {
         panic!("{} exits at once; it says:\n{}", program.display(), tail(&log));
     }
 
-    fn restart(&mut self) {
+    /// `redis://127.0.0.1:PORT`, `mongodb://127.0.0.1:PORT`
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("{}://127.0.0.1:{}", self.scheme, self.port)
+    }
+
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Kills it (SIGKILL); [`Server::restart`] brings it back.
+    pub fn kill(&mut self) {
+        // Fails only if it is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Starts it again on the same port and directory.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn restart(&mut self) {
         self.kill();
         self.child = spawn(&self.program, &self.args, self.port, &self.log);
         if let Err(status) = self.wait_until_it_answers() {
             panic!("{} exits with {status}; it says:\n{}", self.program.display(), tail(&self.log));
         }
-    }
-
-    fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    fn kill(&mut self) {
-        // Fails only if it is gone already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 
     /// `Err` if it exits instead.

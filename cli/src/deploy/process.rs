@@ -131,38 +131,36 @@ impl Started {
 
     /// Asks it to end, and ends it if it does not within `grace`.
     pub(super) async fn stop(&mut self, grace: Duration) -> Result<(), DeployError> {
-        for (signal, patience) in [(Signal::SIGTERM, grace), (Signal::SIGKILL, KILLED_GRACE)] {
-            if !self.is_alive() {
-                return Ok(());
-            }
-            // It can only fail when the process is gone, which the wait notices.
-            let _ = kill(Pid::from_raw(self.identity.pid), signal);
-            let deadline = Instant::now() + patience;
-            while self.is_alive() && Instant::now() < deadline {
-                sleep(POLL).await;
-            }
-        }
-        if self.is_alive() { Err(stuck(&self.identity)) } else { Ok(()) }
+        let identity = self.identity.clone();
+        end(&identity, grace, || self.is_alive()).await
     }
 }
 
 /// The same for a process of an earlier command, which is not our child.
 pub(super) async fn stop(identity: &Identity, grace: Duration) -> Result<(), DeployError> {
+    end(identity, grace, || identity.is_alive()).await
+}
+
+async fn end(
+    identity: &Identity,
+    grace: Duration,
+    mut is_alive: impl FnMut() -> bool,
+) -> Result<(), DeployError> {
     for (signal, patience) in [(Signal::SIGTERM, grace), (Signal::SIGKILL, KILLED_GRACE)] {
-        if !identity.is_alive() {
+        if !is_alive() {
             return Ok(());
         }
+        // It can only fail when the process is gone, which the wait notices.
         let _ = kill(Pid::from_raw(identity.pid), signal);
         let deadline = Instant::now() + patience;
-        while identity.is_alive() && Instant::now() < deadline {
+        while is_alive() && Instant::now() < deadline {
             sleep(POLL).await;
         }
     }
-    if identity.is_alive() { Err(stuck(identity)) } else { Ok(()) }
-}
-
-fn stuck(identity: &Identity) -> DeployError {
-    DeployError::Stuck { name: identity.name.clone(), pid: identity.pid }
+    if is_alive() {
+        return Err(DeployError::Stuck { name: identity.name.clone(), pid: identity.pid });
+    }
+    Ok(())
 }
 
 /// The last lines of a log.
