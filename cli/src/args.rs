@@ -152,9 +152,27 @@ pub(crate) struct LoadArgs {
     /// Time under load before measuring starts
     #[arg(long, value_name = "TIME")]
     pub(crate) warmup: Option<String>,
-    /// How long a user pauses after each answer
+    /// How long a user pauses after each iteration
     #[arg(long, value_name = "TIME")]
     pub(crate) think: Option<String>,
+    /// Instead of --think: each user starts an iteration each so often, such as 1s
+    #[arg(long, value_name = "TIME")]
+    pub(crate) pacing: Option<String>,
+    /// Open model: so many iterations a second, such as 2000/s, with --vus as the cap on users
+    #[arg(long, value_name = "RATE")]
+    pub(crate) rate: Option<String>,
+    /// Go to so many users (30s:100) or iterations a second (30s:100/s) in that time; may be repeated
+    #[arg(short, long = "stage", value_name = "TIME:TARGET")]
+    pub(crate) stages: Vec<String>,
+    /// End after so many iterations of all users together
+    #[arg(short, long, value_name = "N")]
+    pub(crate) iterations: Option<u64>,
+    /// Repeats a run's random choices
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// CSV file whose rows ${data.COLUMN} takes in turn
+    #[arg(long, value_name = "FILE")]
+    pub(crate) data: Option<String>,
     /// When a request counts as failed
     #[arg(long, value_name = "TIME")]
     pub(crate) timeout: Option<String>,

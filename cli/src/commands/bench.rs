@@ -63,7 +63,7 @@ struct Target {
 impl Target {
     fn url(url: &str, scenario: ScenarioKind) -> Self {
         let roles = match scenario {
-            ScenarioKind::Request => Vec::new(),
+            ScenarioKind::Request | ScenarioKind::Steps => Vec::new(),
             // Only scalekit's own service has transactions, and so counters and an audit.
             ScenarioKind::Transactions => vec![Role { name: "service".into(), url: url.to_owned() }],
         };

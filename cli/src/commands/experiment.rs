@@ -16,8 +16,8 @@ use super::progress::Progress;
 use super::sampler::{Sample, Sampler};
 use crate::audit::{Audit, Findings};
 use crate::criteria::{Criterion, Spec};
-use crate::load::{self, Plan, Recording, Scenario, Target};
-use crate::profile::{Profile, ScenarioKind};
+use crate::load::{self, Arrivals, Check, Data, Plan, Recording, Scenario, Stage, Step, Target};
+use crate::profile::{Profile, ScenarioKind, StepSpec};
 use crate::report::Report;
 
 /// After an interruption the journal gets this long to empty.
@@ -89,11 +89,12 @@ pub(super) fn plan(profile: &Profile, url: &str, token: &str) -> Result<Plan, lo
             reads: count(transactions.reads),
             writes: count(transactions.writes),
         },
-        ScenarioKind::Request => Scenario::Request {
-            method: spec.request.method.clone(),
-            headers: spec.request.headers.clone(),
-            body: spec.request.body.clone().unwrap_or_default().into_bytes(),
-        },
+        ScenarioKind::Request => Scenario::request(
+            &spec.request.method,
+            spec.request.headers.clone(),
+            spec.request.body.as_deref().unwrap_or_default(),
+        ),
+        ScenarioKind::Steps => Scenario::Steps(spec.steps.iter().map(step).collect()),
     };
     // Half of the cores: the service under test is often on the same machine.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -102,6 +103,19 @@ pub(super) fn plan(profile: &Profile, url: &str, token: &str) -> Result<Plan, lo
         target: Target::parse(url)?,
         scenario,
         users: spec.vus,
+        arrivals: match (spec.rate_per_s, spec.pacing) {
+            (Some(rate), _) => Arrivals::Rate(rate),
+            (None, Some(every)) => Arrivals::Every(every),
+            (None, None) => Arrivals::Think,
+        },
+        stages: spec
+            .stages
+            .iter()
+            .map(|stage| Stage { duration: stage.duration, target: stage.target })
+            .collect(),
+        iterations: spec.iterations,
+        seed: spec.seed,
+        data: spec.data.as_deref().map(|path| Data::read(path).map(Arc::new)).transpose()?,
         think_time: spec.think_time,
         warmup: spec.warmup,
         duration: spec.duration,
@@ -110,6 +124,23 @@ pub(super) fn plan(profile: &Profile, url: &str, token: &str) -> Result<Plan, lo
     };
     plan.check()?;
     Ok(plan)
+}
+
+fn step(spec: &StepSpec) -> Step {
+    let mut checks = Vec::new();
+    if !spec.status.is_empty() {
+        checks.push(Check::Status(spec.status.clone()));
+    }
+    checks.extend(spec.body_contains.clone().map(Check::BodyContains));
+    Step {
+        name: spec.name.clone(),
+        method: spec.request.method.clone(),
+        path: spec.path.clone(),
+        headers: spec.request.headers.clone(),
+        body: spec.request.body.clone().unwrap_or_default(),
+        checks,
+        think_time: spec.think_time,
+    }
 }
 
 impl Experiment<'_> {

@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
+use hdrhistogram::Histogram;
 use scalekit_service::contract::Stats;
 
 use super::control::Drained;
 use super::experiment::{Measured, RunName};
 use super::sampler::{Sample, most_operations_a_second};
 use crate::criteria::{Criterion, Kind, Operator, Spec, Statistic};
-use crate::load::{Plan, Recording, Scenario, SecondLatency};
-use crate::profile::Profile;
+use crate::load::{Arrivals, CheckCount, Plan, Recording, SecondLatency, StepRecording};
+use crate::profile::{Profile, ScenarioKind};
 use crate::report::{
-    Achieved, Audit, Cap, CapKind, ErrorClass, Generator, Host, Load, Report, Requested, Run, SCHEMA_VERSION,
-    Second, Server, Step, Tool,
+    Achieved, Audit, Cap, CapKind, Check, ErrorClass, Generator, Host, Load, Model, Report, Requested, Run,
+    SCHEMA_VERSION, Second, Server, Step, Tool,
 };
 
 /// A generator that wakes later than this share of the tightest latency bound measures itself.
@@ -60,7 +61,7 @@ pub(super) fn report(
         metrics: BTreeMap::new(),
         series: series(recording, &measured.samples),
         outcomes: outcomes(recording),
-        steps: vec![step(plan, recording)],
+        steps: recording.steps.iter().map(step).collect(),
         generator: generator(plan, recording),
         server: Server { before: counters(&measured.before), after: counters(&measured.after) },
         cap: cap(&measured.before),
@@ -78,12 +79,22 @@ fn requested(profile: &Profile, plan: &Plan) -> Requested {
     let ms = |duration: Duration| duration.as_secs_f64() * 1000.0;
     Requested {
         url: plan.target.url().to_owned(),
-        scenario: step_name(plan).into(),
+        scenario: scenario_name(profile).into(),
         vus: plan.users,
         think_time_ms: ms(plan.think_time),
         warmup_s: plan.warmup.as_secs_f64(),
         duration_s: profile.load.duration.as_secs_f64(),
         timeout_ms: ms(plan.timeout),
+        model: match plan.arrivals {
+            Arrivals::Think => Model::Closed,
+            Arrivals::Every(_) => Model::Paced,
+            Arrivals::Rate(_) => Model::Open,
+        },
+        rate_per_s: profile.load.rate_per_s,
+        pacing_ms: profile.load.pacing.map(ms),
+        stages: profile.load.stages.iter().map(ToString::to_string).collect(),
+        iterations: profile.load.iterations,
+        seed: profile.load.seed,
     }
 }
 
@@ -102,7 +113,13 @@ fn load_metrics(report: &mut Report, recording: &Recording) {
         report.set_trend(name, trend);
     }
     report.set_counter("http_reqs", recording.requests);
-    report.set_counter("iterations", recording.requests);
+    report.set_counter("iterations", recording.iterations);
+    let checks = recording.steps.iter().flat_map(|step| &step.checks);
+    let (passes, all) =
+        checks.fold((0, 0), |(passes, all), check| (passes + check.passes, all + check.passes + check.fails));
+    if all > 0 {
+        report.set_rate("checks", passes, all);
+    }
     report.set_counter("dropped_iterations", recording.dropped);
     report.set_rate("http_req_failed", recording.failed, recording.requests);
     report.set_counter("data_sent", recording.bytes_sent);
@@ -222,20 +239,30 @@ fn tightest_latency_ms(criteria: &[Criterion]) -> Option<f64> {
         .min_by(f64::total_cmp)
 }
 
-fn step_name(plan: &Plan) -> &'static str {
-    match plan.scenario {
-        Scenario::Transactions { .. } => "transactions",
-        Scenario::Request { .. } => "request",
+fn scenario_name(profile: &Profile) -> &'static str {
+    match profile.load.scenario {
+        ScenarioKind::Transactions => "transactions",
+        ScenarioKind::Request => "request",
+        ScenarioKind::Steps => "steps",
     }
 }
 
-fn step(plan: &Plan, recording: &Recording) -> Step {
-    let total = &recording.trends.total;
+fn step(step: &StepRecording) -> Step {
+    let quantile = |trend: &Histogram<u64>, quantile| {
+        (!trend.is_empty()).then(|| trend.value_at_quantile(quantile) as f64 / 1000.0)
+    };
+    let check =
+        |check: &CheckCount| Check { name: check.name.clone(), passes: check.passes, fails: check.fails };
     Step {
-        name: step_name(plan).into(),
-        requests: recording.requests,
-        failed: recording.failed,
-        total_ms_p95: (!total.is_empty()).then(|| total.value_at_quantile(0.95) as f64 / 1000.0),
+        name: step.name.clone(),
+        requests: step.requests,
+        failed: step.failed,
+        total_ms_med: quantile(&step.total, 0.5),
+        total_ms_p95: quantile(&step.total, 0.95),
+        total_ms_p99: quantile(&step.total, 0.99),
+        total_ms_max: quantile(&step.total, 1.0),
+        duration_ms_p95: quantile(&step.duration, 0.95),
+        checks: step.checks.iter().map(check).collect(),
     }
 }
 

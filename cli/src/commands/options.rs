@@ -6,8 +6,8 @@ use std::io::Read as _;
 use crate::args::{BackendArgs, BenchArgs, LoadArgs};
 use crate::criteria::{self, Criterion, Spec};
 use crate::profile::{
-    self, Backend, CriterionSpec, Headers, Layer, Profile, ProfileError, ScenarioKind, Whole, flag_error,
-    quantity_flag,
+    self, Backend, CriterionSpec, Headers, Layer, Profile, ProfileError, ScenarioKind, StageText, Stages,
+    Whole, flag_error, quantity_flag,
 };
 
 /// Largest body that --body @FILE takes; the profile's bound for a body.
@@ -43,6 +43,18 @@ pub(super) fn load(args: &LoadArgs, layer: &mut Layer) -> Result<(), ProfileErro
     load.warmup = span("--warmup", &args.warmup)?.into();
     load.think_time = span("--think", &args.think)?.into();
     load.timeout = span("--timeout", &args.timeout)?.into();
+    load.pacing = span("--pacing", &args.pacing)?.into();
+    load.rate = args.rate.as_deref().map(|text| quantity_flag("--rate", text)).transpose()?.into();
+    load.iterations = args.iterations.map(Whole).into();
+    load.seed = args.seed.map(Whole).into();
+    load.data = args.data.clone().into();
+    if !args.stages.is_empty() {
+        let stage = |text: &String| {
+            text.parse::<StageText>()
+                .map_err(|error| flag_error("--stage", error.to_string(), "write it in this form"))
+        };
+        load.stages = Some(Stages(args.stages.iter().map(stage).collect::<Result<_, _>>()?)).into();
+    }
     thresholds(&args.thresholds, layer)
 }
 

@@ -45,12 +45,13 @@ impl Chunked {
         matches!(self.state, State::Done)
     }
 
-    /// Consumes what belongs to the body and returns how much that was.
-    pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<usize, Malformed> {
+    /// Consumes what belongs to the body and returns how much that was; `on_data` sees the body proper.
+    pub(super) fn feed(&mut self, bytes: &[u8], mut on_data: impl FnMut(&[u8])) -> Result<usize, Malformed> {
         let mut at = 0;
         while at < bytes.len() && !self.is_done() {
             if let State::Data(left) = self.state {
                 let take = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len() - at);
+                on_data(&bytes[at..at + take]);
                 at += take;
                 self.data += take as u64;
                 let left = left - take as u64;

@@ -13,7 +13,7 @@ use super::exchange::{Exchange, Times};
 use super::outcome::{Failure, Outcome};
 use super::plan::Target;
 use super::response::{Fed, ResponseParser};
-use super::scenario::RequestSource;
+use super::scenario::{Job, RequestSource};
 
 /// What a thread's connections share.
 pub(super) struct Io<'a> {
@@ -66,7 +66,7 @@ pub(super) struct Connection {
     address: usize,
     tried: usize,
     parser: ResponseParser,
-    sequence: u32,
+    job: Job,
     sent: usize,
     received: u64,
     /// The peer has closed or reset; reading must go on to the end of what is there.
@@ -76,7 +76,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(user: u32, slot: u32, target: &Target, to_head: bool) -> Self {
+    pub(super) fn new(user: u32, slot: u32, target: &Target) -> Self {
         Self {
             user,
             slot,
@@ -85,8 +85,8 @@ impl Connection {
             stage: Stage::Idle,
             address: user as usize % target.preferred(),
             tried: 0,
-            parser: ResponseParser::new(to_head),
-            sequence: 0,
+            parser: ResponseParser::new(false),
+            job: Job::default(),
             sent: 0,
             received: 0,
             hung_up: false,
@@ -108,14 +108,16 @@ impl Connection {
         self.generation == generation
     }
 
-    /// Starts the next request.
-    pub(super) fn begin(&mut self, io: &mut Io<'_>, intended: Nanos, now: Nanos) -> Step {
+    /// Starts a request.
+    pub(super) fn begin(&mut self, io: &mut Io<'_>, job: Job, intended: Nanos, now: Nanos) -> Step {
         debug_assert_eq!(self.stage, Stage::Idle, "one request at a time");
         self.times = Times { intended, started: now, ..Times::default() };
         self.sent = 0;
         self.received = 0;
         self.reusable = false;
-        self.parser.reset();
+        self.job = job;
+        let (to_head, needle) = io.source.expectation(job.step);
+        self.parser.reset(to_head, needle);
         if self.stream.is_some() {
             self.times.connected = Some(now);
             self.send(io)
@@ -178,7 +180,6 @@ impl Connection {
             return None;
         }
         self.stage = Stage::Idle;
-        self.sequence += 1;
         self.disconnect();
         Some(self.sent > 0)
     }
@@ -255,7 +256,7 @@ impl Connection {
 
     fn send(&mut self, io: &mut Io<'_>) -> Step {
         self.stage = Stage::Sending;
-        let request = io.source.render(self.user, self.sequence);
+        let request = io.source.render(self.user, self.job);
         while let Some(mut stream) = self.stream.as_ref() {
             match stream.write(&request[self.sent..]) {
                 Ok(written) => {
@@ -331,8 +332,13 @@ impl Connection {
             self.address = (self.address + 1) % io.target.addresses.len();
         }
         self.stage = Stage::Idle;
-        self.sequence += 1;
-        Exchange { times: self.times, outcome, bytes_sent: self.sent as u64, bytes_received: self.received }
+        Exchange {
+            times: self.times,
+            outcome,
+            bytes_sent: self.sent as u64,
+            bytes_received: self.received,
+            body_has: self.parser.body_has(),
+        }
     }
 
     /// Closing removes the socket from epoll, too, since nothing else holds it.

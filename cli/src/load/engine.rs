@@ -8,12 +8,13 @@ use std::time::{Duration, SystemTime};
 
 use nix::sys::resource::{UsageWho, getrusage};
 
+use super::check::Check;
 use super::clock::{Clock, nanos};
 use super::harvest::{Counts, Harvest, Live, Shared};
 use super::ledger::{Ledger, UserLedger};
 use super::plan::Plan;
 use super::recorder::Recorder;
-use super::recording::Recording;
+use super::recording::{CheckCount, Recording, StepRecording};
 use super::series::{Interval, SeriesBuilder};
 use super::tick::{RateWindow, Tick};
 use super::worker::Worker;
@@ -153,7 +154,7 @@ fn merge(
     mut series: SeriesBuilder,
     circumstances: Circumstances,
 ) -> Recording {
-    let mut recorder = Recorder::new();
+    let mut recorder = Recorder::new(&plan.checks_of_steps());
     let mut counts = Counts::default();
     let (mut ended, mut interrupted, mut busiest_thread) = (0, false, 0.0f64);
     let mut ledgers = Vec::with_capacity(harvests.len());
@@ -167,7 +168,10 @@ fn merge(
         ledgers.push(harvest.ledgers.into_iter());
     }
     let elapsed = Duration::from_nanos(ended);
+    let steps = steps(plan, &recorder);
     Recording {
+        iterations: recorder.iterations,
+        steps,
         requests: recorder.requests,
         failed: recorder.failed,
         by_status: recorder.by_status(),
@@ -193,6 +197,31 @@ fn merge(
         clock_jump_nanos: circumstances.clock_jump_nanos,
         ledger: Ledger::new(interleave(plan.users, ledgers)),
     }
+}
+
+/// The steps with their names; an only one has the trends of the whole.
+fn steps(plan: &Plan, recorder: &Recorder) -> Vec<StepRecording> {
+    let only = recorder.steps.len() == 1;
+    let trends = &recorder.trends;
+    let check = |(check, [passes, fails]): (&Check, &[u64; 2])| CheckCount {
+        name: check.name(),
+        passes: *passes,
+        fails: *fails,
+    };
+    plan.scenario
+        .step_names()
+        .into_iter()
+        .zip(&recorder.steps)
+        .enumerate()
+        .map(|(index, (name, step))| StepRecording {
+            name: name.to_owned(),
+            requests: step.requests,
+            failed: step.failed,
+            total: if only { trends.total.clone() } else { step.total.clone() },
+            duration: if only { trends.duration.clone() } else { step.duration.clone() },
+            checks: plan.scenario.checks(index).iter().zip(&step.checks).map(check).collect(),
+        })
+        .collect()
 }
 
 /// Undoes the dealing out of users to threads in turn.

@@ -27,6 +27,8 @@ pub(super) struct Exchange {
     pub(super) outcome: Outcome,
     pub(super) bytes_sent: u64,
     pub(super) bytes_received: u64,
+    /// The body has the text that the step's check asks for.
+    pub(super) body_has: bool,
 }
 
 /// The stages as k6 names and delimits them (k6, `lib/netext/httpext/tracer.go`, `Tracer.Done`), in nanoseconds.

@@ -45,7 +45,7 @@ pub(super) struct Harvest {
 pub(super) struct Counts {
     /// In flight when the run was stopped.
     pub(super) aborted: u64,
-    /// Due within the measured part, but the generator came too late to start them.
+    /// Iterations due within the measured part that were not started.
     pub(super) dropped: u64,
     pub(super) no_free_port: u64,
     pub(super) too_many_files: u64,

@@ -5,9 +5,11 @@
 //! (`scenario`, `transactions`), how it gets there (`connection`, `response`), what is noted (`recorder`, `series`,
 //! `ledger`).
 
+mod check;
 mod chunked;
 mod clock;
 mod connection;
+mod data;
 mod deadlines;
 mod engine;
 mod exchange;
@@ -17,12 +19,15 @@ mod limits;
 mod outcome;
 mod pacer;
 mod plan;
+mod random;
 mod recorder;
 mod recording;
 mod response;
 mod scenario;
+mod schedule;
 mod series;
 mod target;
+mod template;
 mod tick;
 mod transactions;
 mod worker;
@@ -30,10 +35,12 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use check::Check;
+pub(crate) use data::Data;
 pub(crate) use engine::run;
 pub(crate) use ledger::{Fate, Ledger};
-pub(crate) use plan::{Plan, PlanError, Scenario, Target};
-pub(crate) use recording::Recording;
+pub(crate) use plan::{Arrivals, Plan, PlanError, Scenario, Stage, Step, Target};
+pub(crate) use recording::{CheckCount, Recording, StepRecording};
 pub(crate) use series::SecondLatency;
 pub(crate) use tick::{Phase, Tick};
 pub(crate) use transactions::seed_requests;

@@ -133,6 +133,14 @@ impl Outcome {
         }
     }
 
+    /// The status, if there was a whole response.
+    pub(super) fn status(self) -> Option<u16> {
+        match self {
+            Self::Response(status) => Some(status),
+            Self::Failed(_) => None,
+        }
+    }
+
     /// What the sender may believe about its write. `sent` is whether any byte of the request left.
     pub(super) fn fate(self, acknowledgement: Acknowledgement, sent: bool) -> Fate {
         match self {

@@ -1,26 +1,44 @@
 //! What to do: the target, the scenario, how many users, for how long. Checked as a whole before the start.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::check::Check;
+use super::data::{Data, DataError};
 pub(crate) use super::target::Target;
+use super::template::TemplateError;
 use super::{limits, scenario};
 
 const MAX_USERS: u32 = 1_000_000;
 const MAX_THREADS: usize = 1024;
+const MAX_STAGES: usize = 1000;
+/// Arrivals a second: beyond what one machine's network carries.
+pub(crate) const MAX_RATE: u32 = 10_000_000;
 const HOUR: Duration = Duration::from_secs(3600);
 /// Bounds the one-second series, too.
 const MAX_DURATION: Duration = Duration::from_secs(24 * 3600);
 
-/// One load test in the closed model.
+/// One load test.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) target: Target,
     pub(crate) scenario: Scenario,
-    /// Virtual users, each with one connection and at most one request at a time.
+    /// Virtual users, each with one connection and at most one request at a time. With stages of users the most
+    /// there will be; in the open model how many iterations can be under way at once.
     pub(crate) users: u32,
-    /// Between the end of a response and the user's next request.
+    /// When users start iterations.
+    pub(crate) arrivals: Arrivals,
+    /// With [`Arrivals::Think`], between the end of an iteration's last response and the user's next iteration.
     pub(crate) think_time: Duration,
+    /// How many users there are at a moment, or how many arrivals a second; empty: as many all the time.
+    pub(crate) stages: Vec<Stage>,
+    /// The run ends after so many iterations, if it has not ended before.
+    pub(crate) iterations: Option<u64>,
+    /// Of everything random.
+    pub(crate) seed: u64,
+    /// What `${data.…}` stands for.
+    pub(crate) data: Option<Arc<Data>>,
     /// Before the measured part; its requests are sent but not measured.
     pub(crate) warmup: Duration,
     /// The measured part.
@@ -31,11 +49,60 @@ pub(crate) struct Plan {
     pub(crate) threads: usize,
 }
 
+/// When iterations start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arrivals {
+    /// Closed: a user starts its next one after its pause.
+    Think,
+    /// Closed, with a schedule: each user starts one each so often, unless the one before takes longer.
+    Every(Duration),
+    /// Open: so many start a second, whether or not those before are over. Where no user is free, they wait, and
+    /// their latency counts from when they were due.
+    Rate(u32),
+}
+
+/// A straight line from the level before to this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stage {
+    pub(crate) duration: Duration,
+    /// Users, or arrivals a second.
+    pub(crate) target: u32,
+}
+
+/// One request of an iteration. Path, headers and body may have variables, see [`super::template`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Step {
+    pub(crate) name: String,
+    pub(crate) method: String,
+    /// Path and query; `None`: the target's own.
+    pub(crate) path: Option<String>,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: String,
+    pub(crate) checks: Vec<Check>,
+    /// Pause before the next step of the same iteration.
+    pub(crate) think_time: Duration,
+}
+
+impl Step {
+    /// A request to the target's own URL, with nothing else.
+    pub(crate) fn new(name: &str, method: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            method: method.to_owned(),
+            path: None,
+            headers: Vec::new(),
+            body: String::new(),
+            checks: Vec::new(),
+            think_time: Duration::ZERO,
+        }
+    }
+}
+
 /// What each user sends again and again.
 #[derive(Clone, Debug)]
 pub(crate) enum Scenario {
-    /// The same request to the target's own URL.
-    Request { method: String, headers: Vec<(String, String)>, body: Vec<u8> },
+    /// One request after the other.
+    Steps(Vec<Step>),
     /// scalekit's own unit of work, to `/v1/transactions` below the target's path.
     Transactions {
         /// Names the run in operation ids: lower-case letters and digits.
@@ -49,6 +116,37 @@ pub(crate) enum Scenario {
         /// Documents that each request inserts.
         writes: u8,
     },
+}
+
+impl Scenario {
+    /// The same request to the target's own URL.
+    pub(crate) fn request(method: &str, headers: Vec<(String, String)>, body: &str) -> Self {
+        Self::Steps(vec![Step { headers, body: body.to_owned(), ..Step::new("request", method) }])
+    }
+
+    /// What the step of this index expects.
+    pub(super) fn checks(&self, step: usize) -> &[Check] {
+        match self {
+            Self::Transactions { .. } => &[],
+            Self::Steps(steps) => steps.get(step).map_or(&[], |step| &step.checks),
+        }
+    }
+
+    /// The pause after this step, before the next one.
+    pub(super) fn think_time(&self, step: usize) -> Duration {
+        match self {
+            Self::Transactions { .. } => Duration::ZERO,
+            Self::Steps(steps) => steps.get(step).map_or(Duration::ZERO, |step| step.think_time),
+        }
+    }
+
+    /// The names of an iteration's steps.
+    pub(crate) fn step_names(&self) -> Vec<&str> {
+        match self {
+            Self::Transactions { .. } => vec!["transactions"],
+            Self::Steps(steps) => steps.iter().map(|step| step.name.as_str()).collect(),
+        }
+    }
 }
 
 /// Why a plan cannot be carried out.
@@ -65,6 +163,17 @@ pub(crate) enum PlanError {
         "the host \"{host}\" cannot be resolved: {source}; check the name and the resolver (/etc/resolv.conf)"
     )]
     Resolve { host: String, source: io::Error },
+    #[error("the data file {path} cannot be opened: {source}")]
+    OpenData { path: String, source: io::Error },
+    #[error("the data file {path} is not usable: {source}; expected CSV with a line of column names")]
+    Data { path: String, source: DataError },
+    #[error("the {what} of the step \"{step}\": {source}")]
+    Template { step: String, what: &'static str, source: TemplateError },
+    #[error(
+        "the {what} of the step \"{step}\" takes the column `{column}`, which in line {line} of the data file has a \
+         control character (or, for a path, a space); percent-encode it there"
+    )]
+    Cell { step: String, what: &'static str, column: String, line: usize },
     #[error("{what} is {given}; expected {expected}")]
     Invalid { what: &'static str, given: String, expected: String },
     #[error(
@@ -114,9 +223,47 @@ impl Plan {
                 return Err(PlanError::invalid(what, format!("{given:?}"), format!("{least:?} to {most:?}")));
             }
         }
-        scenario::check(&self.scenario, &self.target)?;
+        self.check_model()?;
+        scenario::check(self)?;
         limits::ensure_files(self.users, self.worker_threads())?;
         limits::ensure_ports(self.users, self.target.preferred())
+    }
+
+    fn check_model(&self) -> Result<(), PlanError> {
+        match self.arrivals {
+            Arrivals::Think => {}
+            Arrivals::Every(every) => {
+                if !(Duration::from_millis(1)..=HOUR).contains(&every) {
+                    return Err(PlanError::invalid("the pacing", format!("{every:?}"), "1ms to 3600s"));
+                }
+            }
+            Arrivals::Rate(rate) => {
+                if !(1..=MAX_RATE).contains(&rate) {
+                    return Err(PlanError::invalid("the rate", rate, "1/s to 10000000/s"));
+                }
+            }
+        }
+        if let Some(stage) = self.stages.iter().find(|stage| stage.duration.is_zero()) {
+            let given = format!("0s, to {}", stage.target);
+            return Err(PlanError::invalid("the length of a stage", given, "a time above 0"));
+        }
+        if self.stages.len() > MAX_STAGES {
+            return Err(PlanError::invalid("the number of stages", self.stages.len(), "at most 1000"));
+        }
+        let highest = self.stages.iter().map(|stage| stage.target).max();
+        if highest == Some(0) {
+            return Err(PlanError::invalid("the highest target of the stages", 0, "at least one above 0"));
+        }
+        if self.iterations == Some(0) {
+            return Err(PlanError::invalid("the number of iterations", 0, "at least 1"));
+        }
+        Ok(())
+    }
+
+    /// How many checks each step has.
+    pub(super) fn checks_of_steps(&self) -> Vec<usize> {
+        let steps = self.scenario.step_names().len();
+        (0..steps).map(|step| self.scenario.checks(step).len()).collect()
     }
 
     /// Threads that have at least one user.
@@ -127,19 +274,11 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::any_plan;
     use super::*;
 
     fn plan() -> Plan {
-        Plan {
-            target: Target::parse("http://127.0.0.1:1/").unwrap(),
-            scenario: Scenario::Request { method: "GET".into(), headers: vec![], body: vec![] },
-            users: 1,
-            think_time: Duration::ZERO,
-            warmup: Duration::ZERO,
-            duration: Duration::from_secs(1),
-            timeout: Duration::from_secs(1),
-            threads: 4,
-        }
+        Plan { users: 1, threads: 4, ..any_plan() }
     }
 
     #[test]
@@ -151,7 +290,19 @@ mod tests {
     #[test]
     fn bounds_are_named() {
         type Spoil = fn(&mut Plan);
-        let cases: [(Spoil, &str); 8] = [
+        let cases: [(Spoil, &str); 14] = [
+            (|p| p.arrivals = Arrivals::Rate(0), "the rate is 0; expected 1/s to 10000000/s"),
+            (|p| p.arrivals = Arrivals::Every(Duration::ZERO), "the pacing is 0ns"),
+            (|p| p.iterations = Some(0), "the number of iterations is 0"),
+            (
+                |p| p.stages = vec![Stage { duration: Duration::ZERO, target: 5 }],
+                "the length of a stage is 0s, to 5",
+            ),
+            (
+                |p| p.stages = vec![Stage { duration: HOUR, target: 0 }],
+                "the highest target of the stages is 0",
+            ),
+            (|p| p.stages = vec![Stage { duration: HOUR, target: 1 }; 1001], "the number of stages is 1001"),
             (|p| p.users = 0, "the number of users is 0; expected 1 to 1000000"),
             (|p| p.users = 2_000_000, "the number of users is 2000000"),
             (|p| p.threads = 0, "generator threads is 0"),

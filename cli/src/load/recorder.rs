@@ -38,8 +38,6 @@ pub(crate) struct Trends {
 
 impl Trends {
     pub(super) fn new() -> Self {
-        let trend =
-            || Trend::new_with_bounds(1, HIGHEST_MICROS, 3).expect("constant bounds that the crate allows");
         Self {
             duration: trend(),
             total: trend(),
@@ -106,10 +104,47 @@ pub(super) struct Recorder {
     pub(super) bytes_received: u64,
     /// Values above the histograms' range, recorded at its end.
     pub(super) clamped: u64,
+    pub(super) iterations: u64,
+    pub(super) steps: Vec<StepRecorder>,
+}
+
+/// What is kept of each step of an iteration.
+#[derive(Clone, Debug)]
+pub(super) struct StepRecorder {
+    pub(super) requests: u64,
+    pub(super) failed: u64,
+    /// `http_req_total_duration` and `http_req_duration`.
+    pub(super) total: Trend,
+    pub(super) duration: Trend,
+    /// How often each check was met, and how often not.
+    pub(super) checks: Vec<[u64; 2]>,
+}
+
+impl StepRecorder {
+    fn new(checks: usize) -> Self {
+        let (total, duration) = (trend(), trend());
+        Self { requests: 0, failed: 0, total, duration, checks: vec![[0; 2]; checks] }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.requests += other.requests;
+        self.failed += other.failed;
+        self.total.add(&other.total).expect("histograms of equal bounds");
+        self.duration.add(&other.duration).expect("histograms of equal bounds");
+        for (mine, theirs) in self.checks.iter_mut().zip(&other.checks) {
+            mine[0] += theirs[0];
+            mine[1] += theirs[1];
+        }
+    }
+}
+
+fn trend() -> Trend {
+    Trend::new_with_bounds(1, HIGHEST_MICROS, 3).expect("constant bounds that the crate allows")
 }
 
 impl Recorder {
-    pub(super) fn new() -> Self {
+    /// For steps with so many checks each.
+    pub(super) fn new(checks: &[usize]) -> Self {
         Self {
             trends: Trends::new(),
             requests: 0,
@@ -119,11 +154,21 @@ impl Recorder {
             bytes_sent: 0,
             bytes_received: 0,
             clamped: 0,
+            iterations: 0,
+            steps: checks.iter().map(|&checks| StepRecorder::new(checks)).collect(),
         }
     }
 
-    /// Records a request of the measured part. `next_due` is when its user goes on, which ends the iteration.
-    pub(super) fn record(&mut self, exchange: &Exchange, next_due: Nanos) {
+    /// Records an iteration of the measured part.
+    pub(super) fn record_iteration(&mut self, length: Nanos) {
+        self.iterations += 1;
+        let micros = to_micros(length);
+        self.clamped += u64::from(micros > HIGHEST_MICROS);
+        self.trends.iteration.saturating_record(micros.min(HIGHEST_MICROS));
+    }
+
+    /// Records a request of the measured part, and whether each check of its step was met.
+    pub(super) fn record(&mut self, exchange: &Exchange, step: u16, met: impl Iterator<Item = bool>) {
         let Exchange { times, outcome, .. } = exchange;
         let stages = times.stages();
         let failed = outcome.failed();
@@ -147,13 +192,24 @@ impl Recorder {
             (&mut trends.sending, stages.sending),
             (&mut trends.waiting, stages.waiting),
             (&mut trends.receiving, stages.receiving),
-            (&mut trends.iteration, next_due.saturating_sub(times.started)),
             (&mut trends.lag, times.lag()),
         ] {
             let micros = to_micros(value);
             self.clamped += u64::from(micros > HIGHEST_MICROS);
             // The histogram's own end lies at the next power of two; clamping here makes it 60 s.
             trend.saturating_record(micros.min(HIGHEST_MICROS));
+        }
+        let only = self.steps.len() == 1;
+        let step = &mut self.steps[usize::from(step)];
+        step.requests += 1;
+        step.failed += u64::from(failed);
+        for (check, met) in step.checks.iter_mut().zip(met) {
+            check[usize::from(!met)] += 1;
+        }
+        // The trends of an only step are those of the whole.
+        if !only {
+            step.total.saturating_record(to_micros(times.total()).min(HIGHEST_MICROS));
+            step.duration.saturating_record(to_micros(stages.duration()).min(HIGHEST_MICROS));
         }
     }
 
@@ -166,6 +222,8 @@ impl Recorder {
         self.bytes_sent += other.bytes_sent;
         self.bytes_received += other.bytes_received;
         self.clamped += other.clamped;
+        self.iterations += other.iterations;
+        self.steps.iter_mut().zip(&other.steps).for_each(|(mine, theirs)| mine.add(theirs));
     }
 
     pub(super) fn by_status(&self) -> BTreeMap<u16, u64> {
@@ -197,15 +255,15 @@ mod tests {
             ended: total_micros * 1000,
             ..Times::default()
         };
-        Exchange { times, outcome, bytes_sent: 10, bytes_received: 20 }
+        Exchange { times, outcome, bytes_sent: 10, bytes_received: 20, body_has: false }
     }
 
     #[test]
     fn what_exceeds_the_range_is_clamped_and_counted() {
-        let mut recorder = Recorder::new();
-        recorder.record(&exchange(60_000_000, Outcome::Response(200)), 60 * 1_000_000_000);
+        let mut recorder = Recorder::new(&[0]);
+        recorder.record(&exchange(60_000_000, Outcome::Response(200)), 0, std::iter::empty());
         assert_eq!(recorder.clamped, 0);
-        recorder.record(&exchange(61_000_000, Outcome::Response(200)), 0);
+        recorder.record(&exchange(61_000_000, Outcome::Response(200)), 0, std::iter::empty());
         // Duration, total, total of successes and receiving.
         assert_eq!(recorder.clamped, 4);
         assert!(recorder.trends.total.max().abs_diff(HIGHEST_MICROS) <= HIGHEST_MICROS / 1000);
@@ -213,9 +271,10 @@ mod tests {
 
     #[test]
     fn failures_index_their_own_counter() {
-        let mut recorder = Recorder::new();
+        let mut recorder = Recorder::new(&[0]);
         for (count, failure) in (1u64..).zip(Failure::ALL) {
-            (0..count).for_each(|_| recorder.record(&exchange(1, Outcome::Failed(failure)), 0));
+            (0..count)
+                .for_each(|_| recorder.record(&exchange(1, Outcome::Failed(failure)), 0, std::iter::empty()));
         }
         let expected: BTreeMap<_, _> = Failure::ALL.into_iter().zip(1u64..).collect();
         assert_eq!(recorder.by_failure(), expected);
@@ -229,14 +288,14 @@ mod tests {
         fn merged_parts_equal_the_whole(
             values in prop::collection::vec((0u64..70_000_000, 200u16..600, 0usize..4), 1..60),
         ) {
-            let mut whole = Recorder::new();
-            let mut parts = [(); 4].map(|()| Recorder::new());
+            let mut whole = Recorder::new(&[0]);
+            let mut parts = [(); 4].map(|()| Recorder::new(&[0]));
             for &(micros, status, part) in &values {
                 let exchange = exchange(micros, Outcome::Response(status));
-                whole.record(&exchange, exchange.times.ended);
-                parts[part].record(&exchange, exchange.times.ended);
+                whole.record(&exchange, 0, std::iter::empty());
+                parts[part].record(&exchange, 0, std::iter::empty());
             }
-            let mut merged = Recorder::new();
+            let mut merged = Recorder::new(&[0]);
             parts.iter().for_each(|part| merged.add(part));
             for ((name, one), (_, other)) in whole.trends.named().iter().zip(merged.trends.named()) {
                 prop_assert!(*one == other, "{}", name);

@@ -5,8 +5,28 @@ use std::time::Duration;
 
 use super::ledger::Ledger;
 use super::outcome::Failure;
-use super::recorder::Trends;
+use super::recorder::{Trend, Trends};
 use super::series::Second;
+
+/// One step of the scenario.
+#[derive(Clone, Debug)]
+pub(crate) struct StepRecording {
+    pub(crate) name: String,
+    pub(crate) requests: u64,
+    pub(crate) failed: u64,
+    /// `http_req_total_duration` and `http_req_duration`, in microseconds.
+    pub(crate) total: Trend,
+    pub(crate) duration: Trend,
+    pub(crate) checks: Vec<CheckCount>,
+}
+
+/// How often one check of a step was met.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CheckCount {
+    pub(crate) name: String,
+    pub(crate) passes: u64,
+    pub(crate) fails: u64,
+}
 
 /// The facts of one run. Unless said otherwise they are of the measured part: of the requests that were meant to
 /// start in it.
@@ -24,6 +44,10 @@ pub(crate) struct Recording {
     /// Heads included, as k6's `data_sent` and `data_received`.
     pub(crate) bytes_sent: u64,
     pub(crate) bytes_received: u64,
+    /// Iterations that came to their end.
+    pub(crate) iterations: u64,
+    /// In their order.
+    pub(crate) steps: Vec<StepRecording>,
     /// Values beyond 60 s, recorded as 60 s.
     pub(crate) clamped: u64,
     pub(crate) series: Vec<Second>,
@@ -42,7 +66,8 @@ pub(crate) struct Recording {
     pub(crate) interrupted: bool,
     /// Requests in flight when the run was interrupted; in the ledger, but in no other figure.
     pub(crate) aborted: u64,
-    /// Due in the measured part, but the generator was too late to start them.
+    /// Iterations due in the measured part that were not started: no user was free in time, or the generator was too
+    /// late.
     pub(crate) dropped: u64,
     /// CPU time over wall time of the busiest generator thread, 0 to 1.
     pub(crate) busiest_thread: f64,

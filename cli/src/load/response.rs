@@ -1,8 +1,10 @@
 //! The incremental parser of HTTP/1.x responses. It keeps a head only while that is incomplete, and of a body
-//! nothing but its length, so memory is bounded whatever a server sends.
+//! nothing but its length and what a search needs, so memory is bounded whatever a server sends.
 
 use std::mem::MaybeUninit;
+use std::sync::Arc;
 
+use super::check::{Needle, Search};
 use super::chunked::Chunked;
 
 /// Longest response head, and longest chunk extension or trailer section.
@@ -42,21 +44,41 @@ pub(super) struct ResponseParser {
     status: u16,
     keep_alive: bool,
     body_bytes: u64,
+    /// What the body is searched for, if for anything.
+    needle: Option<Arc<Needle>>,
+    search: Search,
 }
 
 impl ResponseParser {
     /// `to_head`: the requests are HEAD requests, whose responses have no body whatever they say.
     pub(super) fn new(to_head: bool) -> Self {
-        Self { state: State::Head, partial: Vec::new(), to_head, status: 0, keep_alive: true, body_bytes: 0 }
+        Self {
+            state: State::Head,
+            partial: Vec::new(),
+            to_head,
+            status: 0,
+            keep_alive: true,
+            body_bytes: 0,
+            needle: None,
+            search: Search::default(),
+        }
     }
 
-    /// Makes ready for the next response.
-    pub(super) fn reset(&mut self) {
+    /// Makes ready for the next response, the body of which is searched for `needle`.
+    pub(super) fn reset(&mut self, to_head: bool, needle: Option<&Arc<Needle>>) {
+        self.to_head = to_head;
+        self.needle = needle.cloned();
+        self.search.reset();
         self.state = State::Head;
         self.clear_partial();
         self.status = 0;
         self.keep_alive = true;
         self.body_bytes = 0;
+    }
+
+    /// Whether the body so far has what it is searched for.
+    pub(super) fn body_has(&self) -> bool {
+        self.search.found()
     }
 
     /// The final status, once the head is complete; 0 before.
@@ -92,6 +114,9 @@ impl ResponseParser {
                     let take = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
                     *left -= take as u64;
                     self.body_bytes += take as u64;
+                    if let Some(needle) = &self.needle {
+                        self.search.feed(needle, &bytes[..take]);
+                    }
                     bytes = &bytes[take..];
                     if *left > 0 {
                         return Ok(Fed::More);
@@ -99,7 +124,11 @@ impl ResponseParser {
                     self.state = State::Done;
                 }
                 State::Chunked(chunked) => {
-                    let used = chunked.feed(bytes)?;
+                    let used = chunked.feed(bytes, |data| {
+                        if let Some(needle) = &self.needle {
+                            self.search.feed(needle, data);
+                        }
+                    })?;
                     self.body_bytes = chunked.data_bytes();
                     bytes = &bytes[used..];
                     if !chunked.is_done() {
@@ -109,6 +138,9 @@ impl ResponseParser {
                 }
                 State::UntilClose => {
                     self.body_bytes += bytes.len() as u64;
+                    if let Some(needle) = &self.needle {
+                        self.search.feed(needle, bytes);
+                    }
                     return Ok(Fed::More);
                 }
                 State::Done => return Ok(Fed::Complete { rest: bytes.len() }),

@@ -119,7 +119,7 @@ fn a_parser_is_reusable() {
     ] {
         assert_eq!(parser.feed(text.as_bytes()), Ok(Fed::Complete { rest: 0 }));
         assert_eq!((parser.status(), parser.keep_alive()), (status, status == 200));
-        parser.reset();
+        parser.reset(false, None);
     }
 }
 
@@ -155,5 +155,25 @@ proptest! {
             prop_assert!(parser.buffered() <= 2 * MAX_HEAD_BYTES);
         }
         parser.close();
+    }
+}
+
+#[test]
+fn a_body_is_searched_however_it_is_framed_and_cut() {
+    let bodies = [
+        "HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\nhay needle!",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nhay ne\r\n5\r\nedle!\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\n\r\nhay needle!",
+    ];
+    for (text, length) in bodies.into_iter().flat_map(|text| (1..12).map(move |length| (text, length))) {
+        for (wanted, found) in [("needle", true), ("noodle", false), ("200", false)] {
+            let needle = std::sync::Arc::new(Needle::new(wanted));
+            let mut parser = ResponseParser::new(false);
+            parser.reset(false, Some(&needle));
+            for piece in text.as_bytes().chunks(length) {
+                parser.feed(piece).unwrap();
+            }
+            assert_eq!(parser.body_has(), found, "{wanted} in {text:?} by {length}");
+        }
     }
 }

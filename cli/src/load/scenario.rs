@@ -1,8 +1,18 @@
-//! What each user sends, as bytes: made once, before the start.
+//! What each user sends, as bytes. What stays the same is made once, before the start.
 
+use std::io::Write as _;
+use std::sync::Arc;
+
+use super::check::{Check, MAX_NEEDLE_BYTES, Needle};
+use super::data::Data;
 use super::outcome::Acknowledgement;
-use super::plan::{PlanError, Scenario, Target};
+use super::plan::{Plan, PlanError, Scenario, Step, Target};
+use super::random::SplitMix64;
+use super::template::{Template, Values};
 use super::transactions::{self, Transactions};
+
+/// Steps of an iteration.
+const MAX_STEPS: usize = 64;
 
 const MAX_REQUEST_BYTES: usize = 64 * 1024 * 1024;
 const USER_AGENT: &str = concat!("User-Agent: scalekit/", env!("CARGO_PKG_VERSION"), "\r\n");
@@ -13,27 +23,57 @@ const RESERVED_HEADERS: [&str; 4] = ["content-length", "transfer-encoding", "upg
 #[derive(Clone, Debug)]
 pub(super) struct RequestSource {
     kind: Kind,
-    to_head: bool,
-    acknowledgement: Acknowledgement,
+    seed: u64,
+    users: u32,
+    data: Option<Arc<Data>>,
+    /// The request that is being rendered.
+    buffer: Vec<u8>,
+    body: Vec<u8>,
 }
 
 #[derive(Clone, Debug)]
 enum Kind {
-    Fixed(Vec<u8>),
+    Steps(Vec<StepSource>),
     Transactions(Box<Transactions>),
 }
 
+/// What one step sends.
+#[derive(Clone, Debug)]
+struct StepSource {
+    request: Request,
+    to_head: bool,
+    needle: Option<Arc<Needle>>,
+}
+
+#[derive(Clone, Debug)]
+enum Request {
+    /// The same bytes each time.
+    Fixed(Vec<u8>),
+    Rendered {
+        head: Template,
+        /// Its length follows the head, if there is one.
+        body: Option<Template>,
+    },
+}
+
+/// Which request of a user.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Job {
+    pub(super) iteration: u32,
+    pub(super) step: u16,
+}
+
 impl RequestSource {
-    /// Expects a scenario that passed [`check`].
-    pub(super) fn new(scenario: &Scenario, target: &Target) -> Self {
-        match scenario {
-            Scenario::Request { method, headers, body } => Self {
-                kind: Kind::Fixed(fixed(target, method, headers, body)),
-                to_head: method == "HEAD",
-                acknowledgement: Acknowledgement::Success,
-            },
-            Scenario::Transactions { run, items, item_collection, write_collection, reads, writes } => Self {
-                kind: Kind::Transactions(Box::new(Transactions::new(
+    /// Expects a plan that passed its check.
+    pub(super) fn new(plan: &Plan) -> Result<Self, PlanError> {
+        let target = &plan.target;
+        let kind = match &plan.scenario {
+            Scenario::Steps(steps) => {
+                let source = |step| StepSource::new(target, step, plan.data.as_deref());
+                Kind::Steps(steps.iter().map(source).collect::<Result<_, _>>()?)
+            }
+            Scenario::Transactions { run, items, item_collection, write_collection, reads, writes } => {
+                Kind::Transactions(Box::new(Transactions::new(
                     &head(target, "POST", &transactions::path(target)),
                     &transactions::Shape {
                         run,
@@ -43,53 +83,170 @@ impl RequestSource {
                         reads: *reads,
                         writes: *writes,
                     },
-                ))),
-                to_head: false,
-                acknowledgement: Acknowledgement::Accepted,
-            },
+                    plan.seed,
+                )))
+            }
+        };
+        let (seed, users, data) = (plan.seed, plan.users, plan.data.clone());
+        Ok(Self { kind, seed, users, data, buffer: Vec::new(), body: Vec::new() })
+    }
+
+    /// A user's request. The same arguments give the same bytes, so that an interrupted send can be continued
+    /// from a buffer that others have used meanwhile.
+    pub(super) fn render(&mut self, user: u32, job: Job) -> &[u8] {
+        let steps = match &mut self.kind {
+            Kind::Transactions(transactions) => return transactions.render(user, job.iteration),
+            Kind::Steps(steps) => steps,
+        };
+        match &steps[usize::from(job.step)].request {
+            Request::Fixed(bytes) => bytes,
+            Request::Rendered { head, body } => {
+                let Job { iteration, step } = job;
+                let values = Values { user, iteration, users: self.users, data: self.data.as_deref() };
+                let mut random = SplitMix64::of(self.seed, user, iteration, step);
+                let buffer = &mut self.buffer;
+                buffer.clear();
+                head.render(&values, &mut random, buffer);
+                if let Some(body) = body {
+                    self.body.clear();
+                    body.render(&values, &mut random, &mut self.body);
+                    // Writing into memory does not fail.
+                    let _ = write!(buffer, "Content-Length: {}\r\n", self.body.len());
+                    buffer.extend_from_slice(b"\r\n");
+                    buffer.extend_from_slice(&self.body);
+                } else {
+                    buffer.extend_from_slice(b"\r\n");
+                }
+                buffer
+            }
         }
     }
 
-    /// The request that a user sends as its `sequence`th. The same arguments give the same bytes, so that an
-    /// interrupted send can be continued from a buffer that others have used meanwhile.
-    pub(super) fn render(&mut self, user: u32, sequence: u32) -> &[u8] {
-        match &mut self.kind {
-            Kind::Fixed(bytes) => bytes,
-            Kind::Transactions(transactions) => transactions.render(user, sequence),
+    /// Whether the response to this step has no body whatever its head says, and what its body is searched for.
+    pub(super) fn expectation(&self, step: u16) -> (bool, Option<&Arc<Needle>>) {
+        match &self.kind {
+            Kind::Transactions(_) => (false, None),
+            Kind::Steps(steps) => {
+                let step = &steps[usize::from(step)];
+                (step.to_head, step.needle.as_ref())
+            }
         }
-    }
-
-    pub(super) fn to_head(&self) -> bool {
-        self.to_head
     }
 
     pub(super) fn acknowledgement(&self) -> Acknowledgement {
-        self.acknowledgement
+        match &self.kind {
+            Kind::Transactions(_) => Acknowledgement::Accepted,
+            Kind::Steps(_) => Acknowledgement::Success,
+        }
     }
 }
 
+impl StepSource {
+    fn new(target: &Target, step: &Step, data: Option<&Data>) -> Result<Self, PlanError> {
+        let template = |text: &str, what| {
+            Template::parse(text, data).map_err(|source| PlanError::Template {
+                step: step.name.clone(),
+                what,
+                source,
+            })
+        };
+        let path = step.path.as_deref().unwrap_or(&target.path);
+        template(path, "path")?;
+        for (name, value) in &step.headers {
+            template(value, "header")
+                .and_then(|parsed| safe_cells(step, &parsed, data, "header"))
+                .map(|()| name)?;
+        }
+        safe_cells(step, &template(path, "path")?, data, "path")?;
+        let head = template(&head_of(target, step, path), "head")?;
+        let has_body = !step.body.is_empty() || matches!(step.method.as_str(), "POST" | "PUT" | "PATCH");
+        let body = if has_body { Some(template(&step.body, "body")?) } else { None };
+        let constant = head.is_constant() && body.as_ref().is_none_or(Template::is_constant);
+        let needle = step.checks.iter().find_map(|check| match check {
+            Check::BodyContains(text) => Some(Arc::new(Needle::new(text))),
+            Check::Status(_) => None,
+        });
+        let mut source =
+            Self { request: Request::Rendered { head, body }, to_head: step.method == "HEAD", needle };
+        if constant {
+            source.request = Request::Fixed(source.fixed());
+        }
+        Ok(source)
+    }
+
+    /// The bytes of a request without variables.
+    fn fixed(&self) -> Vec<u8> {
+        let (kind, seed) = (Kind::Steps(vec![self.clone()]), 0);
+        let mut once =
+            RequestSource { kind, seed, users: 1, data: None, buffer: Vec::new(), body: Vec::new() };
+        once.render(0, Job::default()).to_vec()
+    }
+}
+
+/// A cell with a line break in a header would be a request of its own.
+fn safe_cells(
+    step: &Step,
+    text: &Template,
+    data: Option<&Data>,
+    what: &'static str,
+) -> Result<(), PlanError> {
+    let Some(data) = data else { return Ok(()) };
+    let is_bad =
+        |cell: &str| cell.bytes().any(|byte| byte < 0x20 || byte == 0x7f || (what == "path" && byte == b' '));
+    for column in text.columns() {
+        if let Some((line, _)) = data.find(column, is_bad) {
+            let (step, column) = (step.name.clone(), data.columns()[column].clone());
+            return Err(PlanError::Cell { step, what, column, line });
+        }
+    }
+    Ok(())
+}
+
 /// Checks a scenario for what would make broken requests.
-pub(super) fn check(scenario: &Scenario, target: &Target) -> Result<(), PlanError> {
-    match scenario {
-        Scenario::Request { method, headers, body } => {
-            if !is_token(method) || method == "CONNECT" {
-                return Err(PlanError::invalid(
-                    "the method",
-                    format!("\"{method}\""),
-                    "an HTTP method, such as GET",
-                ));
+pub(super) fn check(plan: &Plan) -> Result<(), PlanError> {
+    match &plan.scenario {
+        Scenario::Steps(steps) => {
+            if !(1..=MAX_STEPS).contains(&steps.len()) {
+                return Err(PlanError::invalid("the number of steps", steps.len(), "1 to 64"));
             }
-            if body.len() > MAX_REQUEST_BYTES {
-                return Err(PlanError::invalid("the body's size", body.len(), "at most 64 MiB"));
-            }
-            headers.iter().try_for_each(|(name, value)| check_header(name, value))
+            steps.iter().try_for_each(check_step)?;
         }
         Scenario::Transactions { run, items, item_collection, write_collection, reads, writes } => {
             let (reads, writes) = (*reads, *writes);
             transactions::Shape { run, items: *items, item_collection, write_collection, reads, writes }
-                .check(target)
+                .check(&plan.target)?;
         }
     }
+    RequestSource::new(plan).map(drop)
+}
+
+fn check_step(step: &Step) -> Result<(), PlanError> {
+    if !is_token(&step.method) || step.method == "CONNECT" {
+        return Err(PlanError::invalid(
+            "the method",
+            format!("\"{}\"", step.method),
+            "an HTTP method, such as GET",
+        ));
+    }
+    if let Some(path) = &step.path
+        && (!path.starts_with('/') || path.bytes().any(|byte| !byte.is_ascii_graphic()))
+    {
+        let expected = "an absolute path such as /items/1?full=yes, percent-encoded";
+        return Err(PlanError::invalid("the path of a step", format!("\"{path}\""), expected));
+    }
+    if step.body.len() > MAX_REQUEST_BYTES {
+        return Err(PlanError::invalid("the body's size", step.body.len(), "at most 64 MiB"));
+    }
+    let needles = step.checks.iter().filter_map(|check| match check {
+        Check::BodyContains(text) => Some(text.len()),
+        Check::Status(_) => None,
+    });
+    for length in needles {
+        if !(1..=MAX_NEEDLE_BYTES).contains(&length) {
+            return Err(PlanError::invalid("the text that a body is to contain", length, "1 to 1024 bytes"));
+        }
+    }
+    step.headers.iter().try_for_each(|(name, value)| check_header(name, value))
 }
 
 fn check_header(name: &str, value: &str) -> Result<(), PlanError> {
@@ -120,75 +277,105 @@ fn head(target: &Target, method: &str, path: &str) -> String {
     format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n{USER_AGENT}", target.authority)
 }
 
-fn fixed(target: &Target, method: &str, headers: &[(String, String)], body: &[u8]) -> Vec<u8> {
-    let given = |name: &str| headers.iter().any(|(given, _)| given.eq_ignore_ascii_case(name));
-    let mut text = format!("{method} {} HTTP/1.1\r\n", target.path);
+/// The request line and the headers, each with its line end; without the length and the empty line.
+fn head_of(target: &Target, step: &Step, path: &str) -> String {
+    let given = |name: &str| step.headers.iter().any(|(given, _)| given.eq_ignore_ascii_case(name));
+    let mut text = format!("{} {path} HTTP/1.1\r\n", step.method);
     if !given("host") {
         text += &format!("Host: {}\r\n", target.authority);
     }
     if !given("user-agent") {
         text += USER_AGENT;
     }
-    for (name, value) in headers {
+    for (name, value) in &step.headers {
         text += &format!("{name}: {value}\r\n");
     }
-    if !body.is_empty() || matches!(method, "POST" | "PUT" | "PATCH") {
-        text += &format!("Content-Length: {}\r\n", body.len());
-    }
-    text += "\r\n";
-    let mut bytes = text.into_bytes();
-    bytes.extend_from_slice(body);
-    bytes
+    text
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::any_plan;
     use super::*;
 
-    fn request(method: &str, headers: &[(&str, &str)], body: &str) -> Scenario {
+    fn request(method: &str, headers: &[(&str, &str)], body: &str) -> Plan {
         let headers = headers.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
-        Scenario::Request { method: method.into(), headers, body: body.into() }
+        let scenario = Scenario::request(method, headers, body);
+        Plan { target: Target::parse("http://127.0.0.1:8080/a?b").unwrap(), scenario, ..any_plan() }
     }
 
-    fn rendered(scenario: &Scenario) -> String {
-        let target = Target::parse("http://127.0.0.1:8080/a?b").unwrap();
-        check(scenario, &target).unwrap();
-        let mut source = RequestSource::new(scenario, &target);
-        String::from_utf8(source.render(3, 4).to_vec()).unwrap()
+    fn rendered(plan: &Plan, user: u32, job: Job) -> String {
+        check(plan).unwrap();
+        let mut source = RequestSource::new(plan).unwrap();
+        String::from_utf8(source.render(user, job).to_vec()).unwrap()
     }
 
     #[test]
     fn requests_are_framed() {
+        let rendered = |plan| rendered(&plan, 3, Job { iteration: 4, step: 0 });
         assert_eq!(
-            rendered(&request("GET", &[], "")),
+            rendered(request("GET", &[], "")),
             format!("GET /a?b HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n{USER_AGENT}\r\n")
         );
         assert_eq!(
-            rendered(&request("POST", &[("host", "x"), ("User-Agent", "y"), ("X-A", "b c")], "body")),
+            rendered(request("POST", &[("host", "x"), ("User-Agent", "y"), ("X-A", "b c")], "body")),
             "POST /a?b HTTP/1.1\r\nhost: x\r\nUser-Agent: y\r\nX-A: b c\r\nContent-Length: 4\r\n\r\nbody"
         );
-        assert!(rendered(&request("PUT", &[], "")).ends_with("Content-Length: 0\r\n\r\n"));
+        assert!(rendered(request("PUT", &[], "")).ends_with("Content-Length: 0\r\n\r\n"));
+    }
+
+    #[test]
+    fn each_iteration_has_its_own_texts_and_lengths() {
+        let mut plan = request("POST", &[("X-User", "${vu}")], "{\"n\":${seq}}");
+        plan.users = 10;
+        let at = |iteration| rendered(&plan, 3, Job { iteration, step: 0 });
+        assert!(at(0).ends_with("X-User: 4\r\nContent-Length: 7\r\n\r\n{\"n\":3}"), "{}", at(0));
+        assert!(at(12).ends_with("X-User: 4\r\nContent-Length: 9\r\n\r\n{\"n\":123}"), "{}", at(12));
+    }
+
+    #[test]
+    fn steps_have_paths_of_their_own() {
+        let step = |path: &str| Step { path: Some(path.into()), ..Step::new("s", "GET") };
+        let plan = Plan { scenario: Scenario::Steps(vec![step("/one"), step("/two/${iter}")]), ..any_plan() };
+        assert!(rendered(&plan, 0, Job { iteration: 5, step: 0 }).starts_with("GET /one HTTP/1.1\r\n"));
+        assert!(rendered(&plan, 0, Job { iteration: 5, step: 1 }).starts_with("GET /two/5 HTTP/1.1\r\n"));
     }
 
     #[test]
     fn only_a_head_request_has_no_body_in_the_response() {
-        let target = Target::parse("http://127.0.0.1/").unwrap();
-        assert!(RequestSource::new(&request("HEAD", &[], ""), &target).to_head());
-        assert!(!RequestSource::new(&request("GET", &[], ""), &target).to_head());
+        for (method, to_head) in [("HEAD", true), ("GET", false)] {
+            let source = RequestSource::new(&request(method, &[], "")).unwrap();
+            assert_eq!(source.expectation(0).0, to_head);
+        }
     }
 
     #[test]
     fn broken_requests_are_refused() {
-        let target = Target::parse("http://127.0.0.1/").unwrap();
-        for (scenario, part) in [
+        let data = |csv: &str| Some(Arc::new(Data::parse(csv.as_bytes()).unwrap()));
+        let step = |step: Step| Plan { scenario: Scenario::Steps(vec![step]), ..any_plan() };
+        let path = |path: &str| step(Step { path: Some(path.into()), ..Step::new("s", "GET") });
+        for (plan, part) in [
             (request("", &[], ""), "the method"),
             (request("GE T", &[], ""), "the method"),
             (request("CONNECT", &[], ""), "the method"),
             (request("GET", &[("a b", "c")], ""), "header's name"),
             (request("GET", &[("a", "b\r\nc: d")], ""), "header's value"),
             (request("GET", &[("Content-LENGTH", "3")], ""), "frames its requests itself"),
+            (request("POST", &[], "${nope}"), "the body of the step \"request\": `${nope}` is no variable"),
+            (path("relative"), "an absolute path"),
+            (path("/${data.x}"), "no data file is given"),
+            (Plan { data: data("x\na b\n"), ..path("/${data.x}") }, "line 2 of the data file"),
+            (
+                Plan { data: data("x\nok\n\"a\nb\"\n"), ..request("GET", &[("h", "${data.x}")], "") },
+                "line 3 of the data file",
+            ),
+            (
+                step(Step { checks: vec![Check::BodyContains(String::new())], ..Step::new("s", "GET") }),
+                "a body is to contain",
+            ),
+            (Plan { scenario: Scenario::Steps(vec![]), ..any_plan() }, "the number of steps"),
         ] {
-            let error = check(&scenario, &target).unwrap_err().to_string();
+            let error = check(&plan).unwrap_err().to_string();
             assert!(error.contains(part), "{part}: {error}");
         }
     }

@@ -4,12 +4,11 @@
 use scalekit_service::contract::{MAX_COLLECTION_BYTES, MAX_OPERATIONS_PER_REQUEST};
 
 use super::plan::{PlanError, Target};
+use super::random::SplitMix64;
 
 /// Item numbers have six digits.
 const MAX_ITEMS: u32 = 1_000_000;
 const MAX_RUN_BYTES: usize = 32;
-/// Any fixed number: runs are to be repeatable.
-const SEED: u64 = 0x5ca1_e4b1_7000_0001;
 
 /// The parameters of the scenario, as in `Scenario::Transactions`.
 pub(super) struct Shape<'a> {
@@ -85,11 +84,12 @@ pub(super) struct Transactions {
     bytes: Vec<u8>,
     fields: Vec<(usize, Field)>,
     items: u32,
+    seed: u64,
 }
 
 impl Transactions {
     /// `head` is the request line and the fixed headers, each with its line end.
-    pub(super) fn new(head: &str, shape: &Shape<'_>) -> Self {
+    pub(super) fn new(head: &str, shape: &Shape<'_>, seed: u64) -> Self {
         let mut body = Template::default();
         body.text("{\"reads\":[");
         for place in 0..shape.reads {
@@ -118,18 +118,18 @@ impl Transactions {
         let offset = whole.bytes.len();
         whole.bytes.extend_from_slice(&body.bytes);
         whole.fields.extend(body.fields.iter().map(|&(at, field)| (at + offset, field)));
-        Self { bytes: whole.bytes, fields: whole.fields, items: shape.items }
+        Self { bytes: whole.bytes, fields: whole.fields, items: shape.items, seed }
     }
 
     pub(super) fn render(&mut self, user: u32, sequence: u32) -> &[u8] {
-        let mut random = SEED ^ ((u64::from(user) << 32) | u64::from(sequence));
+        let mut random = SplitMix64::of(self.seed, user, sequence, 0);
         for &(at, field) in &self.fields {
             match field {
                 Field::Sequence => put_hex(&mut self.bytes[at..at + 8], sequence),
                 Field::User => put_hex(&mut self.bytes[at..at + 8], user),
-                Field::Item => put_decimal(&mut self.bytes[at..at + 6], below(&mut random, self.items)),
+                Field::Item => put_decimal(&mut self.bytes[at..at + 6], random.below(self.items)),
                 Field::Quantity => {
-                    put_decimal(&mut self.bytes[at..at + 3], 100 + below(&mut random, 900));
+                    put_decimal(&mut self.bytes[at..at + 3], 100 + random.below(900));
                 }
             }
         }
@@ -169,17 +169,6 @@ impl Template {
         self.field(Field::Quantity);
         self.text(",\"currency\":\"EUR\",\"status\":\"new\"}");
     }
-}
-
-/// splitmix64 (Steele, Lea, Flood 2014), reduced to `0..limit` by multiplication.
-fn below(state: &mut u64, limit: u32) -> u32 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^= z >> 31;
-    // The product of two 32-bit numbers, shifted by 32, is below `limit`.
-    (((z >> 32) * u64::from(limit)) >> 32) as u32
 }
 
 fn put_decimal(place: &mut [u8], mut value: u32) {
@@ -246,7 +235,7 @@ mod tests {
 
     #[test]
     fn requests_follow_the_contract() {
-        let mut transactions = Transactions::new("POST /x HTTP/1.1\r\nHost: h\r\n", &shape(1000, 5, 3));
+        let mut transactions = Transactions::new("POST /x HTTP/1.1\r\nHost: h\r\n", &shape(1000, 5, 3), 1);
         for (user, sequence) in [(0, 0), (1199, 77), (u32::MAX, u32::MAX), (1, 0)] {
             let (head, body) = parts(transactions.render(user, sequence));
             let key = format!("Idempotency-Key: {}", operation_id("k3f9x2ab", sequence, user));
@@ -271,7 +260,7 @@ mod tests {
 
     #[test]
     fn the_same_request_renders_the_same_bytes() {
-        let mut transactions = Transactions::new("", &shape(1000, 2, 2));
+        let mut transactions = Transactions::new("", &shape(1000, 2, 2), 1);
         let first = transactions.render(7, 9).to_vec();
         assert_ne!(first, transactions.render(7, 10));
         assert_eq!(first, transactions.render(7, 9));
@@ -279,9 +268,9 @@ mod tests {
 
     #[test]
     fn reads_cover_the_items_evenly() {
-        let mut random = SEED;
+        let mut random = SplitMix64::of(1, 0, 0, 0);
         let mut counts = [0u32; 10];
-        (0..100_000).for_each(|_| counts[below(&mut random, 10) as usize] += 1);
+        (0..100_000).for_each(|_| counts[random.below(10) as usize] += 1);
         assert!(counts.iter().all(|count| (9_500..10_500).contains(count)), "{counts:?}");
     }
 

@@ -15,14 +15,14 @@ use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
 use super::clock::{Clock, Nanos, nanos, thread_cpu_time};
 use super::connection::{Connection, Io, Step};
 use super::deadlines::Deadlines;
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Times};
 use super::harvest::{Counts, Harvest, Shared};
 use super::ledger::{Fate, UserLedger};
 use super::outcome::{Failure, Outcome};
 use super::pacer::Pacer;
 use super::plan::Plan;
 use super::recorder::Recorder;
-use super::scenario::RequestSource;
+use super::scenario::{Job, RequestSource};
 use super::series::{Interval, IntervalRecorder, second_of};
 
 const TIMER_TOKEN: u64 = u64::MAX;
@@ -46,6 +46,15 @@ pub(super) struct Worker<'a> {
     in_flight: Deadlines,
     unfinished_reads: VecDeque<u32>,
     pacer: Pacer,
+    /// In the open model: users without an iteration, and the next arrival of this thread's.
+    idle: Vec<u32>,
+    arrivals: ArrivalCursor,
+    users: Vec<User>,
+    /// Iterations that this thread may still start.
+    quota: Option<u64>,
+    plan: &'a Plan,
+    /// Of an iteration.
+    steps: usize,
     recorder: Recorder,
     interval: IntervalRecorder,
     counts: Counts,
@@ -62,6 +71,35 @@ pub(super) struct Worker<'a> {
     intervals: SyncSender<(usize, Interval)>,
 }
 
+/// Where a user is.
+#[derive(Clone, Copy, Debug, Default)]
+struct User {
+    job: Job,
+    /// Of the iteration that is under way.
+    intended: Nanos,
+    started: Nanos,
+}
+
+/// A thread's way through the arrivals of the open model, which are dealt out to the threads in turn.
+#[derive(Clone, Copy, Debug)]
+struct ArrivalCursor {
+    number: u64,
+    stride: u64,
+    /// When that arrival is due; `None` after the last.
+    at: Option<Nanos>,
+}
+
+impl ArrivalCursor {
+    fn new(pacer: &Pacer, first: u64, stride: u64) -> Self {
+        Self { number: first, stride, at: pacer.arrival(first) }
+    }
+
+    fn advance(&mut self, pacer: &Pacer) {
+        self.number += self.stride;
+        self.at = pacer.arrival(self.number);
+    }
+}
+
 impl<'a> Worker<'a> {
     /// Sets up the thread's part, with everything that can fail and everything that allocates.
     pub(super) fn new(
@@ -76,17 +114,20 @@ impl<'a> Worker<'a> {
         let timer =
             TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
         epoll.add(&timer, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, TIMER_TOKEN))?;
-        let source = RequestSource::new(&plan.scenario, &plan.target);
-        let pacer = Pacer::new(plan.users, plan.think_time, plan.warmup);
+        let source = RequestSource::new(plan).map_err(io::Error::other)?;
+        let pacer = Pacer::new(plan);
+        let threads = plan.worker_threads();
         // Users are dealt out in turn, so that each thread's starts are spread as the whole run's are.
-        let users = (0..plan.users).skip(index).step_by(plan.worker_threads());
-        let connections: Vec<Connection> = (0u32..)
-            .zip(users)
-            .map(|(slot, user)| Connection::new(user, slot, &plan.target, source.to_head()))
-            .collect();
+        let users = (0..plan.users).skip(index).step_by(threads);
+        let connections: Vec<Connection> =
+            (0u32..).zip(users).map(|(slot, user)| Connection::new(user, slot, &plan.target)).collect();
         let measure_start = nanos(plan.warmup);
-        let due = (0u32..).zip(&connections).map(|(slot, c)| Reverse((pacer.first_due(c.user()), slot)));
+        let first = |(slot, c): (u32, &Connection)| Some(Reverse((pacer.first_due(c.user())?, slot)));
+        let due = (0u32..).zip(&connections).filter_map(first).collect();
         let count = connections.len();
+        // The first ones stand on top: as few connections are used as the load needs.
+        let idle = if pacer.is_open() { (0..count as u32).rev().collect() } else { Vec::new() };
+        let (index64, threads64) = (index as u64, threads as u64);
         Ok(Self {
             index,
             io: Io { epoll, clock, target: &plan.target, source, buffer: vec![0; BUFFER_BYTES].into() },
@@ -95,12 +136,19 @@ impl<'a> Worker<'a> {
             ledgers: vec![UserLedger::default(); count],
             online: vec![false; count],
             online_count: 0,
-            due: due.collect(),
+            due,
+            idle,
+            arrivals: ArrivalCursor::new(&pacer, index64, threads64),
+            users: vec![User::default(); count],
+            // Dealt out in turn, too.
+            quota: plan.iterations.map(|all| (all + threads64 - 1).saturating_sub(index64) / threads64),
+            plan,
+            steps: plan.scenario.step_names().len(),
             in_flight: Deadlines::new(count),
             unfinished_reads: VecDeque::with_capacity(count),
             connections,
             pacer,
-            recorder: Recorder::new(),
+            recorder: Recorder::new(&plan.checks_of_steps()),
             interval: IntervalRecorder::new(second_of(0, measure_start)),
             counts: Counts::default(),
             requests: 0,
@@ -128,7 +176,10 @@ impl<'a> Worker<'a> {
             if self.stop.load(Ordering::Relaxed) || self.shared.abort.load(Ordering::Relaxed) {
                 break true;
             }
-            if now >= self.end && self.in_flight.len() == 0 {
+            if now >= self.end {
+                self.drop_rest();
+            }
+            if (now >= self.end || self.is_exhausted()) && self.in_flight.len() == 0 {
                 break false;
             }
             let timeout = self.arm(now)?;
@@ -184,7 +235,9 @@ impl<'a> Worker<'a> {
     fn arm(&mut self, now: Nanos) -> io::Result<EpollTimeout> {
         let due = self.due.peek().map(|Reverse((due, _))| *due);
         let deadline = self.in_flight.first().map(|(deadline, _)| deadline);
-        let next = due.into_iter().chain(deadline).min().unwrap_or(Nanos::MAX);
+        // Without a free user an arrival waits for the end of a request, which is an event.
+        let arrival = self.arrivals.at.filter(|_| !self.idle.is_empty());
+        let next = due.into_iter().chain(deadline).chain(arrival).min().unwrap_or(Nanos::MAX);
         if next <= now || !self.unfinished_reads.is_empty() {
             return Ok(EpollTimeout::ZERO);
         }
@@ -229,21 +282,68 @@ impl<'a> Worker<'a> {
         }
     }
 
+    /// Whether all iterations that were asked for are over.
+    fn is_exhausted(&self) -> bool {
+        self.quota == Some(0) && self.due.is_empty()
+    }
+
     fn start_due(&mut self) {
         for _ in 0..STARTS_AT_ONCE {
             let now = self.io.clock.now();
-            let Some(&Reverse((due, slot))) = self.due.peek() else { return };
-            if due > now {
-                return;
-            }
-            self.due.pop();
-            if now >= self.end {
-                self.counts.dropped += 1;
-                continue;
+            let Some((due, slot)) = self.next_start(now) else { return };
+            let user = &mut self.users[slot as usize];
+            let job = user.job;
+            if job.step == 0 {
+                (user.intended, user.started) = (due, now);
+                self.quota = self.quota.map(|left| left.saturating_sub(1));
             }
             self.in_flight.push(slot, now.saturating_add(self.timeout));
-            let step = self.connections[slot as usize].begin(&mut self.io, due, now);
+            let step = self.connections[slot as usize].begin(&mut self.io, job, due, now);
             self.take(slot, step);
+            if job.step == 0 && self.quota == Some(0) {
+                // What is left are iterations that nobody asked for; those under way go on.
+                let users = &self.users;
+                self.due.retain(|Reverse((_, slot))| users[*slot as usize].job.step > 0);
+                self.arrivals.at = None;
+            }
+        }
+    }
+
+    /// What is to be started now: when it was due, and whose it is.
+    fn next_start(&mut self, now: Nanos) -> Option<(Nanos, u32)> {
+        if now >= self.end {
+            return None;
+        }
+        if let Some(&Reverse((due, slot))) = self.due.peek()
+            && due <= now
+        {
+            self.due.pop();
+            return Some((due, slot));
+        }
+        // One that no user was free for in all that time has failed its user: it is not sent any more.
+        while let Some(at) = self.arrivals.at
+            && at.saturating_add(self.timeout) < now
+        {
+            self.counts.dropped += u64::from(at >= self.measure_start);
+            self.arrivals.advance(&self.pacer);
+        }
+        let at = self.arrivals.at.filter(|&at| at <= now)?;
+        let slot = self.idle.pop()?;
+        self.arrivals.advance(&self.pacer);
+        Some((at, slot))
+    }
+
+    /// The time to start anything is over: counts what was due and has not been started.
+    fn drop_rest(&mut self) {
+        for Reverse((due, slot)) in self.due.drain() {
+            let is_start = self.users[slot as usize].job.step == 0;
+            self.counts.dropped += u64::from(is_start && due < self.end);
+        }
+        while let Some(at) = self.arrivals.at.take()
+            && at < self.end
+        {
+            self.counts.dropped += u64::from(at >= self.measure_start);
+            self.arrivals.advance(&self.pacer);
         }
     }
 
@@ -260,10 +360,6 @@ impl<'a> Worker<'a> {
     fn settle(&mut self, slot: u32, exchange: &Exchange) {
         let Exchange { times, outcome, .. } = exchange;
         self.in_flight.remove(slot);
-        let next_due = self.pacer.next_due(times.ended, times.connected.is_some());
-        if next_due < self.end {
-            self.due.push(Reverse((next_due, slot)));
-        }
         let fate = outcome.fate(self.io.source.acknowledgement(), exchange.bytes_sent > 0);
         self.ledgers[slot as usize].push(fate);
         self.set_online(slot, matches!(outcome, Outcome::Response(_)));
@@ -276,12 +372,46 @@ impl<'a> Worker<'a> {
         self.failed += u64::from(outcome.failed());
         let measured = times.intended >= self.measure_start;
         if measured {
-            self.recorder.record(exchange, next_due);
+            let step = self.users[slot as usize].job.step;
+            let checks = self.plan.scenario.checks(usize::from(step)).iter();
+            let status = outcome.status();
+            let met = checks.map(|check| check.is_met(status, exchange.body_has));
+            self.recorder.record(exchange, step, met);
         }
         self.advance_series(times.ended);
         // Seconds of the measured part hold measured requests only, so that they add up to the totals.
         if measured || times.ended < self.measure_start {
             self.interval.record(times.total(), outcome.failed());
+        }
+        self.go_on(slot, times);
+    }
+
+    /// The user's next step, or the end of its iteration.
+    fn go_on(&mut self, slot: u32, times: &Times) {
+        let user = &mut self.users[slot as usize];
+        let step = usize::from(user.job.step);
+        let connected = times.connected.is_some();
+        if step + 1 < self.steps {
+            user.job.step += 1;
+            let pause = self.plan.scenario.think_time(step);
+            self.due.push(Reverse((times.ended.saturating_add(nanos(pause)), slot)));
+            return;
+        }
+        let over = self.pacer.iteration_end(times.ended, connected);
+        if user.intended >= self.measure_start {
+            self.recorder.record_iteration(over.saturating_sub(user.started));
+        }
+        user.job = Job { iteration: user.job.iteration.wrapping_add(1), step: 0 };
+        if self.quota == Some(0) {
+            return;
+        }
+        if self.pacer.is_open() {
+            self.idle.push(slot);
+        } else if let Some(due) =
+            self.pacer.next_due(self.connections[slot as usize].user(), user.intended, over, connected)
+            && due < self.end
+        {
+            self.due.push(Reverse((due, slot)));
         }
     }
 

@@ -20,8 +20,8 @@ pub(super) fn check(resolver: &Resolver<'_>, profile: &mut Profile) -> Checked {
     times(resolver, profile)?;
     connections(resolver, profile)?;
     let load = &profile.load;
-    if load.scenario == ScenarioKind::Request {
-        let why = "the scenario `request` cannot measure it";
+    if load.scenario != ScenarioKind::Transactions {
+        let why = "only the bundled service's scenario `transactions` can measure it";
         return unmeasurable(resolver, profile, &OF_THE_SERVICE, &["load", "scenario"], why);
     }
     if load.transactions.reads == 0 && load.transactions.writes == 0 {
@@ -54,10 +54,28 @@ fn backend(resolver: &Resolver<'_>, profile: &Profile) -> Checked {
 }
 
 fn request(resolver: &Resolver<'_>, profile: &Profile) -> Checked {
-    if profile.load.scenario == ScenarioKind::Request && profile.load.url.is_none() {
-        let message = "`request` needs a URL, and load.url is not set";
+    let load = &profile.load;
+    let name = match load.scenario {
+        ScenarioKind::Transactions => "transactions",
+        ScenarioKind::Request => "request",
+        ScenarioKind::Steps => "steps",
+    };
+    if load.scenario != ScenarioKind::Transactions && load.url.is_none() {
+        let message = format!("`{name}` needs a URL, and load.url is not set");
         let help = "set load.url (or --url), or use the scenario `transactions`";
         return Err(resolver.error(&["load", "scenario"], message, help));
+    }
+    if (load.scenario == ScenarioKind::Steps) == load.steps.is_empty() {
+        let message = if load.steps.is_empty() {
+            "`steps` needs load.steps, and there are none".to_owned()
+        } else {
+            format!("`{name}` has no use for load.steps")
+        };
+        return Err(resolver.error(
+            &["load", "scenario"],
+            message,
+            "set load.scenario to steps, and list them in load.steps",
+        ));
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
 use super::setting::{Merge, Setting};
+use super::steps::{Stages, Steps};
 use super::thresholds::CriteriaLayer;
 use super::types::{Backend, DeployTarget, Durability, ScenarioKind};
 use super::units::{Rate, Size, Span, Whole};
@@ -135,18 +136,37 @@ section! {
 section! {
     /// What load to put on the service.
     LoadLayer {
-        /// The URL to load instead of the deployed service; required for the scenario `request`.
+        /// The URL to load instead of the deployed service; required for the scenarios `request` and `steps`.
         url: String,
-        /// What a user does: `transactions` of the bundled service, or one `request` over and over.
+        /// What a user does: `transactions` of the bundled service, one `request` over and over, or `steps`.
         scenario: ScenarioKind,
         /// The scenario `transactions`.
         transactions: TransactionsLayer,
         /// The scenario `request`.
         request: RequestLayer,
-        /// Users, each with a connection of its own (1 to 1000000).
+        /// The scenario `steps`: these requests, one after the other.
+        steps: Steps,
+        /// CSV file with a line of column names, relative to this file; its rows are what `${data.COLUMN}` takes in
+        /// turn (up to 64 MiB).
+        data: String,
+        /// Users, each with a connection of its own (1 to 1000000). With `rate`, as many as can be busy at once.
         vus: Whole,
-        /// How long a user pauses after each answer (0s to 1h).
+        /// How long a user pauses after each iteration (0s to 1h).
         think_time: Span,
+        /// Closed model with a schedule, instead of `think_time`: each user starts an iteration each so often, as
+        /// long as the one before is over (1ms to 1h).
+        pacing: Span,
+        /// Open model, instead of `think_time`: so many iterations start a second, such as `2000/s`, whether or not
+        /// those before are over (1/s to 10000000/s).
+        rate: Rate,
+        /// Levels over time, instead of `duration`: `30s:100` goes to 100 users in 30 s, `30s:100/s` to 100
+        /// iterations a second. The first stage starts from 0.
+        stages: Stages,
+        /// The run ends after so many iterations of all users together, or after `duration` (10m, when it is
+        /// inherited).
+        iterations: Whole,
+        /// Of everything random: the same seed sends the same requests.
+        seed: Whole,
         /// Time under load before measuring starts (0s to 1h).
         warmup: Span,
         /// Time that is measured (1s to 24h).

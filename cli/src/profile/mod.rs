@@ -7,9 +7,11 @@ mod contradictions;
 mod error;
 mod layer;
 mod locate;
+mod model;
 mod resolve;
 mod setting;
 mod source;
+mod steps;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -19,7 +21,8 @@ mod units;
 
 pub(crate) use error::ProfileError;
 pub(crate) use layer::{Headers, Layer};
-pub(crate) use types::{Backend, CriterionSpec, Deploy, Durability, Profile, ScenarioKind};
+pub(crate) use steps::{StageText, Stages};
+pub(crate) use types::{Backend, CriterionSpec, Deploy, Durability, Profile, ScenarioKind, StepSpec};
 pub(crate) use units::Whole;
 
 /// Loads a profile: a built-in name or a file (which wins), over what it extends, under the command line's

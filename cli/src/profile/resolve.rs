@@ -2,18 +2,22 @@
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use scalekit_service::contract::{MAX_COLLECTION_BYTES, MAX_OPERATIONS_PER_REQUEST};
 
 use super::error::ProfileError;
 use super::layer::{
-    DeployLayer, Layer, LimitsLayer, LoadLayer, RequestLayer, TransactionsLayer, WorkerLayer,
+    DeployLayer, Headers, Layer, LimitsLayer, LoadLayer, RequestLayer, TransactionsLayer, WorkerLayer,
 };
 use super::setting::{Merge, Setting};
 use super::source::Source;
+use super::steps::StepLayer;
 use super::text;
-use super::types::{CriterionSpec, Deploy, Limits, Load, Profile, RequestSpec, TransactionsSpec, Worker};
+use super::types::{
+    CriterionSpec, Deploy, Limits, Load, Profile, RequestSpec, StepSpec, TransactionsSpec, Worker,
+};
 use super::units::{Rate, Size, Span, Whole};
 
 const MS: Duration = Duration::from_millis(1);
@@ -243,18 +247,36 @@ impl Resolver<'_> {
 
     fn load(&self, layer: &LoadLayer) -> Found<Load> {
         let key = |key| ["load", key];
-        Ok(Load {
+        let rate = layer.rate.value().map(|rate| Whole(rate.0)).into();
+        let mut load = Load {
             url: self.optional_url(&key("url"), &layer.url, &["http", "https"])?,
             scenario: self.required(&key("scenario"), &layer.scenario)?,
             transactions: self.transactions(&layer.transactions.value().cloned().unwrap_or_default())?,
             request: self.request(&layer.request.value().cloned().unwrap_or_default())?,
+            steps: self.steps(layer.steps.value().map_or(&[], |steps| &steps.0))?,
+            data: self.data(&layer.data),
             vus: self.whole(&key("vus"), &layer.vus, 1..=1_000_000)?,
+            rate_per_s: self.optional(&key("rate"), &rate, 1..=10_000_000)?,
+            pacing: layer
+                .pacing
+                .value()
+                .map(|_| self.span(&key("pacing"), &layer.pacing, MS..=HOUR))
+                .transpose()?,
+            stages: layer.stages.value().map_or_else(Vec::new, |stages| stages.0.clone()),
+            iterations: layer
+                .iterations
+                .value()
+                .map(|&Whole(count)| self.bounded(&key("iterations"), count, 1..=1 << 40))
+                .transpose()?,
+            seed: self.required(&key("seed"), &layer.seed)?.0,
             think_time: self.span(&key("think_time"), &layer.think_time, Duration::ZERO..=HOUR)?,
             warmup: self.span(&key("warmup"), &layer.warmup, Duration::ZERO..=HOUR)?,
             duration: self.span(&key("duration"), &layer.duration, SECOND..=24 * HOUR)?,
             timeout: self.span(&key("timeout"), &layer.timeout, MS..=10 * MINUTE)?,
             threads: self.optional(&key("threads"), &layer.threads, 1..=1024)?,
-        })
+        };
+        self.model(&mut load)?;
+        Ok(load)
     }
 
     fn transactions(&self, layer: &TransactionsLayer) -> Found<TransactionsSpec> {
@@ -272,17 +294,69 @@ impl Resolver<'_> {
 
     fn request(&self, layer: &RequestLayer) -> Found<RequestSpec> {
         let method = self.text(&["load", "request", "method"], &layer.method, text::method)?;
-        let headers = layer.headers.value().cloned().unwrap_or_default().0;
+        let headers = self.headers(&["load", "request", "headers"], &layer.headers)?;
+        let body = self.body(&["load", "request", "body"], &layer.body)?;
+        Ok(RequestSpec { method, headers, body })
+    }
+
+    /// Path, name and the like of each step; the engine checks what it will send.
+    fn steps(&self, layers: &[StepLayer]) -> Found<Vec<StepSpec>> {
+        let mut steps = Vec::with_capacity(layers.len());
+        for (index, layer) in layers.iter().enumerate() {
+            let number = index.to_string();
+            let key = |key| ["load", "steps", &number, key];
+            let name = layer.name.value().cloned().unwrap_or_else(|| format!("step {}", index + 1));
+            if steps.iter().any(|step: &StepSpec| step.name == name) {
+                let message = format!("two steps are named {name:?}");
+                return Err(self.error(&key("name"), message, "name them differently"));
+            }
+            let checks = layer.checks.value().cloned().unwrap_or_default();
+            let statuses = checks.status.value().cloned().unwrap_or_default();
+            let think = &layer.think_time;
+            steps.push(StepSpec {
+                name,
+                path: layer.path.value().cloned(),
+                request: RequestSpec {
+                    method: match layer.method.value() {
+                        Some(_) => self.text(&key("method"), &layer.method, text::method)?,
+                        None => "GET".to_owned(),
+                    },
+                    headers: self.headers(&["load", "steps", &number, "headers"], &layer.headers)?,
+                    body: self.body(&key("body"), &layer.body)?,
+                },
+                status: statuses.into_iter().map(|range| range.0).collect(),
+                body_contains: checks.body_contains.value().cloned(),
+                think_time: match think.value() {
+                    Some(_) => self.span(&key("think_time"), think, Duration::ZERO..=HOUR)?,
+                    None => Duration::ZERO,
+                },
+            });
+        }
+        Ok(steps)
+    }
+
+    fn headers(&self, path: &[&str], setting: &Setting<Headers>) -> Found<Vec<(String, String)>> {
+        let headers = setting.value().cloned().unwrap_or_default().0;
         for (name, value) in &headers {
             if let Err(expected) = text::header(name, value) {
-                let path = ["load", "request", "headers", name];
+                let path = [path, &[name]].concat();
                 return Err(self.error(&path, format!("expected {expected}"), "correct the header"));
             }
         }
-        let body = &layer.body;
-        let body =
-            body.value().map(|_| self.text(&["load", "request", "body"], body, text::body)).transpose()?;
-        Ok(RequestSpec { method, headers, body })
+        Ok(headers)
+    }
+
+    fn body(&self, path: &[&str], setting: &Setting<String>) -> Found<Option<String>> {
+        setting.value().map(|_| self.text(path, setting, text::body)).transpose()
+    }
+
+    /// Relative to the file that names it; from the command line, to the current directory.
+    fn data(&self, setting: &Setting<String>) -> Option<PathBuf> {
+        let path = setting.value()?;
+        let source = self.source_of(&["load", "data"]).map(|index| &self.sources[index]);
+        let directory =
+            source.filter(|source| source.text.is_some()).and_then(|source| Path::new(&source.name).parent());
+        Some(directory.map_or_else(|| PathBuf::from(path), |directory| directory.join(path)))
     }
 
     /// The thresholds that are left after merging, each with its place.

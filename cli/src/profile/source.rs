@@ -188,6 +188,7 @@ fn flag(path: &[&str]) -> String {
     let name = match path {
         ["criteria", ..] => "threshold",
         ["load", "think_time"] => "think",
+        ["load", "stages"] => "stage",
         ["load", "request", "headers", ..] => "header",
         ["load", "transactions", key] => return format!("--{}", key.replace('_', "-")),
         [.., key] => return format!("--{}", key.replace('_', "-")),

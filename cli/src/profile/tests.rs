@@ -228,9 +228,34 @@ fn errors_name_place_key_and_expectation() {
         ("deploy: {drain_timeout: 5s}\n", "deploy.drain_timeout: 5s ends before a request does"),
         ("deploy: {limits: {max_connections: 9}}\n", "load.vus: 1200 users need a connection each"),
         ("load: {transactions: {reads: 0, writes: 0}}\n", "leave nothing to do"),
+        ("load: {rate: 100/s, pacing: 1s}\n", "load.pacing: cannot go with load.rate"),
+        ("load: {rate: 100/s, think_time: 1s}\n", "load.think_time: cannot go with load.rate"),
+        ("load: {stages: ['30s:100'], duration: 1m}\n", "load.duration: cannot go with load.stages"),
+        ("load: {stages: ['30s:100'], vus: 5}\n", "load.vus: cannot go with load.stages"),
+        ("load: {stages: ['30s:100', '1m:5/s']}\n", "1m:5/s is of another kind than 30s:100"),
+        ("load: {stages: ['0s:100']}\n", "load.stages: 0s:100 has no length"),
+        ("load: {stages: ['30s:0']}\n", "a highest target of 1 to 1000000, found 0"),
+        ("load: {stages: ['3s:9'], warmup: 3s}\n", "more than the warm-up (3s)"),
+        ("load: {stages: ['30:100']}\n", "expected a stage such as 30s:100"),
+        ("load: {iterations: 0}\n", "load.iterations: expected 1 to"),
+        ("load: {steps: [{path: /}]}\n", "`transactions` has no use for load.steps"),
+        ("load: {scenario: steps, url: 'http://h'}\n", "`steps` needs load.steps"),
+        ("load: {scenario: steps, steps: [{path: /}]}\n", "`steps` needs a URL"),
+        (
+            "load: {scenario: steps, url: 'http://h', steps: [{name: a}, {name: a}]}\n",
+            "load.steps.1.name: two steps are named \"a\"",
+        ),
+        (
+            "load: {scenario: steps, url: 'http://h', steps: [{method: get}]}\n",
+            "load.steps.0.method: expected an HTTP method",
+        ),
+        (
+            "load: {scenario: steps, url: 'http://h', steps: [{checks: {status: [20]}}]}\n",
+            "expected a status such as 200 or a range",
+        ),
         (
             "load: {scenario: request, url: 'http://h'}\ncriteria: {lost_writes: [count==0]}\n",
-            "x.yaml:2:26: criteria.lost_writes: `count==0` can never pass: the scenario `request` cannot",
+            "x.yaml:2:26: criteria.lost_writes: `count==0` can never pass: only the bundled service",
         ),
     ] {
         let error = load_text(text).expect_err(text).to_string();
@@ -304,4 +329,20 @@ fn a_resolved_profile_keeps_secrets_to_itself() {
     assert_eq!(profile.deploy.redis_url.as_deref(), Some("redis://u:hunter2@h:1"));
     let json = serde_json::to_string(&profile).unwrap();
     assert!(!json.contains("hunter2") && json.contains("*/*"), "{json}");
+}
+
+#[test]
+fn what_a_model_implies_is_filled_in() {
+    let load = |text: &str| load_text(text).unwrap().load;
+    let second = Duration::from_secs;
+    let rate = load("load: {rate: 2000/s}\n");
+    assert_eq!((rate.rate_per_s, rate.think_time, rate.vus), (Some(2000), Duration::ZERO, 1200));
+    let staged = load("load: {stages: ['30s:100', '10s:50']}\n");
+    assert_eq!((staged.vus, staged.duration, staged.warmup), (100, second(40), Duration::ZERO));
+    let rates = load("load: {stages: ['30s:100/s'], warmup: 10s, vus: 7}\n");
+    assert_eq!((rates.rate_per_s, rates.vus, rates.duration), (Some(100), 7, second(20)));
+    let counted = load("load: {iterations: 5}\n");
+    assert_eq!((counted.duration, counted.warmup), (second(600), Duration::ZERO));
+    let both = load("load: {iterations: 5, duration: 20s}\n");
+    assert_eq!((both.iterations, both.duration), (Some(5), second(20)));
 }

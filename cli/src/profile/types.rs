@@ -1,12 +1,15 @@
 //! The domain types: a profile resolved, complete and within bounds.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 
+use super::steps::{StageText, StatusRange};
 use super::units::{Rate, Size, Span};
 
 /// One situation, from deployment to verdict. Serialized, it has the form of a profile file, with passwords
@@ -136,6 +139,8 @@ pub(crate) enum ScenarioKind {
     Transactions,
     /// One request over and over.
     Request,
+    /// Several requests, one after the other, over and over.
+    Steps,
 }
 
 /// The scenario `transactions`.
@@ -158,6 +163,24 @@ pub(crate) struct RequestSpec {
     pub(crate) body: Option<String>,
 }
 
+/// One request of the scenario `steps`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct StepSpec {
+    pub(crate) name: String,
+    /// Path and query; `None`: those of the URL.
+    pub(crate) path: Option<String>,
+    #[serde(flatten)]
+    pub(crate) request: RequestSpec,
+    /// Statuses that pass its check; empty: no check.
+    #[serde(serialize_with = "statuses")]
+    pub(crate) status: Vec<RangeInclusive<u16>>,
+    /// What a body must have to pass its check.
+    pub(crate) body_contains: Option<String>,
+    /// Before the next step.
+    #[serde(serialize_with = "span")]
+    pub(crate) think_time: Duration,
+}
+
 /// What load to put on the service.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Load {
@@ -167,7 +190,20 @@ pub(crate) struct Load {
     pub(crate) scenario: ScenarioKind,
     pub(crate) transactions: TransactionsSpec,
     pub(crate) request: RequestSpec,
+    pub(crate) steps: Vec<StepSpec>,
+    /// A CSV file.
+    pub(crate) data: Option<PathBuf>,
+    /// With stages of users the most; with a rate, as many as can be busy at once.
     pub(crate) vus: u32,
+    /// Open model: iterations a second; with stages the highest.
+    #[serde(rename = "rate", serialize_with = "optional_rate")]
+    pub(crate) rate_per_s: Option<u32>,
+    /// Closed model with a schedule.
+    #[serde(serialize_with = "optional_span")]
+    pub(crate) pacing: Option<Duration>,
+    pub(crate) stages: Vec<StageText>,
+    pub(crate) iterations: Option<u64>,
+    pub(crate) seed: u64,
     #[serde(serialize_with = "span")]
     pub(crate) think_time: Duration,
     #[serde(serialize_with = "span")]
@@ -186,6 +222,18 @@ fn span<S: Serializer>(duration: &Duration, output: S) -> Result<S::Ok, S::Error
 
 fn size<S: Serializer>(bytes: &u64, output: S) -> Result<S::Ok, S::Error> {
     Size(*bytes).serialize(output)
+}
+
+fn optional_span<S: Serializer>(duration: &Option<Duration>, output: S) -> Result<S::Ok, S::Error> {
+    duration.map(Span).serialize(output)
+}
+
+fn optional_rate<S: Serializer>(per_second: &Option<u32>, output: S) -> Result<S::Ok, S::Error> {
+    per_second.map(|rate| Rate(u64::from(rate))).serialize(output)
+}
+
+fn statuses<S: Serializer>(ranges: &[RangeInclusive<u16>], output: S) -> Result<S::Ok, S::Error> {
+    output.collect_seq(ranges.iter().cloned().map(StatusRange))
 }
 
 fn rate<S: Serializer>(per_second: &u32, output: S) -> Result<S::Ok, S::Error> {

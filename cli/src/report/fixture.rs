@@ -6,8 +6,8 @@ use hdrhistogram::Histogram;
 use serde_json::json;
 
 use super::model::{
-    Achieved, Audit, Cap, CapKind, ErrorClass, Finding, Generator, Host, Load, Report, Requested, Run,
-    SCHEMA_VERSION, Second, Server, Step, Tool,
+    Achieved, Audit, Cap, CapKind, Check, ErrorClass, Finding, Generator, Host, Load, Model, Report,
+    Requested, Run, SCHEMA_VERSION, Second, Server, Step, Tool,
 };
 use crate::criteria::Spec;
 
@@ -68,6 +68,12 @@ pub(crate) fn empty() -> Report {
                 warmup_s: 5.0,
                 duration_s: 30.0,
                 timeout_ms: 10_000.0,
+                model: Model::Closed,
+                rate_per_s: None,
+                pacing_ms: None,
+                stages: Vec::new(),
+                iterations: None,
+                seed: 1,
             },
             achieved: Achieved { vus: 1200, rate: 1219.3, measured_s: 30.0 },
         },
@@ -135,8 +141,17 @@ pub(crate) fn report() -> Report {
             statuses: BTreeMap::from([("503".to_owned(), 75)]),
         },
     ];
-    report.steps =
-        vec![Step { name: "transaction".to_owned(), requests: 36_579, failed: 79, total_ms_p95: Some(73.4) }];
+    report.steps = vec![Step {
+        name: "transaction".to_owned(),
+        requests: 36_579,
+        failed: 79,
+        total_ms_med: Some(12.1),
+        total_ms_p95: Some(73.4),
+        total_ms_p99: Some(120.5),
+        total_ms_max: Some(388.0),
+        duration_ms_p95: Some(71.2),
+        checks: vec![Check { name: "status is 202".to_owned(), passes: 36_500, fails: 79 }],
+    }];
     report.server.before.insert("api-0".to_owned(), json!({ "requests": 0 }));
     report.server.after.insert("api-0".to_owned(), json!({ "requests": 36_579 }));
     report.cap = Cap { kind: CapKind::Simulated, limit_per_s: Some(100), probed_per_s: Some(99.8) };

@@ -99,6 +99,27 @@ pub(crate) struct Requested {
     pub(crate) warmup_s: f64,
     pub(crate) duration_s: f64,
     pub(crate) timeout_ms: f64,
+    pub(crate) model: Model,
+    /// Open model: iterations a second; with stages the highest.
+    pub(crate) rate_per_s: Option<u32>,
+    /// Of the model `paced`.
+    pub(crate) pacing_ms: Option<f64>,
+    /// As in the profile: `30s:100`, `30s:100/s`.
+    pub(crate) stages: Vec<String>,
+    pub(crate) iterations: Option<u64>,
+    pub(crate) seed: u64,
+}
+
+/// What decides when an iteration starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Model {
+    /// The end of the user's last one, and a pause.
+    Closed,
+    /// Each user's own schedule.
+    Paced,
+    /// A rate, whatever becomes of those before.
+    Open,
 }
 
 /// Load as it was.
@@ -175,7 +196,21 @@ pub(crate) struct Step {
     pub(crate) requests: u64,
     pub(crate) failed: u64,
     /// Of `http_req_total_duration`.
+    pub(crate) total_ms_med: Option<f64>,
     pub(crate) total_ms_p95: Option<f64>,
+    pub(crate) total_ms_p99: Option<f64>,
+    pub(crate) total_ms_max: Option<f64>,
+    /// Of `http_req_duration`.
+    pub(crate) duration_ms_p95: Option<f64>,
+    pub(crate) checks: Vec<Check>,
+}
+
+/// How often one check of a step was met.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Check {
+    pub(crate) name: String,
+    pub(crate) passes: u64,
+    pub(crate) fails: u64,
 }
 
 /// The load generator's own state: whether it could keep up.

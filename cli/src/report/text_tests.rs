@@ -40,6 +40,11 @@ fn a_good_run() {
     http_reqs.......................: 36579  1219.3/s
     vus.............................: 1200  min=0 max=1200
 
+  █ STEPS
+
+    transaction.....................: 36579 requests, 79 failed, med=12.1ms p(95)=73.4ms p(99)=120.5ms max=388ms
+      ✗ status is 202: 36500 of 36579
+
   █ FAILURES
 
     1050 time-out...................: 4

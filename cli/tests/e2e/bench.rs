@@ -152,3 +152,83 @@ fn a_killed_worker_and_its_successor_lose_nothing() {
     sandbox.scalekit(&["deploy", "down", "-p", &profile]).expect(0);
     sandbox.expect_clean();
 }
+
+#[test]
+fn steps_of_a_profile_are_sent_checked_and_reported() {
+    let (sandbox, server) = (Sandbox::new(), WebServer::start("201 Created"));
+    fs::write(sandbox.path("people.csv"), "name,city\nann,berlin\nbob,paris\n").unwrap();
+    let steps = r#"
+load:
+  scenario: steps
+  url: URL
+  data: people.csv
+  steps:
+    - name: find
+      path: /find/${data.city}
+      checks: { status: [200-299] }
+    - name: greet
+      method: POST
+      path: /greet
+      headers: { X-Name: '${data.name}' }
+      body: '{"user": ${vu}}'
+      checks: { status: [404] }
+criteria:
+  checks: ['rate>=0.5']
+"#;
+    let profile = sandbox.profile("steps", &steps.replace("URL", &server.url));
+    let flags = ["bench", "-p", &profile, "--vus", "2", "--iterations", "6", "--think", "1ms"];
+    let output = sandbox.scalekit(&flags).expect(0);
+    for part in ["STEPS", "find", "6 requests", "✓ status is 200-299: 6 of 6", "✗ status is 404: 0 of 6"]
+    {
+        assert!(output.stdout.contains(part), "{part}: {}", output.stdout);
+    }
+    let report = sandbox.report();
+    expect_valid(&report);
+    assert_eq!(report["metrics"]["checks"]["values"]["rate"], 0.5);
+    assert_eq!(report["metrics"]["iterations"]["values"]["count"], 6.0);
+    assert_eq!(report["steps"][1]["checks"][0]["fails"], 6);
+    let received = server.received();
+    assert_eq!(received.len(), 12);
+    let greeted: BTreeSet<_> = received
+        .iter()
+        .filter(|request| request.head[0] == "POST /greet HTTP/1.1")
+        .flat_map(|request| request.head.iter().filter(|line| line.starts_with("X-Name")))
+        .collect();
+    assert_eq!(greeted.into_iter().collect::<Vec<_>>(), ["X-Name: ann", "X-Name: bob"]);
+}
+
+#[test]
+fn a_rate_is_held_and_said() {
+    let (sandbox, server) = (Sandbox::new(), WebServer::start("200 OK"));
+    let profile = sandbox.profile("open", "");
+    let flags = ["--rate", "100/s", "--vus", "10", "--duration", "1s", "--warmup", "0s"];
+    let output = sandbox.scalekit(&[&["bench", "-p", &profile, "--url", &server.url], &flags[..]].concat());
+    let report = sandbox.report();
+    expect_valid(&report);
+    assert_eq!(report["load"]["requested"]["model"], "open");
+    let count = |name: &str| report["metrics"][name]["values"]["count"].as_f64().unwrap();
+    assert_eq!(count("http_reqs") + count("dropped_iterations"), 100.0);
+    assert!(output.stdout.contains("100 iterations/s by at most 10 users"), "{}", output.stdout);
+}
+
+#[test]
+fn what_cannot_be_sent_is_refused_before_anything_is() {
+    let (sandbox, server) = (Sandbox::new(), WebServer::start("200 OK"));
+    let profile = sandbox.profile("plain", "");
+    for (flags, words) in [
+        (["--body", "${nope}"], ["`${nope}` is no variable", "${seq}"]),
+        (["--body", "${data.x}"], ["no data file is given", "load.data"]),
+        (["--data", "gone.csv"], ["gone.csv", "cannot be opened"]),
+        (["--body", "@gone.txt"], ["gone.txt", "--body"]),
+        (["--stage", "0s:5"], ["load.stages", "no length"]),
+        (["--stage", "5"], ["--stage", "30s:100"]),
+        (["--rate", "5"], ["--rate", "/s"]),
+        (["--vus", "900000"], ["900000 users need", "ulimit"]),
+        (["--url", "http://no-such-host.invalid/"], ["no-such-host.invalid", "cannot be resolved"]),
+    ] {
+        let url = if flags[0] == "--url" { vec![] } else { vec!["--url", &server.url] };
+        sandbox.scalekit(&[&["bench", "-p", &profile][..], &url, &flags].concat()).expect(104).says(&words);
+    }
+    assert!(server.received().is_empty());
+    assert!(sandbox.folders().is_empty());
+}

@@ -187,7 +187,7 @@ fn a_body_may_end_with_the_connection() {
 #[test]
 fn head_requests_await_no_body() {
     let server = Server::answering("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", Duration::ZERO);
-    let scenario = Scenario::Request { method: "HEAD".into(), headers: vec![], body: vec![] };
+    let scenario = Scenario::request("HEAD", vec![], "");
     let recording = record(&Plan { scenario, ..plan(server.address, 20, 200) });
     assert_eq!((recording.failed, server.connections()), (0, 3));
 }
@@ -218,7 +218,7 @@ fn an_answer_may_overtake_the_request() {
         // Takes no more: the rest of the request can never be sent.
         std::thread::sleep(millis(300));
     });
-    let scenario = Scenario::Request { method: "POST".into(), headers: vec![], body: vec![0; 20_000_000] };
+    let scenario = Scenario::request("POST", vec![], &"0".repeat(20_000_000));
     let recording = record(&Plan { scenario, ..plan(server.address, 100, 90) });
     assert_eq!(recording.by_status, BTreeMap::from([(413, 3)]));
     assert!(recording.bytes_sent < 60_000_000);
