@@ -6,22 +6,16 @@ use std::fmt::Write as _;
 use hdrhistogram::Histogram;
 
 /// As many rows for each halving of the distance to 100 % as HdrHistogram's own tools write.
-const TICKS_PER_HALF_DISTANCE: u32 = 5;
+const TICKS_PER_HALF_DISTANCE: f64 = 5.0;
 const MICROS_PER_MILLI: f64 = 1000.0;
 
 /// The text of a histogram of µs, its values in ms. Rows and footer are those of Java's
 /// `AbstractHistogram.outputPercentileDistribution`.
 pub(crate) fn hgrm(histogram: &Histogram<u64>) -> String {
     let mut text = "       Value     Percentile TotalCount 1/(1-Percentile)\n\n".to_owned();
-    let mut total = 0;
-    for step in histogram.iter_quantiles(TICKS_PER_HALF_DISTANCE) {
-        total += step.count_since_last_iteration();
-        let (value, percentile) = (ms(step.value_iterated_to()), step.quantile_iterated_to());
-        // The iterator may come to the last row more than once; it is written below, once.
-        if percentile < 1.0 {
-            let inverse = 1.0 / (1.0 - percentile);
-            let _ = writeln!(text, "{value:12.3} {percentile:.12} {total:10} {inverse:14.2}");
-        }
+    for (value, percent, total) in rows(histogram) {
+        let (value, percentile, inverse) = (ms(value), percent / 100.0, 100.0 / (100.0 - percent));
+        let _ = writeln!(text, "{value:12.3} {percentile:.12} {total:10} {inverse:14.2}");
     }
     let (max, count) = (ms(histogram.max()), histogram.len());
     if count > 0 {
@@ -35,6 +29,28 @@ pub(crate) fn hgrm(histogram: &Histogram<u64>) -> String {
     let sub_buckets = 2 * histogram.distinct_values() / (buckets + 1);
     let _ = writeln!(text, "#[Buckets = {buckets:12}, SubBuckets     = {sub_buckets:12}]");
     text
+}
+
+/// Value in µs, percent and count up to there, for all rows but the last, which is at 100 %. The steps are those of
+/// Java's `PercentileIterator`. The crate's own iterator adds up fractions instead of percents, so that of ten
+/// samples the tenth, not the ninth, came out at 90 %; and it may come to 100 % twice.
+fn rows(histogram: &Histogram<u64>) -> Vec<(u64, f64, u64)> {
+    let (mut rows, mut percent, mut total) = (Vec::new(), 0.0, 0);
+    for bucket in histogram.iter_recorded() {
+        total += bucket.count_at_value();
+        let is_last = total >= histogram.len();
+        #[expect(clippy::cast_precision_loss, reason = "exact below 2^53 samples")]
+        let reached = 100.0 * total as f64 / histogram.len() as f64;
+        while reached >= percent && percent < 100.0 {
+            rows.push((bucket.value_iterated_to(), percent, total));
+            let halvings = (100.0_f64 / (100.0 - percent)).log2().floor();
+            percent += 100.0 / (TICKS_PER_HALF_DISTANCE * (halvings + 1.0).exp2());
+            if is_last {
+                break;
+            }
+        }
+    }
+    rows
 }
 
 #[expect(clippy::cast_precision_loss, reason = "exact below 2^53 µs, which is 285 years")]
@@ -62,9 +78,9 @@ mod tests {
         assert!(text.starts_with(expected), "{text}");
         let end = "
        2.000 0.900000000000          9          10.00
-      50.015 0.925000000000         10          13.33
+      50.015 0.912500000000         10          11.43
       50.015 1.000000000000         10
-#[Mean    =        6.700, StdDeviation   =       14.437]
+#[Mean    =        6.700, StdDeviation   =       14.436]
 #[Max     =       50.015, Total count    =           10]
 #[Buckets =           16, SubBuckets     =         2048]
 ";
