@@ -136,6 +136,23 @@ fn an_interrupted_run_has_its_logs() {
 }
 
 #[test]
+fn a_log_that_cannot_be_kept_costs_no_measurement() {
+    let (sandbox, server) = (Sandbox::new(), WebServer::start("200 OK"));
+    let profile = sandbox.profile("unkept", "load: {duration: 10m}");
+    let mut run = sandbox.start(sandbox.command(&["bench", "-p", &profile, "--url", &server.url]));
+    run.wait_to_say("measuring");
+    wait_for("requests", || (server.received().len() > 40).then_some(()));
+    // Without it, the log cannot be put in its place.
+    let folder = sandbox.folders().remove(0);
+    fs::remove_file(folder.join(".latency.hlog.tmp")).unwrap();
+    run.signal(Signal::SIGINT);
+    run.wait().expect(105).says(&["note: latency.hlog could not be written: "]);
+    assert!(folder.join("latency.hgrm").exists());
+    report(&sandbox, &folder, &["--format", "text"]).expect(0);
+    report(&sandbox, &folder, &["--format", "hlog"]).expect(104).says(&["latency.hlog", "no interval log"]);
+}
+
+#[test]
 fn a_log_that_is_missing_or_damaged_is_said_to_be() {
     let (sandbox, server) = (Sandbox::new(), WebServer::start("200 OK"));
     bench(&sandbox, &server.url).expect(0);
