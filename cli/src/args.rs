@@ -57,6 +57,8 @@ pub(crate) enum CliCommand {
     Bench(BenchArgs),
     /// Judge a report again, from its file alone
     Validate(ValidateArgs),
+    /// Print a report in another form
+    Report(ReportArgs),
     /// Run a part of the bundled service in the foreground
     Serve(ServeArgs),
     /// Print the completions of a shell
@@ -192,6 +194,31 @@ pub(crate) struct ValidateArgs {
     /// A criterion instead of the report's own for that metric; may be repeated
     #[arg(long = "threshold", value_name = "METRIC=EXPR")]
     pub(crate) thresholds: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReportFormat {
+    /// The summary, as at the end of the run
+    Text,
+    /// The whole report
+    Json,
+    /// Percentiles of http_req_total_duration in ms, for HdrHistogram's plotter
+    Hgrm,
+    /// HdrHistogram's interval log: a histogram in µs for each second, tagged with its metric
+    Hlog,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// A report folder, or its report.json
+    #[arg(value_name = "REPORT")]
+    pub(crate) report: PathBuf,
+    /// The form; text, when left out
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<ReportFormat>,
+    /// Write to this file instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -44,6 +44,7 @@ pub(super) fn bench(global: &Global, args: &BenchArgs) -> anyhow::Result<ExitSta
             service,
             mongo: target.mongo,
             interrupt: &interrupt,
+            folder: &folder,
         };
         experiment.conduct(plan).await
     });

@@ -12,13 +12,14 @@ use scalekit_service::store::mongo::Mongo;
 use super::control::{Drained, Service};
 use super::facts;
 use super::interrupt::Interrupt;
+use super::latency_log::LatencyLog;
 use super::progress::Progress;
 use super::sampler::{Sample, Sampler};
 use crate::audit::{Audit, Findings};
 use crate::criteria::{Criterion, Spec};
 use crate::load::{self, Arrivals, Check, Data, Plan, Recording, Scenario, Stage, Step, Target};
 use crate::profile::{Profile, ScenarioKind, StepSpec};
-use crate::report::Report;
+use crate::report::{INTERVAL_LOG, Report, RunFolder};
 
 /// After an interruption the journal gets this long to empty.
 const INTERRUPTED_DRAIN: Duration = Duration::from_secs(10);
@@ -34,6 +35,8 @@ pub(super) struct Experiment<'a> {
     /// Where its documents are, if they can be read without it.
     pub(super) mongo: Option<(String, String)>,
     pub(super) interrupt: &'a Interrupt,
+    /// Where its latencies are logged while it lasts.
+    pub(super) folder: &'a RunFolder,
 }
 
 /// Names one run.
@@ -190,14 +193,21 @@ impl Experiment<'_> {
     /// The generator has threads of its own, and this one waits for them beside the control plane's tasks.
     async fn load(&self, plan: Arc<Plan>) -> anyhow::Result<Recording> {
         let stop = Arc::clone(&self.interrupt.stop);
+        let mut log = LatencyLog::create(self.folder)?;
         let task = tokio::task::spawn_blocking(move || {
             let mut progress = Progress::new(plan.warmup + plan.duration);
-            let recording = load::run(&plan, &stop, &mut |tick| progress.show(tick));
+            let mut on_tick = |tick: &load::Tick| progress.show(tick);
+            let recording = load::run(&plan, &stop, &mut on_tick, &mut |second| log.add(second));
             progress.finish();
-            recording
+            // Of a run that failed there is no log either.
+            recording.map(|recording| (recording, log.finish()))
         });
-        let recording = task.await.map_err(|error| anyhow!("the load generator failed: {error}"))?;
-        recording.context("the load generator failed")
+        let ended = task.await.map_err(|error| anyhow!("the load generator failed: {error}"))?;
+        let (recording, logged) = ended.context("the load generator failed")?;
+        if let Err(error) = logged {
+            eprintln!("note: {INTERVAL_LOG} could not be written: {error}");
+        }
+        Ok(recording)
     }
 
     async fn drain(&self, service: &Service) -> anyhow::Result<Drained> {
@@ -271,7 +281,7 @@ fn caveats(recording: &Recording) {
         (recording.aborted, "requests were under way when the run was interrupted; they are in no figure"),
         (
             recording.series_gaps,
-            "seconds of a generator thread are missing from the series, not from the totals",
+            "seconds of a generator thread are missing from the series and from latency.hlog, not from the totals",
         ),
     ] {
         if count > 0 {

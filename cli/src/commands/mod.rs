@@ -6,9 +6,11 @@ mod deploy;
 mod experiment;
 mod facts;
 mod interrupt;
+mod latency_log;
 mod manual;
 mod options;
 mod progress;
+mod report;
 mod run;
 mod sampler;
 mod serve;
@@ -25,7 +27,7 @@ use crate::deploy::DeployError;
 use crate::exit::ExitStatus;
 use crate::load::PlanError;
 use crate::profile::ProfileError;
-use crate::report::ReadError;
+use crate::report::{LogError, ReadError};
 
 /// Runs the command that was asked for; an error is printed here and nowhere else.
 pub(crate) fn run(cli: Cli) -> ExitStatus {
@@ -36,6 +38,7 @@ pub(crate) fn run(cli: Cli) -> ExitStatus {
         CliCommand::Deploy(args) => deploy::deploy(&global, &args),
         CliCommand::Bench(args) => bench::bench(&global, &args),
         CliCommand::Validate(args) => validate::validate(&global, &args),
+        CliCommand::Report(args) => report::report(&global, &args),
         CliCommand::Serve(args) => serve::serve(&global, &args),
         CliCommand::Completions(args) => manual::completions(&args),
         CliCommand::Man(args) => manual::pages(&args),
@@ -58,6 +61,7 @@ fn status_of(error: &anyhow::Error) -> ExitStatus {
     let is_config = error.is::<ProfileError>()
         || error.is::<CriteriaError>()
         || error.is::<ReadError>()
+        || error.is::<LogError>()
         || error.is::<PlanError>();
     match error.downcast_ref() {
         Some(DeployError::Interrupted) => ExitStatus::Interrupted,

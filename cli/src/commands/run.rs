@@ -15,7 +15,7 @@ use crate::criteria::{Criterion, Spec};
 use crate::deploy::{self, Deployment, Lifetime, StateDir};
 use crate::exit::ExitStatus;
 use crate::profile::{self, Layer, Profile, flag_error};
-use crate::report::{self, Report};
+use crate::report::{self, Report, RunFolder};
 
 pub(super) fn run(global: &Global, args: &RunArgs) -> anyhow::Result<ExitStatus> {
     let mut layer = Layer::default();
@@ -37,8 +37,15 @@ pub(super) fn run(global: &Global, args: &RunArgs) -> anyhow::Result<ExitStatus>
     let folder = report::prepare(&args.load.out, &name.id)?;
     let dir = if args.keep { state.deployment(&profile.name) } else { state.run(&name.id) };
     let runtime = control_runtime()?;
-    let report =
-        runtime.block_on(run_once(&profile, specs, &criteria, name, &dir, args.keep.then_some(&state)));
+    let report = runtime.block_on(run_once(
+        &profile,
+        specs,
+        &criteria,
+        name,
+        &folder,
+        &dir,
+        args.keep.then_some(&state),
+    ));
     let report = discard_on_error(report, &folder)?;
     conclude(global, report, &criteria, &folder)
 }
@@ -49,6 +56,7 @@ async fn run_once(
     specs: Vec<Spec>,
     criteria: &[Criterion],
     run: RunName,
+    folder: &RunFolder,
     dir: &Path,
     keep: Option<&StateDir>,
 ) -> anyhow::Result<Report> {
@@ -77,7 +85,7 @@ async fn run_once(
         running.stop().await?;
         return Err(error.into());
     }
-    let measured = measure(profile, specs, criteria, run, &running.deployment, &interrupt).await;
+    let measured = measure(profile, specs, criteria, run, folder, &running.deployment, &interrupt).await;
     if keep.is_some() && measured.is_ok() {
         let deployment = running.leave();
         eprintln!(
@@ -107,13 +115,14 @@ async fn measure(
     specs: Vec<Spec>,
     criteria: &[Criterion],
     run: RunName,
+    folder: &RunFolder,
     deployment: &Deployment,
     interrupt: &Interrupt,
 ) -> anyhow::Result<Report> {
     let plan = experiment::plan(profile, deployment.api_url(), &run.token)?;
     let service = Some(Service::new(deployment.roles.clone())?);
     let mongo = deployment.mongo_url.clone().map(|url| (url, deployment.mongo_database.clone()));
-    let experiment = Experiment { profile, specs, criteria, run, service, mongo, interrupt };
+    let experiment = Experiment { profile, specs, criteria, run, service, mongo, interrupt, folder };
     let mut report = experiment.conduct(plan).await?;
     for process in &deployment.processes {
         let peak = deploy::memory_peak_bytes(process.pid);

@@ -15,13 +15,14 @@ use super::ledger::{Ledger, UserLedger};
 use super::plan::Plan;
 use super::recorder::Recorder;
 use super::recording::{CheckCount, Recording, StepRecording};
-use super::series::{Interval, SeriesBuilder};
+use super::series::{CompleteSecond, Interval, SeriesBuilder};
 use super::tick::{RateWindow, Tick};
 use super::worker::Worker;
 
 const TICK: Duration = Duration::from_millis(200);
-/// Seconds that each thread may hand over before somebody takes them: four minutes of a blocked terminal.
-const QUEUED_SECONDS: usize = 240;
+/// Seconds that each thread may hand over before somebody takes them: a minute of a blocked terminal or disk, and
+/// 140 KB a second at most.
+const QUEUED_SECONDS: usize = 60;
 
 /// Why a run failed as such; what befell its requests is in the recording.
 #[derive(Debug, thiserror::Error)]
@@ -32,8 +33,9 @@ pub(crate) enum LoadError {
     ThreadPanicked,
 }
 
-/// Carries out a checked plan. Blocks; calls `on_tick` about five times a second. Setting `stop` ends the run
-/// within about 100 ms, and what was measured until then is returned.
+/// Carries out a checked plan. Blocks; calls `on_tick` about five times a second, and `on_second` with each second
+/// of the measured part once all threads have left it. Setting `stop` ends the run within about 100 ms, and what
+/// was measured until then is returned.
 ///
 /// # Errors
 /// Epoll, a timer or a thread is refused by the system. Errors of requests are outcomes, not errors.
@@ -41,6 +43,7 @@ pub(crate) fn run(
     plan: &Plan,
     stop: &AtomicBool,
     on_tick: &mut dyn FnMut(&Tick),
+    on_second: &mut dyn FnMut(&CompleteSecond),
 ) -> Result<Recording, LoadError> {
     let threads = plan.worker_threads();
     let shared = Shared {
@@ -81,7 +84,8 @@ pub(crate) fn run(
                 }
             }
         }
-        let series = watch(plan, clock, &shared, &intervals, on_tick);
+        let series = SeriesBuilder::new(threads, started_at + plan.warmup, on_second);
+        let series = watch(plan, clock, &shared, &intervals, on_tick, series);
         let harvests = join(handles);
         match spawn_error {
             Some(error) => Err(error),
@@ -106,14 +110,14 @@ impl Drop for AbortOnPanic<'_> {
 }
 
 /// Collects intervals and reports live figures until all threads are gone.
-fn watch(
+fn watch<'a>(
     plan: &Plan,
     clock: Clock,
     shared: &Shared,
     intervals: &Receiver<(usize, Interval)>,
     on_tick: &mut dyn FnMut(&Tick),
-) -> SeriesBuilder {
-    let mut series = SeriesBuilder::new(shared.live.len());
+    mut series: SeriesBuilder<'a>,
+) -> SeriesBuilder<'a> {
     let mut rate = RateWindow::default();
     let mut next_tick = nanos(TICK);
     loop {
@@ -151,7 +155,7 @@ struct Circumstances {
 fn merge(
     plan: &Plan,
     harvests: Vec<Harvest>,
-    mut series: SeriesBuilder,
+    mut series: SeriesBuilder<'_>,
     circumstances: Circumstances,
 ) -> Recording {
     let mut recorder = Recorder::new(&plan.checks_of_steps());

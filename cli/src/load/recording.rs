@@ -51,7 +51,8 @@ pub(crate) struct Recording {
     /// Values beyond 60 s, recorded as 60 s.
     pub(crate) clamped: u64,
     pub(crate) series: Vec<Second>,
-    /// Thread-seconds missing from the series because `on_tick` blocked for minutes; the totals have them.
+    /// Thread-seconds missing from the series, and from `on_second`, because one of the callbacks blocked for a
+    /// minute; the totals have them.
     pub(crate) series_gaps: u64,
     pub(crate) users_requested: u32,
     /// The most users that were served at once: whose last request had brought a response and whose connection

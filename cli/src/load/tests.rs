@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use scalekit_service::contract::operation_id;
 
+use super::recorder::Trend;
 use super::*;
 use server::Server;
 
@@ -57,7 +58,22 @@ fn plan(address: SocketAddr, think_millis: u64, duration_millis: u64) -> Plan {
 
 fn record(plan: &Plan) -> Recording {
     plan.check().unwrap();
-    let recording = run(plan, &AtomicBool::new(false), &mut |_| {}).unwrap();
+    let (mut sums, mut seconds) = (BTreeMap::new(), 0);
+    let recording = run(plan, &AtomicBool::new(false), &mut |_| {}, &mut |second| {
+        for (name, histogram) in second.latencies() {
+            let sum = sums.entry(name).or_insert_with(|| Trend::new_with_bounds(1, 60_000_000, 3).unwrap());
+            histogram.iter_recorded().for_each(|bucket| {
+                sum.record_n(bucket.value_iterated_to(), bucket.count_at_value().into()).unwrap()
+            });
+        }
+        seconds += 1;
+    })
+    .unwrap();
+    assert_eq!(seconds, recording.series.len());
+    for (name, trend) in recording.trends.named() {
+        assert!(sums.get(name).is_none_or(|sum| sum == trend), "the seconds add up to {name}");
+    }
+    assert_eq!(sums.len(), 2);
     assert!(!recording.interrupted);
     assert_eq!((recording.aborted, recording.measured), (0, plan.duration));
     check_consistency(&recording);
@@ -220,14 +236,14 @@ fn a_stop_ends_the_run_at_once() {
     let stop = AtomicBool::new(false);
     let started = Instant::now();
     let mut stopped = None;
-    let recording = run(&plan, &stop, &mut |tick| {
+    let mut on_tick = |tick: &Tick| {
         assert_eq!((tick.phase, tick.planned), (Phase::Measuring, millis(60_000)));
         if server.requests() == 3 && stopped.is_none() {
             stop.store(true, Ordering::SeqCst);
             stopped = Some(Instant::now());
         }
-    })
-    .unwrap();
+    };
+    let recording = run(&plan, &stop, &mut on_tick, &mut |_| {}).unwrap();
     assert!(stopped.unwrap().elapsed() < Duration::from_secs(10));
     assert!(recording.interrupted);
     assert_eq!((recording.requests, recording.aborted), (0, 3));
@@ -242,7 +258,7 @@ fn a_display_that_panics_does_not_leave_the_run_going() {
     let plan = plan(server.address, 10, 3_600_000);
     let started = Instant::now();
     let outcome = std::panic::catch_unwind(|| {
-        run(&plan, &AtomicBool::new(false), &mut |_| panic!("no terminal"))
+        run(&plan, &AtomicBool::new(false), &mut |_| panic!("no terminal"), &mut |_| {})
             .map(|recording| recording.requests)
     });
     assert!(outcome.is_err());
@@ -263,7 +279,7 @@ fn ticks_tell_what_goes_on() {
     let server = Server::answering(OK, Duration::ZERO);
     let mut ticks = Vec::new();
     let plan = Plan { warmup: millis(300), ..plan(server.address, 10, 2200) };
-    let recording = run(&plan, &AtomicBool::new(false), &mut |tick| ticks.push(*tick)).unwrap();
+    let recording = run(&plan, &AtomicBool::new(false), &mut |tick| ticks.push(*tick), &mut |_| {}).unwrap();
     assert_eq!(ticks[0].phase, Phase::WarmUp);
     let last = ticks.last().unwrap();
     assert_eq!((last.users, last.failed), (3, 0));

@@ -381,7 +381,7 @@ impl<'a> Worker<'a> {
         self.advance_series(times.ended);
         // Seconds of the measured part hold measured requests only, so that they add up to the totals.
         if measured || times.ended < self.measure_start {
-            self.interval.record(times.total(), outcome.failed());
+            self.interval.record(times, outcome.failed());
         }
         self.go_on(slot, times);
     }

@@ -25,6 +25,15 @@ impl Distribution {
         Self { samples: histogram.len(), buckets }
     }
 
+    /// The histogram again, as the load generator's: three digits from 1 µs to 60 s.
+    pub(super) fn histogram(&self) -> Histogram<u64> {
+        let mut histogram = empty_histogram();
+        for &(value, count) in &self.buckets {
+            histogram.saturating_record_n(value, count);
+        }
+        histogram
+    }
+
     pub(crate) fn samples(&self) -> u64 {
         self.samples
     }
@@ -55,6 +64,11 @@ impl Distribution {
     pub(crate) fn percentile_ms(&self, percent: f64) -> Option<f64> {
         self.percentile_us(percent).map(ms)
     }
+}
+
+/// A histogram of µs with the bounds of the load generator's.
+pub(crate) fn empty_histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 60_000_000, 3).expect("constant bounds that the crate allows")
 }
 
 /// Microseconds as the milliseconds of a report.

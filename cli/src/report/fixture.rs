@@ -24,7 +24,7 @@ pub(crate) fn spec(metric: &str, expression: &str) -> Spec {
 
 /// A histogram as the engine records them, from `(µs, samples)`.
 pub(crate) fn histogram(samples: &[(u64, u64)]) -> Histogram<u64> {
-    let mut histogram = Histogram::new_with_bounds(1, 60_000_000, 3).unwrap();
+    let mut histogram = super::empty_histogram();
     for (value, count) in samples {
         histogram.record_n(*value, *count).unwrap();
     }

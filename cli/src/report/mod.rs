@@ -5,8 +5,12 @@ mod distribution;
 mod figures;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod hgrm;
+mod hlog;
+mod hlog_read;
 mod judging;
 mod model;
+mod pending;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -16,13 +20,17 @@ mod text_tests;
 mod time;
 mod write;
 
-pub(crate) use distribution::Distribution;
+pub(crate) use distribution::{Distribution, empty_histogram};
+pub(crate) use hgrm::hgrm;
+pub(crate) use hlog::IntervalLog;
+pub(crate) use hlog_read::{LogError, MERGED, read_log};
 pub(crate) use judging::judge;
 pub(crate) use model::{
     Achieved, Audit, Cap, CapKind, Check, ErrorClass, Generator, Host, Load, Model, Report, Requested, Run,
     SCHEMA_VERSION, Second, Server, Step, Tool,
 };
+pub(crate) use pending::PendingFile;
 pub(crate) use read::{ReadError, read};
 pub(crate) use text::text;
 pub(crate) use time::{rfc3339, run_id};
-pub(crate) use write::{RunFolder, prepare};
+pub(crate) use write::{INTERVAL_LOG, RunFolder, WriteError, prepare};

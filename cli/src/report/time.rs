@@ -14,6 +14,19 @@ pub(crate) fn run_id(moment: SystemTime, suffix: &str) -> String {
     format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z-{suffix}")
 }
 
+/// `Mon Nov 23 15:03:01 UTC 2026`, as Java's `Date.toString` has it.
+pub(super) fn java_date(moment: SystemTime) -> String {
+    // 1970-01-01 was a Thursday.
+    const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let days = moment.duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs() / 86_400);
+    let [year, month, day, hour, minute, second] = civil(moment);
+    // Both are within their tables, by the remainder and by the calendar.
+    let (weekday, month) = (WEEKDAYS[(days % 7) as usize], MONTHS[(month - 1) as usize]);
+    format!("{weekday} {month} {day:02} {hour:02}:{minute:02}:{second:02} UTC {year}")
+}
+
 /// Days to a date: Howard Hinnant's `civil_from_days` (<https://howardhinnant.github.io/date_algorithms.html>).
 fn civil(moment: SystemTime) -> [u64; 6] {
     let seconds = moment.duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
@@ -46,6 +59,14 @@ mod tests {
             (4_107_542_400, "2100-03-01T00:00:00Z"),
         ] {
             assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(seconds)), text);
+        }
+        for (seconds, text) in [
+            (0, "Thu Jan 01 00:00:00 UTC 1970"),
+            (951_782_400, "Tue Feb 29 00:00:00 UTC 2000"),
+            (1_735_689_599, "Tue Dec 31 23:59:59 UTC 2024"),
+            (1_795_446_181, "Mon Nov 23 15:03:01 UTC 2026"),
+        ] {
+            assert_eq!(java_date(UNIX_EPOCH + Duration::from_secs(seconds)), text);
         }
         let id = run_id(UNIX_EPOCH + Duration::from_secs(1_795_446_181), "k3f9x2ab");
         assert_eq!(id, "20261123T150301Z-k3f9x2ab");

@@ -1,14 +1,21 @@
-//! Writes a run's folder. A file is either there whole or not there: temporary name, fsync, rename.
+//! Writes a run's folder.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use super::distribution::Distribution;
+use super::hgrm::hgrm;
+use super::hlog_read::MERGED;
 use super::model::Report;
+use super::pending::PendingFile;
 
-/// Names of the two files that every run has.
+/// Names of the files that every run has.
 const REPORT: &str = "report.json";
 const SUMMARY: &str = "summary.txt";
+const PERCENTILES: &str = "latency.hgrm";
+/// Written while the run lasts, the others at its end.
+pub(crate) const INTERVAL_LOG: &str = "latency.hlog";
 
 /// The results cannot be kept: exit status 1, before the run when it shows then.
 #[derive(Debug, thiserror::Error)]
@@ -54,11 +61,14 @@ impl RunFolder {
         &self.path
     }
 
-    /// Writes the report and its summary; returns the report's path.
+    /// Writes the report, its summary and its percentiles; returns the report's path.
     pub(crate) fn write_report(&self, report: &Report, summary: &str) -> Result<PathBuf, WriteError> {
         let json = serde_json::to_vec(report)
             .map_err(|error| WriteError::Io { path: self.path.join(REPORT), error: error.into() })?;
+        let latencies = report.metrics.get(MERGED).and_then(|metric| metric.distribution.as_ref());
+        let latencies = latencies.map_or_else(super::empty_histogram, Distribution::histogram);
         self.write(SUMMARY, summary.as_bytes())?;
+        self.write(PERCENTILES, hgrm(&latencies).as_bytes())?;
         // Last: where it is, the rest is too.
         self.write(REPORT, &[json.as_slice(), b"\n"].concat())?;
         Ok(self.path.join(REPORT))
@@ -66,17 +76,15 @@ impl RunFolder {
 
     /// Writes one file of the run atomically.
     pub(crate) fn write(&self, name: &str, content: &[u8]) -> Result<(), WriteError> {
+        let mut file = self.create(name)?;
+        let written = file.write_all(content).and_then(|()| file.finish());
+        written.map_err(|error| WriteError::Io { path: self.path.join(name), error })
+    }
+
+    /// Begins a file of the run that is there once it is finished.
+    pub(crate) fn create(&self, name: &str) -> Result<PendingFile, WriteError> {
         let path = self.path.join(name);
-        let temporary = self.path.join(format!(".{name}.tmp"));
-        let written = File::create(&temporary)
-            .and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()))
-            .and_then(|()| fs::rename(&temporary, &path))
-            // The rename itself lasts only once the folder is on the device.
-            .and_then(|()| File::open(&self.path)?.sync_all());
-        written.map_err(|error| {
-            let _ = fs::remove_file(&temporary);
-            WriteError::Io { path, error }
-        })
+        PendingFile::create(&path).map_err(|error| WriteError::Io { path, error })
     }
 
     /// Takes the folder away if nothing was written to it: the run never started.
@@ -102,7 +110,7 @@ mod tests {
         let mut files: Vec<_> =
             fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         files.sort();
-        assert_eq!(files, ["report.json", "summary.txt"]);
+        assert_eq!(files, ["latency.hgrm", "report.json", "summary.txt"]);
         // Written again (a later stage adds to it), it is replaced.
         let changed = Report { validity: vec!["cpu".to_owned()], ..report };
         folder.write_report(&changed, "").unwrap();

@@ -8,6 +8,7 @@ mod deploy;
 mod interrupt;
 mod manual;
 mod profiles;
+mod report;
 mod run;
 mod sandbox;
 mod serve;

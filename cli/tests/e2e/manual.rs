@@ -33,7 +33,14 @@ fn completions_of_each_shell() {
 fn manual_pages_of_each_command() {
     let sandbox = Sandbox::new();
     sandbox.scalekit(&["man", "pages/deep"]).expect(0);
-    for page in ["scalekit", "scalekit-run", "scalekit-bench", "scalekit-deploy", "scalekit-validate"] {
+    for page in [
+        "scalekit",
+        "scalekit-run",
+        "scalekit-bench",
+        "scalekit-deploy",
+        "scalekit-validate",
+        "scalekit-report",
+    ] {
         let text = fs::read_to_string(sandbox.path("pages/deep").join(format!("{page}.1"))).unwrap();
         assert!(text.contains(".TH"), "{page}");
     }

@@ -1,0 +1,49 @@
+//! The latencies of one second: what the series takes its percentiles from, and what an interval log keeps.
+
+use hdrhistogram::Histogram;
+
+use super::exchange::Times;
+use super::recorder::{HIGHEST_MICROS, to_micros};
+
+/// As many as the totals have, so that the seconds of a run add up to them bucket by bucket.
+const DIGITS: u8 = 3;
+
+/// Microseconds to three digits: 70 KB a histogram, since a second never needs wider counters than 32 bits.
+#[derive(Clone, Debug)]
+pub(super) struct Latencies {
+    total: Histogram<u32>,
+    duration: Histogram<u32>,
+}
+
+impl Latencies {
+    pub(super) fn new() -> Self {
+        let histogram = || {
+            Histogram::new_with_bounds(1, HIGHEST_MICROS, DIGITS)
+                .expect("constant bounds that the crate allows")
+        };
+        Self { total: histogram(), duration: histogram() }
+    }
+
+    pub(super) fn record(&mut self, times: &Times) {
+        for (histogram, value) in
+            [(&mut self.total, times.total()), (&mut self.duration, times.stages().duration())]
+        {
+            histogram.saturating_record(to_micros(value).min(HIGHEST_MICROS));
+        }
+    }
+
+    pub(super) fn add(&mut self, other: &Self) {
+        for (mine, theirs) in [(&mut self.total, &other.total), (&mut self.duration, &other.duration)] {
+            mine.add(theirs).expect("histograms of equal bounds");
+        }
+    }
+
+    pub(super) fn total(&self) -> &Histogram<u32> {
+        &self.total
+    }
+
+    /// All of them with the names that reports and criteria use: from the intended start, and from the send.
+    pub(super) fn named(&self) -> [(&'static str, &Histogram<u32>); 2] {
+        [("http_req_total_duration", &self.total), ("http_req_duration", &self.duration)]
+    }
+}
