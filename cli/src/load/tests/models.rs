@@ -177,9 +177,10 @@ fn the_same_seed_sends_the_same_requests() {
         let step = Step { path: Some("/${uuid}/${rand:1:1000000}".into()), ..Step::new("s", "GET") };
         let plan = Plan {
             scenario: Scenario::Steps(vec![step]),
+            // Which of several users takes an iteration is chance.
+            users: 1,
             iterations: Some(9),
             seed,
-            threads: 1,
             ..plan(server.address, 1, 60_000)
         };
         run(&plan, &AtomicBool::new(false), &mut |_| {}, &mut |_| {}).unwrap();
