@@ -10,13 +10,14 @@ use scalekit_service::store::Stamp;
 use scalekit_service::store::mongo::Mongo;
 
 use super::control::{Drained, Service};
-use super::facts;
 use super::interrupt::Interrupt;
 use super::progress::Progress;
 use super::sampler::{Sample, Sampler};
+use super::{crowd, facts};
+use crate::agent::{AgentRun, Conducted, Crowd};
 use crate::audit::{Audit, Findings};
 use crate::criteria::{Criterion, Spec};
-use crate::load::{self, Plan, Recording, Scenario, Target};
+use crate::load::{self, Plan, Recording, Scenario, Share, Target};
 use crate::profile::{Profile, ScenarioKind};
 use crate::report::Report;
 
@@ -34,6 +35,8 @@ pub(super) struct Experiment<'a> {
     /// Where its documents are, if they can be read without it.
     pub(super) mongo: Option<(String, String)>,
     pub(super) interrupt: &'a Interrupt,
+    /// Who makes the load; `None`: this process.
+    pub(super) crowd: Option<Crowd>,
 }
 
 /// Names one run.
@@ -61,6 +64,8 @@ impl RunName {
 /// All that was learned, before it becomes a report.
 pub(super) struct Measured {
     pub(super) recording: Recording,
+    /// Those who made the load, if not this process.
+    pub(super) agents: Vec<AgentRun>,
     pub(super) samples: Vec<Sample>,
     /// Counters before the load, right after it, and at the end. Empty where there is no service of ours.
     pub(super) before: BTreeMap<String, Stats>,
@@ -76,6 +81,25 @@ pub(super) struct Measured {
 
 /// The plan of a profile's load against `url`; everything that can be known to fail is known after this.
 pub(super) fn plan(profile: &Profile, url: &str, token: &str) -> Result<Plan, load::PlanError> {
+    let plan = draft(profile, url, token)?;
+    plan.check()?;
+    Ok(plan)
+}
+
+/// The same for a load that `agents` machines make; whether each can carry its part is theirs to say.
+pub(super) fn plan_for_agents(
+    profile: &Profile,
+    url: &str,
+    token: &str,
+    agents: u32,
+) -> Result<Plan, load::PlanError> {
+    let plan = draft(profile, url, token)?;
+    // The last one's part is the smallest.
+    plan.share(agents.saturating_sub(1), agents).check_bounds()?;
+    Ok(plan)
+}
+
+fn draft(profile: &Profile, url: &str, token: &str) -> Result<Plan, load::PlanError> {
     let spec = &profile.load;
     let transactions = &spec.transactions;
     // The profile bounds both to 64.
@@ -98,18 +122,17 @@ pub(super) fn plan(profile: &Profile, url: &str, token: &str) -> Result<Plan, lo
     // Half of the cores: the service under test is often on the same machine.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = spec.threads.map_or((cores / 2).max(1), |threads| threads as usize);
-    let plan = Plan {
+    Ok(Plan {
         target: Target::parse(url)?,
         scenario,
         users: spec.vus,
+        share: Share::ALL,
         think_time: spec.think_time,
         warmup: spec.warmup,
         duration: spec.duration,
         timeout: spec.timeout,
         threads,
-    };
-    plan.check()?;
-    Ok(plan)
+    })
 }
 
 impl Experiment<'_> {
@@ -125,13 +148,13 @@ impl Experiment<'_> {
             }
         }
         let before = stats(service).await;
+        let sampled_since = Instant::now();
         let sampler = service.cloned().map(Sampler::start);
-        let plan = Arc::new(plan);
-        let recording = self.load(Arc::clone(&plan)).await?;
+        let Loaded { plan, recording, agents, began } = self.load(plan).await?;
         caveats(&recording);
         let loaded = stats(service).await;
         let samples = match sampler {
-            Some(sampler) => sampler.finish().await,
+            Some(sampler) => since(began.saturating_duration_since(sampled_since), sampler.finish().await),
             None => Vec::new(),
         };
         let mut drained = None;
@@ -140,7 +163,10 @@ impl Experiment<'_> {
             match self.drain(service).await {
                 Ok(Drained::Empty) => {
                     drained = Some(Drained::Empty);
-                    audit = self.audit(service, &plan, &recording).await;
+                    audit = match crowd::missing(&agents) {
+                        Some(reason) => Some(Err(reason)),
+                        None => self.audit(service, &plan, &recording).await,
+                    };
                 }
                 // What is still in the journal is not lost, and nobody can tell it from what is.
                 Ok(end) => drained = Some(end),
@@ -152,12 +178,33 @@ impl Experiment<'_> {
         let interrupted = recording.interrupted || gave_up;
         let took = started.elapsed();
         let measured =
-            Measured { recording, samples, before, loaded, after, drained, audit, interrupted, took };
+            Measured { recording, agents, samples, before, loaded, after, drained, audit, interrupted, took };
         Ok(facts::report(self.profile, self.specs, self.criteria, &self.run, &plan, measured))
     }
 
+    /// Makes the load, here or on agents.
+    async fn load(&self, plan: Plan) -> anyhow::Result<Loaded> {
+        match &self.crowd {
+            None => {
+                let plan = Arc::new(plan);
+                let began = Instant::now();
+                let recording = self.load_here(Arc::clone(&plan)).await?;
+                Ok(Loaded { plan, recording, agents: Vec::new(), began })
+            }
+            Some(crowd) => {
+                let threads = self.profile.load.threads.map(|threads| threads as usize);
+                let mut progress = Progress::new(plan.warmup + plan.duration);
+                let stop = &self.interrupt.stop;
+                let conducted = crowd.conduct(&plan, threads, stop, &mut |tick| progress.show(tick)).await;
+                progress.finish();
+                let Conducted { recording, agents, threads, began } = conducted?;
+                Ok(Loaded { plan: Arc::new(Plan { threads, ..plan }), recording, agents, began })
+            }
+        }
+    }
+
     /// The generator has threads of its own, and this one waits for them beside the control plane's tasks.
-    async fn load(&self, plan: Arc<Plan>) -> anyhow::Result<Recording> {
+    async fn load_here(&self, plan: Arc<Plan>) -> anyhow::Result<Recording> {
         let stop = Arc::clone(&self.interrupt.stop);
         let task = tokio::task::spawn_blocking(move || {
             let mut progress = Progress::new(plan.warmup + plan.duration);
@@ -232,6 +279,21 @@ impl Experiment<'_> {
         }
         Ok(audit.finish())
     }
+}
+
+/// A load that was made.
+struct Loaded {
+    plan: Arc<Plan>,
+    recording: Recording,
+    agents: Vec<AgentRun>,
+    /// Agents need a moment from the word to the start.
+    began: Instant,
+}
+
+/// The samples as of the beginning of the load, which was so long after the first.
+fn since(delay: Duration, mut samples: Vec<Sample>) -> Vec<Sample> {
+    samples.iter_mut().for_each(|sample| sample.at = sample.at.saturating_sub(delay));
+    samples
 }
 
 /// What the figures do not show.

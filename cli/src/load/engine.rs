@@ -10,7 +10,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 
 use super::clock::{Clock, nanos};
 use super::harvest::{Counts, Harvest, Live, Shared};
-use super::ledger::{Ledger, UserLedger};
+use super::ledger::Ledger;
 use super::plan::Plan;
 use super::recorder::Recorder;
 use super::recording::Recording;
@@ -31,6 +31,27 @@ pub(crate) enum LoadError {
     ThreadPanicked,
 }
 
+/// What a run tells while it lasts, on the thread that waits for it.
+pub(crate) trait Observer {
+    /// Everything is set up; returns when the load is to begin.
+    fn begin(&mut self) {}
+
+    /// Live figures, about five times a second.
+    fn tick(&mut self, tick: &Tick);
+
+    /// A second is complete. Those of the warm-up are told, too.
+    fn second(&mut self, _second: Interval) {}
+}
+
+/// Told of ticks alone.
+struct Ticks<'a>(&'a mut dyn FnMut(&Tick));
+
+impl Observer for Ticks<'_> {
+    fn tick(&mut self, tick: &Tick) {
+        (self.0)(tick);
+    }
+}
+
 /// Carries out a checked plan. Blocks; calls `on_tick` about five times a second. Setting `stop` ends the run
 /// within about 100 ms, and what was measured until then is returned.
 ///
@@ -40,6 +61,18 @@ pub(crate) fn run(
     plan: &Plan,
     stop: &AtomicBool,
     on_tick: &mut dyn FnMut(&Tick),
+) -> Result<Recording, LoadError> {
+    run_observed(plan, stop, &mut Ticks(on_tick))
+}
+
+/// The same, for someone who wants to know more and says when to begin.
+///
+/// # Errors
+/// As for [`run`].
+pub(crate) fn run_observed(
+    plan: &Plan,
+    stop: &AtomicBool,
+    observer: &mut dyn Observer,
 ) -> Result<Recording, LoadError> {
     let threads = plan.worker_threads();
     let shared = Shared {
@@ -58,10 +91,11 @@ pub(crate) fn run(
     // The channel closes when the last worker is gone.
     drop(sender);
 
+    observer.begin();
     let started_at = SystemTime::now();
     let clock = Clock::start();
     let (harvests, series) = thread::scope(|scope| {
-        // The scope waits for its threads, so a panic in `on_tick` must end them, too.
+        // The scope waits for its threads, so a panic in the observer must end them, too.
         let _guard = AbortOnPanic(&shared.abort);
         let mut handles = Vec::with_capacity(threads);
         let mut spawn_error = None;
@@ -80,7 +114,7 @@ pub(crate) fn run(
                 }
             }
         }
-        let series = watch(plan, clock, &shared, &intervals, on_tick);
+        let series = watch(plan, clock, &shared, &intervals, observer);
         let harvests = join(handles);
         match spawn_error {
             Some(error) => Err(error),
@@ -90,7 +124,7 @@ pub(crate) fn run(
     let wall = started_at.elapsed().map_or_else(|backwards| -signed(backwards.duration()), signed);
     let clock_jump_nanos = wall.saturating_sub(i64::try_from(clock.now()).unwrap_or(i64::MAX));
     let peak = shared.peak.load(Ordering::Relaxed);
-    Ok(merge(plan, harvests, series, Circumstances { clock_jump_nanos, peak }))
+    Ok(merge(plan, harvests, series, Circumstances { clock_jump_nanos, peak }, observer))
 }
 
 /// A thread that panics must not leave the others running for hours.
@@ -110,7 +144,7 @@ fn watch(
     clock: Clock,
     shared: &Shared,
     intervals: &Receiver<(usize, Interval)>,
-    on_tick: &mut dyn FnMut(&Tick),
+    observer: &mut dyn Observer,
 ) -> SeriesBuilder {
     let mut series = SeriesBuilder::new(shared.live.len());
     let mut rate = RateWindow::default();
@@ -118,11 +152,13 @@ fn watch(
     loop {
         let wait = Duration::from_nanos(next_tick.saturating_sub(clock.now()));
         match intervals.recv_timeout(wait) {
-            Ok((thread, interval)) => series.add(thread, interval),
+            Ok((thread, interval)) => {
+                series.add(thread, interval).into_iter().for_each(|second| observer.second(second));
+            }
             Err(RecvTimeoutError::Timeout) => {
                 let now = clock.now();
                 next_tick = now + nanos(TICK);
-                on_tick(&Tick::of(plan, shared, now, &mut rate, series.last_p95()));
+                observer.tick(&Tick::of(plan, shared, now, &mut rate, series.last_p95()));
             }
             Err(RecvTimeoutError::Disconnected) => return series,
         }
@@ -152,6 +188,7 @@ fn merge(
     harvests: Vec<Harvest>,
     mut series: SeriesBuilder,
     circumstances: Circumstances,
+    observer: &mut dyn Observer,
 ) -> Recording {
     let mut recorder = Recorder::new();
     let mut counts = Counts::default();
@@ -160,12 +197,13 @@ fn merge(
     for (thread, harvest) in harvests.into_iter().enumerate() {
         recorder.add(&harvest.recorder);
         counts.add(harvest.counts);
-        series.add(thread, harvest.last_interval);
+        series.add(thread, harvest.last_interval).into_iter().for_each(|second| observer.second(second));
         ended = ended.max(harvest.ended);
         interrupted |= harvest.interrupted;
         busiest_thread = busiest_thread.max(harvest.utilisation);
-        ledgers.push(harvest.ledgers.into_iter());
+        ledgers.push(harvest.ledgers);
     }
+    series.flush().into_iter().for_each(|second| observer.second(second));
     let elapsed = Duration::from_nanos(ended);
     Recording {
         requests: recorder.requests,
@@ -178,7 +216,7 @@ fn merge(
         trends: recorder.trends,
         series: series.finish(),
         series_gaps: counts.series_gaps,
-        users_requested: plan.users,
+        users_requested: plan.own_users(),
         users_achieved: circumstances.peak,
         warmup: plan.warmup.min(elapsed),
         measured: elapsed.saturating_sub(plan.warmup).min(plan.duration),
@@ -191,14 +229,8 @@ fn merge(
         no_free_port: counts.no_free_port,
         too_many_files: counts.too_many_files,
         clock_jump_nanos: circumstances.clock_jump_nanos,
-        ledger: Ledger::new(interleave(plan.users, ledgers)),
+        ledger: Ledger::dealt(plan.own_users(), ledgers),
     }
-}
-
-/// Undoes the dealing out of users to threads in turn.
-fn interleave(users: u32, mut ledgers: Vec<std::vec::IntoIter<UserLedger>>) -> Vec<UserLedger> {
-    let threads = ledgers.len();
-    (0..users as usize).filter_map(|user| ledgers[user % threads].next()).collect()
 }
 
 fn signed(duration: Duration) -> i64 {
@@ -213,25 +245,7 @@ fn max_rss_bytes() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ledger::Fate;
     use super::*;
-
-    #[test]
-    fn ledgers_return_to_the_order_of_users() {
-        // Three threads, seven users; user i has i requests.
-        let ledger = |user: u32| {
-            let mut ledger = UserLedger::default();
-            (0..user).for_each(|_| ledger.push(Fate::Refused));
-            ledger
-        };
-        let threads: Vec<_> =
-            (0..3).map(|thread| (thread..7).step_by(3).map(ledger).collect::<Vec<_>>().into_iter()).collect();
-        let ledger = Ledger::new(interleave(7, threads));
-        assert_eq!(ledger.users(), 7);
-        for user in 0..7 {
-            assert_eq!(ledger.runs(user).map(|(_, count)| count).sum::<u32>(), user);
-        }
-    }
 
     #[test]
     fn the_resident_set_is_plausible() {

@@ -22,18 +22,22 @@ mod recording;
 mod response;
 mod scenario;
 mod series;
+mod share;
 mod target;
 mod tick;
 mod transactions;
+mod transfer;
+mod unite;
 mod worker;
 
 #[cfg(test)]
 mod tests;
 
-pub(crate) use engine::run;
+pub(crate) use engine::{Observer, run, run_observed};
 pub(crate) use ledger::{Fate, Ledger};
-pub(crate) use plan::{Plan, PlanError, Scenario, Target};
+pub(crate) use plan::{Plan, PlanError, Scenario, Share, Target};
 pub(crate) use recording::Recording;
-pub(crate) use series::SecondLatency;
+pub(crate) use series::{Interval, SecondLatency, SeriesBuilder};
 pub(crate) use tick::{Phase, Tick};
 pub(crate) use transactions::seed_requests;
+pub(crate) use unite::unite;

@@ -3,6 +3,9 @@
 use std::io;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+pub(crate) use super::share::Share;
 pub(crate) use super::target::Target;
 use super::{limits, scenario};
 
@@ -13,12 +16,14 @@ const HOUR: Duration = Duration::from_secs(3600);
 const MAX_DURATION: Duration = Duration::from_secs(24 * 3600);
 
 /// One load test in the closed model.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Plan {
     pub(crate) target: Target,
     pub(crate) scenario: Scenario,
     /// Virtual users, each with one connection and at most one request at a time.
     pub(crate) users: u32,
+    /// Which of the users this process is: all, unless several machines share them.
+    pub(crate) share: Share,
     /// Between the end of a response and the user's next request.
     pub(crate) think_time: Duration,
     /// Before the measured part; its requests are sent but not measured.
@@ -32,7 +37,7 @@ pub(crate) struct Plan {
 }
 
 /// What each user sends again and again.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Scenario {
     /// The same request to the target's own URL.
     Request { method: String, headers: Vec<(String, String)>, body: Vec<u8> },
@@ -92,12 +97,23 @@ impl PlanError {
 }
 
 impl Plan {
-    /// Checks every bound and that this machine can carry the users; raises the soft limit on open files if that
+    /// Checks every bound and that this machine can carry its users; raises the soft limit on open files if that
     /// is what it takes.
     ///
     /// # Errors
     /// The first bound that is not kept, with the remedy.
     pub(crate) fn check(&self) -> Result<(), PlanError> {
+        self.check_bounds()?;
+        let users = self.own_users();
+        limits::ensure_files(users, self.worker_threads())?;
+        limits::ensure_ports(users, self.target.preferred())
+    }
+
+    /// Checks every bound, whichever machine it is for.
+    ///
+    /// # Errors
+    /// The first bound that is not kept, with the remedy.
+    pub(crate) fn check_bounds(&self) -> Result<(), PlanError> {
         if !(1..=MAX_USERS).contains(&self.users) {
             return Err(PlanError::invalid("the number of users", self.users, "1 to 1000000"));
         }
@@ -114,14 +130,24 @@ impl Plan {
                 return Err(PlanError::invalid(what, format!("{given:?}"), format!("{least:?} to {most:?}")));
             }
         }
-        scenario::check(&self.scenario, &self.target)?;
-        limits::ensure_files(self.users, self.worker_threads())?;
-        limits::ensure_ports(self.users, self.target.preferred())
+        self.share.check(self.users)?;
+        scenario::check(&self.scenario, &self.target)
+    }
+
+    /// The part of the plan that the `index`th of `of` machines carries out. Users keep their numbers, and with
+    /// them their ids and when they start.
+    pub(crate) fn share(&self, index: u32, of: u32) -> Self {
+        Self { share: self.share.part(index, of), ..self.clone() }
+    }
+
+    /// How many users this process is.
+    pub(crate) fn own_users(&self) -> u32 {
+        self.share.count(self.users)
     }
 
     /// Threads that have at least one user.
     pub(super) fn worker_threads(&self) -> usize {
-        self.threads.min(self.users as usize).max(1)
+        self.threads.min(self.own_users() as usize).max(1)
     }
 }
 
@@ -134,6 +160,7 @@ mod tests {
             target: Target::parse("http://127.0.0.1:1/").unwrap(),
             scenario: Scenario::Request { method: "GET".into(), headers: vec![], body: vec![] },
             users: 1,
+            share: Share::ALL,
             think_time: Duration::ZERO,
             warmup: Duration::ZERO,
             duration: Duration::from_secs(1),

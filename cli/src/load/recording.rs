@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::ledger::Ledger;
 use super::outcome::Failure;
 use super::recorder::Trends;
@@ -10,7 +12,7 @@ use super::series::Second;
 
 /// The facts of one run. Unless said otherwise they are of the measured part: of the requests that were meant to
 /// start in it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Recording {
     pub(crate) trends: Trends,
     /// Requests with an outcome, `failed` among them.
@@ -26,6 +28,8 @@ pub(crate) struct Recording {
     pub(crate) bytes_received: u64,
     /// Values beyond 60 s, recorded as 60 s.
     pub(crate) clamped: u64,
+    /// Not sent from machine to machine: those hand over each second as it passes, with its histogram.
+    #[serde(skip)]
     pub(crate) series: Vec<Second>,
     /// Thread-seconds missing from the series because `on_tick` blocked for minutes; the totals have them.
     pub(crate) series_gaps: u64,

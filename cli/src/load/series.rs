@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 use super::clock::{Nanos, SECOND};
 use super::recorder::to_micros;
+use super::transfer;
 
 /// Two digits suffice for a graph, and make a second's histogram 20 KB.
-const DIGITS: u8 = 2;
+pub(super) const DIGITS: u8 = 2;
 const HIGHEST_MICROS: u64 = 60_000_000;
 
 /// One second of the measured part: the requests that ended in it.
@@ -35,14 +37,15 @@ pub(crate) struct SecondLatency {
     pub(crate) max: Duration,
 }
 
-/// One thread's part of one second. Seconds before the measured part have negative indices.
-#[derive(Debug)]
-pub(super) struct Interval {
+/// One thread's or one machine's part of one second. Seconds before the measured part have negative indices.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Interval {
     index: i64,
     requests: u64,
     failed: u64,
     users: u32,
     max_micros: u64,
+    #[serde(with = "transfer::optional")]
     latency: Option<Histogram<u32>>,
 }
 
@@ -101,9 +104,9 @@ fn histogram() -> Histogram<u32> {
     Histogram::new_with_bounds(1, HIGHEST_MICROS, DIGITS).expect("constant bounds that the crate allows")
 }
 
-/// Merges the threads' intervals into rows.
+/// Merges the intervals of threads, or of machines, into rows.
 #[derive(Debug)]
-pub(super) struct SeriesBuilder {
+pub(crate) struct SeriesBuilder {
     /// For each thread the last second it has handed over.
     latest: Vec<i64>,
     pending: BTreeMap<i64, Interval>,
@@ -112,20 +115,21 @@ pub(super) struct SeriesBuilder {
 }
 
 impl SeriesBuilder {
-    pub(super) fn new(threads: usize) -> Self {
+    pub(crate) fn new(threads: usize) -> Self {
         Self { latest: vec![i64::MIN; threads], pending: BTreeMap::new(), rows: Vec::new(), last_p95: None }
     }
 
-    pub(super) fn add(&mut self, thread: usize, interval: Interval) {
+    /// Adds a part of a second; returns the seconds that are complete with it, in order.
+    pub(crate) fn add(&mut self, thread: usize, interval: Interval) -> Vec<Interval> {
         self.latest[thread] = self.latest[thread].max(interval.index);
         match self.pending.get_mut(&interval.index) {
             None => {
                 self.pending.insert(interval.index, interval);
             }
             Some(merged) => {
-                merged.requests += interval.requests;
-                merged.failed += interval.failed;
-                merged.users += interval.users;
+                merged.requests = merged.requests.saturating_add(interval.requests);
+                merged.failed = merged.failed.saturating_add(interval.failed);
+                merged.users = merged.users.saturating_add(interval.users);
                 merged.max_micros = merged.max_micros.max(interval.max_micros);
                 match (&mut merged.latency, interval.latency) {
                     (Some(mine), Some(theirs)) => mine.add(theirs).expect("histograms of equal bounds"),
@@ -134,24 +138,32 @@ impl SeriesBuilder {
                 }
             }
         }
+        let mut settled = Vec::new();
         let complete = self.latest.iter().copied().min().unwrap_or(i64::MIN);
         while let Some(entry) = self.pending.first_entry()
             && *entry.key() <= complete
         {
             let interval = entry.remove();
             self.settle(&interval);
+            settled.push(interval);
         }
+        settled
     }
 
     /// The 95th percentile of the last complete second, warm-up included.
-    pub(super) fn last_p95(&self) -> Option<Duration> {
+    pub(crate) fn last_p95(&self) -> Option<Duration> {
         self.last_p95
     }
 
-    pub(super) fn finish(mut self) -> Vec<Second> {
-        for interval in std::mem::take(&mut self.pending).into_values() {
-            self.settle(&interval);
-        }
+    /// Takes the remaining seconds as complete; nothing is added after this.
+    pub(crate) fn flush(&mut self) -> Vec<Interval> {
+        let rest: Vec<_> = std::mem::take(&mut self.pending).into_values().collect();
+        rest.iter().for_each(|interval| self.settle(interval));
+        rest
+    }
+
+    pub(crate) fn finish(mut self) -> Vec<Second> {
+        self.flush();
         self.rows
     }
 

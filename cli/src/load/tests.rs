@@ -28,6 +28,7 @@ fn plan(address: SocketAddr, think_millis: u64, duration_millis: u64) -> Plan {
         target: Target::parse(&format!("http://{address}/path")).unwrap(),
         scenario: Scenario::Request { method: "GET".into(), headers: vec![], body: vec![] },
         users: 3,
+        share: Share::ALL,
         think_time: millis(think_millis),
         warmup: Duration::ZERO,
         duration: millis(duration_millis),

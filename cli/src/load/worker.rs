@@ -79,7 +79,8 @@ impl<'a> Worker<'a> {
         let source = RequestSource::new(&plan.scenario, &plan.target);
         let pacer = Pacer::new(plan.users, plan.think_time, plan.warmup);
         // Users are dealt out in turn, so that each thread's starts are spread as the whole run's are.
-        let users = (0..plan.users).skip(index).step_by(plan.worker_threads());
+        // Fewer than a thousand threads, by the plan's check.
+        let users = plan.share.part(index as u32, plan.worker_threads() as u32).of(plan.users);
         let connections: Vec<Connection> = (0u32..)
             .zip(users)
             .map(|(slot, user)| Connection::new(user, slot, &plan.target, source.to_head()))

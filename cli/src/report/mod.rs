@@ -19,8 +19,8 @@ mod write;
 pub(crate) use distribution::Distribution;
 pub(crate) use judging::judge;
 pub(crate) use model::{
-    Achieved, Audit, Cap, CapKind, ErrorClass, Generator, Host, Load, Report, Requested, Run, SCHEMA_VERSION,
-    Second, Server, Step, Tool,
+    Achieved, Agent, Audit, Cap, CapKind, ErrorClass, Generator, Host, Load, Report, Requested, Run,
+    SCHEMA_VERSION, Second, Server, Step, Tool,
 };
 pub(crate) use read::{ReadError, read};
 pub(crate) use text::text;

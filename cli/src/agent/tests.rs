@@ -1,0 +1,1 @@
+//! Agents and a coordinator in one process, over real sockets.
