@@ -144,7 +144,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',')]
     pub(crate) agents: Vec<String>,
     /// The token of the agents
-    #[arg(long, value_name = "FILE", requires = "agents")]
+    #[arg(long, value_name = "FILE")]
     pub(crate) agents_token_file: Option<PathBuf>,
 }
 

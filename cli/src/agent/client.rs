@@ -112,8 +112,9 @@ impl Client {
         self.ask(question, Some(&Assignment { plan, threads })).await
     }
 
-    pub(super) async fn start(&self, run: &str, at_nanos: i64) -> Result<(), AgentError> {
+    pub(super) async fn start(&self, run: &str, at_nanos: i64, timeout: Duration) -> Result<(), AgentError> {
         let question = Question::new("start", Method::POST, format!("runs/{run}/start"));
+        let question = Question { timeout, ..question };
         self.send(&question, Some(&Start { at_nanos })).await.map(drop)
     }
 

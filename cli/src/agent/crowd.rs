@@ -1,30 +1,20 @@
 //! The coordinator: deals a plan out to agents, lets them begin together, follows them, unites what they measured.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use super::client::{AgentError, Client};
 use super::clock::{Clocks, Offset};
-use super::protocol::{Progress, Stage};
+use super::follow::{End, follow_all};
 use super::token::Token;
 use crate::load::{self, Plan, Recording, SeriesBuilder, Tick};
 
 /// From the word to start until the start: time for the word to reach everybody.
 const START_LEAD: Duration = Duration::from_secs(1);
-const POLL: Duration = Duration::from_secs(1);
-/// How soon an agent that was told to stop is asked for what it has.
-const STOP_POLL: Duration = Duration::from_millis(100);
-/// How soon Ctrl-C is noticed.
-const STOP_CHECK: Duration = Duration::from_millis(100);
-/// An agent that cannot be asked for this long is lost.
-const LOST_AFTER: Duration = Duration::from_secs(5);
 /// An agent may take this much longer than its plan says.
 const GRACE: Duration = Duration::from_secs(60);
-const QUEUED_EVENTS: usize = 256;
 
 /// Agents that are there and willing.
 #[derive(Debug)]
@@ -33,8 +23,8 @@ pub(crate) struct Crowd {
 }
 
 #[derive(Clone, Debug)]
-struct Member {
-    client: Client,
+pub(super) struct Member {
+    pub(super) client: Client,
     name: String,
 }
 
@@ -58,8 +48,10 @@ pub(crate) struct AgentRun {
     pub(crate) users: u32,
     /// The agent's wall clock less this machine's, in nanoseconds.
     pub(crate) clock_offset_nanos: i64,
-    /// How far the common start may have been missed.
+    /// How far that may be wrong.
     pub(crate) clock_uncertainty: Duration,
+    /// How long after the common start it began, by its own clock.
+    pub(crate) late: Duration,
     /// Without its series and its ledger, which are in the whole. `None`: it was lost.
     pub(crate) recording: Option<Recording>,
     /// Why its users are missing, wholly or in part.
@@ -68,11 +60,11 @@ pub(crate) struct AgentRun {
 
 /// An agent that has its part and waits for the start.
 #[derive(Clone, Debug)]
-struct Assigned {
-    member: Member,
-    run: String,
+pub(super) struct Assigned {
+    pub(super) member: Member,
+    pub(super) run: String,
     threads: usize,
-    users: u32,
+    pub(super) users: u32,
     offset: Offset,
 }
 
@@ -173,215 +165,43 @@ async fn start(assigned: &[Assigned], clocks: Clocks) -> Result<Instant, AgentEr
     let lead = START_LEAD + 8 * slowest;
     let began = Instant::now() + lead;
     let at = clocks.read().monotonic_nanos.saturating_add(i64::try_from(lead.as_nanos()).unwrap_or(i64::MAX));
+    // In the other half of the lead they can still be called back before any of them makes load.
+    let patience = lead / 2;
     let told = assigned.iter().cloned().map(|agent| async move {
-        agent.member.client.start(&agent.run, at.saturating_add(agent.offset.monotonic_nanos)).await
+        let at = at.saturating_add(agent.offset.monotonic_nanos);
+        agent.member.client.start(&agent.run, at, patience).await
     });
     successes(all(told).await).map(|_| began)
 }
 
-/// How an agent's part ended.
-struct End {
-    recording: Option<Box<Recording>>,
-    /// Why its users are missing, wholly or in part.
-    problem: Option<String>,
-}
-
-impl End {
-    fn lost(problem: impl Into<String>) -> Self {
-        Self { recording: None, problem: Some(problem.into()) }
-    }
-}
-
-/// What an agent's follower tells.
-enum Event {
-    Progress(Progress),
-    /// Its last word.
-    End(End),
-}
-
-/// Follows all agents to the end.
-async fn follow_all(
-    assigned: &[Assigned],
-    deadline: Instant,
-    stop: &AtomicBool,
-    on_tick: &mut dyn FnMut(&Tick),
-) -> (Vec<End>, SeriesBuilder) {
-    let end_early = CancellationToken::new();
-    let (sender, mut events) = mpsc::channel(QUEUED_EVENTS);
-    let mut followers = JoinSet::new();
-    for (index, agent) in assigned.iter().cloned().enumerate() {
-        followers.spawn(follow(index, agent, deadline, end_early.clone(), sender.clone()));
-    }
-    drop(sender);
-    let mut series = SeriesBuilder::new(assigned.len());
-    let mut ticks: Vec<Option<Tick>> = vec![None; assigned.len()];
-    let mut ends: Vec<_> = assigned.iter().map(|_| End::lost("its follower ended abnormally")).collect();
-    loop {
-        if stop.load(Ordering::Relaxed) {
-            end_early.cancel();
-        }
-        let event = tokio::time::timeout(STOP_CHECK, events.recv());
-        let (index, event) = match event.await {
-            Err(_) => continue,
-            Ok(None) => return (ends, series),
-            Ok(Some(event)) => event,
-        };
-        match event {
-            Event::Progress(progress) => {
-                for second in progress.seconds {
-                    series.add(index, second);
-                }
-                ticks[index] = progress.tick.or(ticks[index]);
-                if let Some(tick) = together(&ticks, series.last_p95()) {
-                    on_tick(&tick);
-                }
-            }
-            Event::End(end) => {
-                // Without all of its users the load is not what was asked for: no use in going on.
-                if end.problem.is_some() {
-                    end_early.cancel();
-                }
-                ends[index] = end;
-            }
-        }
-    }
-}
-
-/// Asks one agent how it gets on until it is over, and fetches its recording.
-async fn follow(
-    index: usize,
-    agent: Assigned,
-    deadline: Instant,
-    end_early: CancellationToken,
-    events: mpsc::Sender<(usize, Event)>,
-) {
-    let end = match watch(index, &agent, deadline, &end_early, &events).await {
-        Ok(recording) => {
-            let by_itself = recording.interrupted && !end_early.is_cancelled();
-            let problem = by_itself.then(|| "it was stopped on its own machine before the end".to_owned());
-            End { recording: Some(recording), problem }
-        }
-        Err(problem) => End::lost(problem),
-    };
-    // The receiver waits until the last sender is gone.
-    let _ = events.send((index, Event::End(end))).await;
-}
-
-async fn watch(
-    index: usize,
-    agent: &Assigned,
-    deadline: Instant,
-    end_early: &CancellationToken,
-    events: &mpsc::Sender<(usize, Event)>,
-) -> Result<Box<Recording>, String> {
-    let client = &agent.member.client;
-    let (mut heard, mut from, mut is_told) = (Instant::now(), 0, false);
-    loop {
-        if end_early.is_cancelled() && !is_told {
-            is_told = client.stop(&agent.run).await.is_ok();
-            if !is_told {
-                tokio::time::sleep(STOP_POLL).await;
-            }
-        }
-        let result = match client.progress(&agent.run, from).await {
-            Ok(progress) => {
-                heard = Instant::now();
-                // Seconds that were told before are told again if the last answer was lost on its way.
-                let missed = progress.from.saturating_sub(from);
-                if missed > 0 {
-                    tracing::warn!(agent = client.address, missed, "seconds of the series are missing");
-                }
-                from = progress.from.saturating_add(progress.seconds.len() as u64);
-                let (stage, is_last) = (progress.stage.clone(), progress.seconds.is_empty());
-                let _ = events.send((index, Event::Progress(progress))).await;
-                match stage {
-                    Stage::Failed(reason) => return Err(reason),
-                    // The rest of the seconds first.
-                    Stage::Done if !is_last => continue,
-                    Stage::Done => client.recording(&agent.run).await.map(Some),
-                    _ => Ok(None),
-                }
-            }
-            Err(error) => Err(error),
-        };
-        match result {
-            Ok(Some(recording)) => return sound(agent, recording),
-            Ok(None) => {}
-            Err(error) if error.is_passing() && heard.elapsed() < LOST_AFTER => {}
-            Err(error) => return Err(reason_of(&error)),
-        }
-        if Instant::now() > deadline {
-            return Err("it did not end in time".to_owned());
-        }
-        tokio::select! {
-            () = tokio::time::sleep(if is_told { STOP_POLL } else { POLL }) => {}
-            () = end_early.cancelled(), if !is_told => {}
-        }
-    }
-}
-
-/// A recording that is not of the agent's users would spoil the others'.
-fn sound(agent: &Assigned, recording: Recording) -> Result<Box<Recording>, String> {
-    let (of, ledger) = (recording.users_requested, recording.ledger.users());
-    if of == agent.users && ledger == agent.users {
-        return Ok(Box::new(recording));
-    }
-    Err(format!("its recording is of {of} users with the ledgers of {ledger}, expected {}", agent.users))
-}
-
-/// What went wrong, without the help that is of no use any more.
-fn reason_of(error: &AgentError) -> String {
-    let text = error.to_string();
-    text.split('\n').next().unwrap_or_default().to_owned()
-}
-
-/// The live figures of all, once there are any of each.
-fn together(ticks: &[Option<Tick>], p95: Option<Duration>) -> Option<Tick> {
-    let mut ticks = ticks.iter();
-    let first = (*ticks.next()?)?;
-    let mut sum = Tick { p95, ..first };
-    for tick in ticks {
-        let tick = (*tick)?;
-        sum.phase = sum.phase.min(tick.phase);
-        sum.elapsed = sum.elapsed.max(tick.elapsed);
-        sum.users = sum.users.saturating_add(tick.users);
-        sum.requests = sum.requests.saturating_add(tick.requests);
-        sum.failed = sum.failed.saturating_add(tick.failed);
-        sum.requests_per_second += tick.requests_per_second;
-    }
-    Some(sum)
-}
-
 fn unite(
     assigned: Vec<Assigned>,
-    ends: Vec<End>,
+    mut ends: Vec<End>,
     series: SeriesBuilder,
     threads: usize,
     began: Instant,
 ) -> Conducted {
     let is_whole = ends.iter().all(|end| end.recording.is_some());
-    let mut ends: Vec<(Option<Recording>, Option<String>)> =
-        ends.into_iter().map(|end| (end.recording.map(|recording| *recording), end.problem)).collect();
-    let parts: Vec<&mut Recording> =
-        ends.iter_mut().filter_map(|(recording, _)| recording.as_mut()).collect();
+    let parts: Vec<&mut Recording> = ends.iter_mut().filter_map(|end| end.recording.as_deref_mut()).collect();
     let recording = load::unite(parts, series.finish(), is_whole);
     let agents = assigned
         .into_iter()
         .zip(ends)
-        .map(|(agent, (recording, problem))| AgentRun {
+        .map(|(agent, end)| AgentRun {
             name: agent.member.name,
             address: agent.member.client.address,
             users: agent.users,
             clock_offset_nanos: agent.offset.wall_nanos,
             clock_uncertainty: agent.offset.uncertainty,
-            recording,
-            problem,
+            late: end.late,
+            recording: end.recording.map(|recording| *recording),
+            problem: end.problem,
         })
         .collect();
     Conducted { recording, agents, threads, began }
 }
 
-/// Runs all at once; results in order. One whose task ended abnormally is missing.
+/// Runs all at once; results in order.
 async fn all<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
     tasks: impl Iterator<Item = F>,
 ) -> Vec<T> {
@@ -391,7 +211,12 @@ async fn all<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
     }
     let mut results = Vec::new();
     while let Some(result) = set.join_next().await {
-        results.extend(result.ok());
+        match result {
+            Ok(result) => results.push(result),
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // Nobody cancels them but the end of the runtime.
+            Err(_) => {}
+        }
     }
     results.sort_by_key(|(index, _)| *index);
     results.into_iter().map(|(_, result)| result).collect()

@@ -5,6 +5,7 @@
 mod client;
 mod clock;
 mod crowd;
+mod follow;
 mod protocol;
 mod run;
 mod server;

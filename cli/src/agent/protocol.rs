@@ -1,5 +1,7 @@
 //! What coordinator and agent say to each other: JSON over HTTP/1.1, one version.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::load::{Interval, Plan, Tick};
@@ -63,6 +65,8 @@ pub(crate) struct Start {
 pub(crate) struct Progress {
     pub(crate) stage: Stage,
     pub(crate) tick: Option<Tick>,
+    /// How long after the instant that was named the load began.
+    pub(crate) late: Duration,
     /// The number of the first of `seconds`.
     pub(crate) from: u64,
     pub(crate) seconds: Vec<Interval>,

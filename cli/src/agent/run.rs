@@ -41,6 +41,8 @@ struct Told {
     /// When the coordinator last asked for anything.
     contact: Instant,
     is_started: bool,
+    /// How long after the instant that was named the load began.
+    late: Duration,
 }
 
 impl Run {
@@ -57,6 +59,7 @@ impl Run {
             recording: None,
             contact: Instant::now(),
             is_started: false,
+            late: Duration::ZERO,
         };
         let Assignment { plan, threads } = assignment;
         // The machine is there to make load.
@@ -96,8 +99,7 @@ impl Run {
     pub(super) fn begin_at(&self, moment: Instant) -> bool {
         let mut told = self.told();
         told.contact = Instant::now();
-        told.is_started = true;
-        self.start.try_send(moment).is_ok()
+        !std::mem::replace(&mut told.is_started, true) && self.start.try_send(moment).is_ok()
     }
 
     pub(super) fn is_started(&self) -> bool {
@@ -119,7 +121,7 @@ impl Run {
             told.first += 1;
         }
         let seconds = told.seconds.iter().take(MAX_SECONDS).cloned().collect();
-        Progress { stage, tick: told.tick, from: told.first, seconds }
+        Progress { stage, tick: told.tick, late: told.late, from: told.first, seconds }
     }
 
     pub(super) fn recording(&self) -> Option<Bytes> {
@@ -192,6 +194,7 @@ impl Observer for Reporter {
             }
             thread::sleep(left.min(SLICE));
         }
+        self.run.told().late = moment.elapsed();
         self.run.stage.send_replace(Stage::Running);
     }
 

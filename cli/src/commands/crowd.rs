@@ -54,6 +54,7 @@ pub(super) fn row(agent: &AgentRun) -> Agent {
             .map(|recording| recording.trends.lag.value_at_quantile(0.99) as f64 / 1000.0),
         clock_offset_ms: agent.clock_offset_nanos as f64 / 1e6,
         clock_uncertainty_ms: agent.clock_uncertainty.as_secs_f64() * 1000.0,
+        late_ms: agent.late.as_secs_f64() * 1000.0,
         memory_peak_bytes: measured.map_or(0, |recording| recording.max_rss_bytes),
         problem: agent.problem.clone(),
     }
@@ -67,10 +68,11 @@ pub(super) fn validity(agents: &[AgentRun], of_one: impl Fn(&Recording) -> Vec<S
         if let Some(problem) = &agent.problem {
             problems.push(format!("{name} failed, and its {} users are missing: {problem}", agent.users));
         }
-        if agent.clock_uncertainty > MAX_UNCERTAINTY {
+        let missed = agent.clock_uncertainty + agent.late;
+        if missed > MAX_UNCERTAINTY {
             problems.push(format!(
-                "{name} may have missed the common start by {:.0} ms, more than {} ms: its answers take too long; run the coordinator nearer to it",
-                agent.clock_uncertainty.as_secs_f64() * 1000.0,
+                "{name} may have missed the common start by {:.0} ms, more than {} ms: its answers take too long, or it has too much to do; run the coordinator nearer to it, and nothing else on it",
+                missed.as_secs_f64() * 1000.0,
                 MAX_UNCERTAINTY.as_millis()
             ));
         }
@@ -118,6 +120,7 @@ mod tests {
             users: 5,
             clock_offset_nanos: -1_500_000,
             clock_uncertainty: Duration::from_millis(uncertainty_ms),
+            late: Duration::ZERO,
             recording: None,
             problem: problem.map(str::to_owned),
         }

@@ -8,8 +8,8 @@ use super::plan::PlanError;
 /// The numbers `first`, `first + step`, `first + 2 * step`… of something that is dealt out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Share {
-    first: u32,
-    step: u32,
+    pub(super) first: u32,
+    pub(super) step: u32,
 }
 
 impl Share {

@@ -22,7 +22,7 @@ pub(crate) struct Report {
     pub(crate) schema_version: u32,
     pub(crate) tool: Tool,
     pub(crate) run: Run,
-    /// The host that made the load; figures of different hosts do not compare.
+    /// The host that made the load, or that led those who made it; figures of different hosts do not compare.
     pub(crate) host: Host,
     /// The profile as resolved, in the form of a profile file, passwords blanked.
     pub(crate) profile: serde_json::Value,
@@ -187,7 +187,7 @@ pub(crate) struct Generator {
     pub(crate) threads: u32,
     /// Processor time over wall time of its busiest thread, 0 to 1.
     pub(crate) busiest_thread: f64,
-    /// Largest resident set of the process.
+    /// Largest resident set of the process; of agents, the largest of all.
     pub(crate) memory_peak_bytes: u64,
     /// How far the wall clock moved more than the monotonic one.
     pub(crate) clock_jump_ms: f64,
@@ -216,6 +216,8 @@ pub(crate) struct Agent {
     pub(crate) clock_offset_ms: f64,
     /// How far it may have missed the common start, either way: half of the quickest round trip.
     pub(crate) clock_uncertainty_ms: f64,
+    /// How long after the common start it began, by its own clock.
+    pub(crate) late_ms: f64,
     /// Largest resident set of the process.
     pub(crate) memory_peak_bytes: u64,
     /// Why its users are missing; `null` if they are not.
