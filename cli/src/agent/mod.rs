@@ -6,6 +6,7 @@ mod client;
 mod clock;
 mod crowd;
 mod follow;
+mod http;
 mod protocol;
 mod run;
 mod server;

@@ -1,11 +1,9 @@
 //! The agent: a small HTTP server that carries out one plan at a time for whoever has the token.
 
-use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -13,17 +11,12 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use scalekit_service::contract::Problem;
 use serde::Deserialize;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt as _;
 
 use super::clock::Clocks;
+use super::http::{Refusal, accept, parse};
 use super::protocol::{
     About, Assigned, Assignment, MAX_ASSIGNMENT_BYTES, Progress, Reading, Stage, Start, VERSION,
     VERSION_HEADER,
@@ -42,10 +35,6 @@ const SETUP_TIMEOUT: Duration = Duration::from_secs(30);
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// For a whole request; a large recording over a slow line is the longest.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-const MAX_CONNECTIONS: usize = 64;
-/// After an accept that failed for want of files or memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Who the agent is and whom it obeys.
 #[derive(Clone, Debug)]
@@ -277,73 +266,5 @@ impl Agent {
         if self.current().take_if(|current| Arc::ptr_eq(current, run)).is_some() {
             tracing::info!(run = run.id, "idle again");
         }
-    }
-}
-
-fn parse<T: serde::de::DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> Result<T, Refusal> {
-    let bytes = body.map_err(|rejection| Refusal::new(rejection.status(), rejection.body_text()))?;
-    serde_json::from_slice(&bytes).map_err(|error| {
-        Refusal::new(StatusCode::BAD_REQUEST, format!("the body cannot be understood: {error}"))
-    })
-}
-
-/// An answer that is not what was asked for, as a problem document (RFC 9457).
-struct Refusal {
-    status: StatusCode,
-    detail: String,
-}
-
-impl Refusal {
-    fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into() }
-    }
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let Self { status, detail } = self;
-        let problem = Problem {
-            kind: "about:blank".into(),
-            title: status.canonical_reason().unwrap_or_default().into(),
-            status: status.as_u16(),
-            detail,
-        };
-        let mut response = (status, Json(problem)).into_response();
-        let kind = HeaderValue::from_static("application/problem+json");
-        response.headers_mut().insert(header::CONTENT_TYPE, kind);
-        response
-    }
-}
-
-/// Accepts for ever, with a bound on connections and on the time for a request's head.
-async fn accept(listener: TcpListener, router: Router) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    loop {
-        // The semaphore is never closed.
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-        let (stream, peer): (_, SocketAddr) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        // Clocks are compared over this connection: an answer must not wait for company.
-        let _ = stream.set_nodelay(true);
-        let router = router.clone();
-        let answer = move |request: hyper::Request<Incoming>| {
-            let router = router.clone();
-            async move { Ok::<_, Infallible>(router.oneshot(request.map(Body::new)).await.into_response()) }
-        };
-        let connection = http.serve_connection(TokioIo::new(stream), service_fn(answer));
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, %peer, "a connection ended early");
-            }
-            drop(slot);
-        });
     }
 }
