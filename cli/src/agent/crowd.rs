@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 
 use super::client::{AgentError, Client};
 use super::clock::{Clocks, Offset};
-use super::follow::{End, follow_all};
+use super::follow::{End, Times, follow_all};
 use super::token::Token;
 use crate::load::{self, Plan, Recording, SeriesBuilder, Tick};
 
@@ -114,8 +114,9 @@ impl Crowd {
                 return Err(error);
             }
         };
-        let deadline = began + plan.warmup + plan.duration + plan.timeout + GRACE;
-        let (ends, series) = follow_all(&assigned, deadline, stop, on_tick).await;
+        let end = began + plan.warmup + plan.duration;
+        let times = Times { end, deadline: end + plan.timeout + GRACE };
+        let (ends, series) = follow_all(&assigned, times, stop, on_tick).await;
         let threads = assigned.iter().map(|agent| agent.threads).sum();
         forget(assigned.clone()).await;
         Ok(unite(assigned, ends, series, threads, began))

@@ -21,6 +21,22 @@ const STOP_CHECK: Duration = Duration::from_millis(100);
 const LOST_AFTER: Duration = Duration::from_secs(5);
 const QUEUED_EVENTS: usize = 256;
 
+/// When the load is to end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    /// Of the measured part.
+    pub(super) end: Instant,
+    /// Whoever still makes load then will not end by itself.
+    pub(super) deadline: Instant,
+}
+
+impl Times {
+    /// Until an agent is asked again: soon after the end, so that what is counted until then is of the load.
+    fn pause(self, now: Instant) -> Duration {
+        POLL.min(self.end.saturating_duration_since(now)).max(STOP_POLL)
+    }
+}
+
 /// How an agent's part ended.
 pub(super) struct End {
     pub(super) recording: Option<Box<Recording>>,
@@ -46,7 +62,7 @@ enum Event {
 /// Follows all agents to the end.
 pub(super) async fn follow_all(
     assigned: &[Assigned],
-    deadline: Instant,
+    times: Times,
     stop: &AtomicBool,
     on_tick: &mut dyn FnMut(&Tick),
 ) -> (Vec<End>, SeriesBuilder) {
@@ -54,7 +70,7 @@ pub(super) async fn follow_all(
     let (sender, mut events) = mpsc::channel(QUEUED_EVENTS);
     let mut followers = JoinSet::new();
     for (index, agent) in assigned.iter().cloned().enumerate() {
-        followers.spawn(follow(index, agent, deadline, end_early.clone(), sender.clone()));
+        followers.spawn(follow(index, agent, times, end_early.clone(), sender.clone()));
     }
     drop(sender);
     let mut series = SeriesBuilder::new(assigned.len());
@@ -96,11 +112,11 @@ pub(super) async fn follow_all(
 async fn follow(
     index: usize,
     agent: Assigned,
-    deadline: Instant,
+    times: Times,
     end_early: CancellationToken,
     events: mpsc::Sender<(usize, Event)>,
 ) {
-    let end = match watch(index, &agent, deadline, &end_early, &events).await {
+    let end = match watch(index, &agent, times, &end_early, &events).await {
         Ok(recording) => {
             let by_itself = recording.interrupted && !end_early.is_cancelled();
             let problem = by_itself.then(|| "it was stopped on its own machine before the end".to_owned());
@@ -115,7 +131,7 @@ async fn follow(
 async fn watch(
     index: usize,
     agent: &Assigned,
-    deadline: Instant,
+    times: Times,
     end_early: &CancellationToken,
     events: &mpsc::Sender<(usize, Event)>,
 ) -> Result<Box<Recording>, String> {
@@ -155,11 +171,11 @@ async fn watch(
             Err(error) if error.is_passing() && heard.elapsed() < LOST_AFTER => {}
             Err(error) => return Err(reason_of(&error)),
         }
-        if Instant::now() > deadline {
+        if Instant::now() > times.deadline {
             return Err("it did not end in time".to_owned());
         }
         tokio::select! {
-            () = tokio::time::sleep(if is_told { STOP_POLL } else { POLL }) => {}
+            () = tokio::time::sleep(if is_told { STOP_POLL } else { times.pause(Instant::now()) }) => {}
             () = end_early.cancelled(), if !is_told => {}
         }
     }
@@ -213,6 +229,17 @@ mod tests {
             requests_per_second: 10.5,
             p95: Some(Duration::from_secs(9)),
         }
+    }
+
+    #[test]
+    fn the_end_is_not_waited_for_a_second_too_long() {
+        let now = Instant::now();
+        for (left_ms, pause_ms) in [(5000, 1000), (1000, 1000), (300, 300), (20, 100), (0, 100)] {
+            let times = Times { end: now + Duration::from_millis(left_ms), deadline: now };
+            assert_eq!(times.pause(now), Duration::from_millis(pause_ms), "{left_ms}");
+        }
+        let over = Times { end: now, deadline: now };
+        assert_eq!(over.pause(now + POLL), STOP_POLL);
     }
 
     #[test]

@@ -176,6 +176,22 @@ mod tests {
     }
 
     #[test]
+    fn a_part_travels_and_is_resolved_where_it_arrives() {
+        let whole = Plan { users: 7, ..plan() };
+        let part = whole.share(2, 3);
+        assert_eq!((part.users, part.own_users(), part.worker_threads()), (7, 2, 2));
+        let text = serde_json::to_string(&part).unwrap();
+        let arrived: Plan = serde_json::from_str(&text).unwrap();
+        assert!(arrived.target.addresses.is_empty());
+        assert_eq!(arrived.target.resolved_here().unwrap(), part.target);
+        assert_eq!((arrived.share, arrived.users, arrived.duration), (part.share, 7, part.duration));
+        let none_left = whole.share(7, 8).check_bounds().unwrap_err().to_string();
+        assert!(none_left.contains("the number of machines is 8"), "{none_left}");
+        let forged = Target { url: "http://127.0.0.1/a b".into(), ..part.target };
+        assert!(forged.resolved_here().is_err());
+    }
+
+    #[test]
     fn bounds_are_named() {
         type Spoil = fn(&mut Plan);
         let cases: [(Spoil, &str); 8] = [
