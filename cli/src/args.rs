@@ -59,6 +59,8 @@ pub(crate) enum CliCommand {
     Validate(ValidateArgs),
     /// Print a report in another form
     Report(ReportArgs),
+    /// Make load for a `scalekit bench --agents` on another machine
+    Agent(AgentArgs),
     /// Run a part of the bundled service in the foreground
     Serve(ServeArgs),
     /// Print the completions of a shell
@@ -140,6 +142,25 @@ pub(crate) struct BenchArgs {
     /// The body for --url, or @FILE
     #[arg(long, value_name = "TEXT|@FILE")]
     pub(crate) body: Option<String>,
+    /// Make the load on these machines, each with a `scalekit agent`; the users are dealt out to them
+    #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',')]
+    pub(crate) agents: Vec<String>,
+    /// The token of the agents
+    #[arg(long, value_name = "FILE")]
+    pub(crate) agents_token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AgentArgs {
+    /// Address and port to listen on; port 0 takes any free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7420")]
+    pub(crate) listen: String,
+    /// Obey only who knows the token in this file; needed to listen on other than loopback addresses
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Write the address here once requests are served
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ready_file: Option<PathBuf>,
 }
 
 /// How much load, and when it passes.

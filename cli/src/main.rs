@@ -1,5 +1,6 @@
 //! Parse, run, exit.
 
+mod agent;
 mod args;
 mod audit;
 mod commands;

@@ -33,10 +33,12 @@ const WALLS: &[Wall] = &[
     Wall {
         krate: "cli",
         part: "load",
-        never: &["host", "deploy", "report", "criteria"],
+        never: &["host", "deploy", "report", "criteria", "agent"],
         but: &[],
         except: &[],
     },
+    // Carries plans and recordings about; what they are for is not its business.
+    Wall { krate: "cli", part: "agent", never: &["*"], but: &["load"], except: &[] },
     Wall {
         krate: "service",
         part: "api",

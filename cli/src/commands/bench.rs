@@ -8,7 +8,8 @@ use anyhow::bail;
 use super::control::Service;
 use super::experiment::{self, Experiment, RunName};
 use super::interrupt::Interrupt;
-use super::{control_runtime, options, print, use_color};
+use super::{agent, control_runtime, crowd, options, print, use_color};
+use crate::agent::Crowd;
 use crate::args::{BenchArgs, Global};
 use crate::deploy::{Deployment, Role, StateDir};
 use crate::exit::ExitStatus;
@@ -27,11 +28,22 @@ pub(super) fn bench(global: &Global, args: &BenchArgs) -> anyhow::Result<ExitSta
         None => Target::deployed(deployed(&profile)?),
     };
     let run = RunName::new();
-    let plan = experiment::plan(&profile, &target.url, &run.token)?;
+    let agents = crowd::addresses(&args.agents)?;
+    let token = args.agents_token_file.as_deref();
+    let token = token.map(|file| agent::token("--agents-token-file", file)).transpose()?;
+    let plan = match u32::try_from(agents.len()).unwrap_or(u32::MAX) {
+        0 => experiment::plan(&profile, &target.url, &run.token)?,
+        count => experiment::plan_for_agents(&profile, &target.url, &run.token, count)?,
+    };
     let folder = report::prepare(&args.load.out, &run.id)?;
     let runtime = control_runtime()?;
     let report = runtime.block_on(async {
         let interrupt = Interrupt::listen()?;
+        // Whoever is to make the load is there before anything is seeded or sent.
+        let crowd = match agents.as_slice() {
+            [] => None,
+            agents => Some(Crowd::gather(agents, token.as_ref()).await?),
+        };
         let service = match target.roles.is_empty() {
             true => None,
             false => Some(reachable(target.roles).await?),
@@ -45,6 +57,7 @@ pub(super) fn bench(global: &Global, args: &BenchArgs) -> anyhow::Result<ExitSta
             mongo: target.mongo,
             interrupt: &interrupt,
             folder: &folder,
+            crowd,
         };
         experiment.conduct(plan).await
     });

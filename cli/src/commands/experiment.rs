@@ -10,14 +10,17 @@ use scalekit_service::store::Stamp;
 use scalekit_service::store::mongo::Mongo;
 
 use super::control::{Drained, Service};
-use super::facts;
 use super::interrupt::Interrupt;
 use super::latency_log::LatencyLog;
 use super::progress::Progress;
 use super::sampler::{Sample, Sampler};
+use super::{crowd, facts};
+use crate::agent::{AgentRun, Conducted, Crowd};
 use crate::audit::{Audit, Findings};
 use crate::criteria::{Criterion, Spec};
-use crate::load::{self, Arrivals, Check, Data, Plan, Recording, Scenario, Stage, Step, Target};
+use crate::load::{
+    self, Arrivals, Check, Data, Interval, Observer, Plan, Recording, Scenario, Share, Stage, Step, Target,
+};
 use crate::profile::{Profile, ScenarioKind, StepSpec};
 use crate::report::{INTERVAL_LOG, Report, RunFolder};
 
@@ -37,6 +40,8 @@ pub(super) struct Experiment<'a> {
     pub(super) interrupt: &'a Interrupt,
     /// Where its latencies are logged while it lasts.
     pub(super) folder: &'a RunFolder,
+    /// Who makes the load; `None`: this process.
+    pub(super) crowd: Option<Crowd>,
 }
 
 /// Names one run.
@@ -64,6 +69,8 @@ impl RunName {
 /// All that was learned, before it becomes a report.
 pub(super) struct Measured {
     pub(super) recording: Recording,
+    /// Those who made the load, if not this process.
+    pub(super) agents: Vec<AgentRun>,
     pub(super) samples: Vec<Sample>,
     /// Counters before the load, right after it, and at the end. Empty where there is no service of ours.
     pub(super) before: BTreeMap<String, Stats>,
@@ -79,6 +86,25 @@ pub(super) struct Measured {
 
 /// The plan of a profile's load against `url`; everything that can be known to fail is known after this.
 pub(super) fn plan(profile: &Profile, url: &str, token: &str) -> Result<Plan, load::PlanError> {
+    let plan = draft(profile, url, token)?;
+    plan.check()?;
+    Ok(plan)
+}
+
+/// The same for a load that `agents` machines make; whether each can carry its part is theirs to say.
+pub(super) fn plan_for_agents(
+    profile: &Profile,
+    url: &str,
+    token: &str,
+    agents: u32,
+) -> Result<Plan, load::PlanError> {
+    let plan = draft(profile, url, token)?;
+    // The last one's part is the smallest.
+    plan.share(agents.saturating_sub(1), agents).check_bounds()?;
+    Ok(plan)
+}
+
+fn draft(profile: &Profile, url: &str, token: &str) -> Result<Plan, load::PlanError> {
     let spec = &profile.load;
     let transactions = &spec.transactions;
     // The profile bounds both to 64.
@@ -102,7 +128,7 @@ pub(super) fn plan(profile: &Profile, url: &str, token: &str) -> Result<Plan, lo
     // Half of the cores: the service under test is often on the same machine.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = spec.threads.map_or((cores / 2).max(1), |threads| threads as usize);
-    let plan = Plan {
+    Ok(Plan {
         target: Target::parse(url)?,
         scenario,
         users: spec.vus,
@@ -119,14 +145,13 @@ pub(super) fn plan(profile: &Profile, url: &str, token: &str) -> Result<Plan, lo
         iterations: spec.iterations,
         seed: spec.seed,
         data: spec.data.as_deref().map(|path| Data::read(path).map(Arc::new)).transpose()?,
+        share: Share::ALL,
         think_time: spec.think_time,
         warmup: spec.warmup,
         duration: spec.duration,
         timeout: spec.timeout,
         threads,
-    };
-    plan.check()?;
-    Ok(plan)
+    })
 }
 
 fn step(spec: &StepSpec) -> Step {
@@ -159,13 +184,13 @@ impl Experiment<'_> {
             }
         }
         let before = stats(service).await;
+        let sampled_since = Instant::now();
         let sampler = service.cloned().map(Sampler::start);
-        let plan = Arc::new(plan);
-        let recording = self.load(Arc::clone(&plan)).await?;
+        let Loaded { plan, recording, agents, began } = self.load(plan).await?;
         caveats(&recording);
         let loaded = stats(service).await;
         let samples = match sampler {
-            Some(sampler) => sampler.finish().await,
+            Some(sampler) => since(began.saturating_duration_since(sampled_since), sampler.finish().await),
             None => Vec::new(),
         };
         let mut drained = None;
@@ -174,7 +199,10 @@ impl Experiment<'_> {
             match self.drain(service).await {
                 Ok(Drained::Empty) => {
                     drained = Some(Drained::Empty);
-                    audit = self.audit(service, &plan, &recording).await;
+                    audit = match crowd::missing(&agents) {
+                        Some(reason) => Some(Err(reason)),
+                        None => self.audit(service, &plan, &recording).await,
+                    };
                 }
                 // What is still in the journal is not lost, and nobody can tell it from what is.
                 Ok(end) => drained = Some(end),
@@ -186,28 +214,41 @@ impl Experiment<'_> {
         let interrupted = recording.interrupted || gave_up;
         let took = started.elapsed();
         let measured =
-            Measured { recording, samples, before, loaded, after, drained, audit, interrupted, took };
+            Measured { recording, agents, samples, before, loaded, after, drained, audit, interrupted, took };
         Ok(facts::report(self.profile, self.specs, self.criteria, &self.run, &plan, measured))
     }
 
-    /// The generator has threads of its own, and this one waits for them beside the control plane's tasks.
-    async fn load(&self, plan: Arc<Plan>) -> anyhow::Result<Recording> {
-        let stop = Arc::clone(&self.interrupt.stop);
-        let mut log = LatencyLog::create(self.folder)?;
-        let task = tokio::task::spawn_blocking(move || {
-            let mut progress = Progress::new(plan.warmup + plan.duration);
-            let mut on_tick = |tick: &load::Tick| progress.show(tick);
-            let recording = load::run(&plan, &stop, &mut on_tick, &mut |second| log.add(second));
-            progress.finish();
-            // Of a run that failed there is no log either.
-            recording.map(|recording| (recording, log.finish()))
-        });
-        let ended = task.await.map_err(|error| anyhow!("the load generator failed: {error}"))?;
-        let (recording, logged) = ended.context("the load generator failed")?;
-        if let Err(error) = logged {
-            eprintln!("note: {INTERVAL_LOG} could not be written: {error}");
+    /// Makes the load, here or on agents.
+    async fn load(&self, plan: Plan) -> anyhow::Result<Loaded> {
+        match &self.crowd {
+            None => {
+                let plan = Arc::new(plan);
+                let began = Instant::now();
+                let recording = self.load_here(Arc::clone(&plan)).await?;
+                Ok(Loaded { plan, recording, agents: Vec::new(), began })
+            }
+            Some(crowd) => {
+                let threads = self.profile.load.threads.map(|threads| threads as usize);
+                let mut watch = Watch::new(&plan, self.folder)?;
+                let conducted = crowd.conduct(&plan, threads, &self.interrupt.stop, &mut watch).await;
+                watch.finish(conducted.is_ok());
+                let Conducted { recording, agents, threads, began } = conducted?;
+                Ok(Loaded { plan: Arc::new(Plan { threads, ..plan }), recording, agents, began })
+            }
         }
-        Ok(recording)
+    }
+
+    /// The generator has threads of its own, and this one waits for them beside the control plane's tasks.
+    async fn load_here(&self, plan: Arc<Plan>) -> anyhow::Result<Recording> {
+        let stop = Arc::clone(&self.interrupt.stop);
+        let mut watch = Watch::new(&plan, self.folder)?;
+        let task = tokio::task::spawn_blocking(move || {
+            let recording = load::run_observed(&plan, &stop, &mut watch);
+            watch.finish(recording.is_ok());
+            recording
+        });
+        let recording = task.await.map_err(|error| anyhow!("the load generator failed: {error}"))?;
+        recording.context("the load generator failed")
     }
 
     async fn drain(&self, service: &Service) -> anyhow::Result<Drained> {
@@ -272,6 +313,57 @@ impl Experiment<'_> {
             }
         }
         Ok(audit.finish())
+    }
+}
+
+/// A load that was made.
+struct Loaded {
+    plan: Arc<Plan>,
+    recording: Recording,
+    agents: Vec<AgentRun>,
+    /// Agents need a moment from the word to the start.
+    began: Instant,
+}
+
+/// The samples as of the beginning of the load, which was so long after the first.
+fn since(delay: Duration, mut samples: Vec<Sample>) -> Vec<Sample> {
+    samples.iter_mut().for_each(|sample| sample.at = sample.at.saturating_sub(delay));
+    samples
+}
+
+/// Shows how the load gets on, and logs its latencies.
+struct Watch {
+    progress: Progress,
+    log: LatencyLog,
+    warmup: Duration,
+}
+
+impl Watch {
+    fn new(plan: &Plan, folder: &RunFolder) -> anyhow::Result<Self> {
+        let progress = Progress::new(plan.warmup + plan.duration);
+        Ok(Self { progress, log: LatencyLog::create(folder)?, warmup: plan.warmup })
+    }
+
+    /// Of a load that failed there is no log either.
+    fn finish(self, loaded: bool) {
+        self.progress.finish();
+        if loaded && let Err(error) = self.log.finish() {
+            eprintln!("note: {INTERVAL_LOG} could not be written: {error}");
+        }
+    }
+}
+
+impl Observer for Watch {
+    fn began(&mut self, at: SystemTime) {
+        self.log.measured_since(at + self.warmup);
+    }
+
+    fn tick(&mut self, tick: &load::Tick) {
+        self.progress.show(tick);
+    }
+
+    fn second(&mut self, second: Interval) {
+        self.log.add(&second);
     }
 }
 

@@ -8,6 +8,7 @@ use hdrhistogram::Histogram;
 use scalekit_service::contract::Stats;
 
 use super::control::Drained;
+use super::crowd;
 use super::experiment::{Measured, RunName};
 use super::sampler::{Sample, most_operations_a_second};
 use crate::criteria::{Criterion, Kind, Operator, Spec, Statistic};
@@ -67,7 +68,12 @@ pub(super) fn report(
         cap: cap(&measured.before),
         audit: None,
         findings: Vec::new(),
-        validity: validity(recording, criteria),
+        agents: measured.agents.iter().map(crowd::row).collect(),
+        validity: match measured.agents.as_slice() {
+            [] => validity(recording, criteria),
+            // What spoils one generator's figures spoils the sum, in which it may not show.
+            agents => crowd::validity(agents, |recording| validity(recording, criteria)),
+        },
         verdict: None,
     };
     load_metrics(&mut report, recording);

@@ -1,7 +1,9 @@
 //! One file a subcommand, and the only place where profile, deployment, load, audit and report meet.
 
+mod agent;
 mod bench;
 mod control;
+mod crowd;
 mod deploy;
 mod experiment;
 mod facts;
@@ -32,13 +34,14 @@ use crate::report::{LogError, ReadError};
 /// Runs the command that was asked for; an error is printed here and nowhere else.
 pub(crate) fn run(cli: Cli) -> ExitStatus {
     let Cli { global, command } = cli;
-    start_log(&global, matches!(command, CliCommand::Serve(_)));
+    start_log(&global, matches!(command, CliCommand::Serve(_) | CliCommand::Agent(_)));
     let result = match command {
         CliCommand::Run(args) => run::run(&global, &args),
         CliCommand::Deploy(args) => deploy::deploy(&global, &args),
         CliCommand::Bench(args) => bench::bench(&global, &args),
         CliCommand::Validate(args) => validate::validate(&global, &args),
         CliCommand::Report(args) => report::report(&global, &args),
+        CliCommand::Agent(args) => agent::agent(&args),
         CliCommand::Serve(args) => serve::serve(&global, &args),
         CliCommand::Completions(args) => manual::completions(&args),
         CliCommand::Man(args) => manual::pages(&args),

@@ -122,7 +122,8 @@ async fn measure(
     let plan = experiment::plan(profile, deployment.api_url(), &run.token)?;
     let service = Some(Service::new(deployment.roles.clone())?);
     let mongo = deployment.mongo_url.clone().map(|url| (url, deployment.mongo_database.clone()));
-    let experiment = Experiment { profile, specs, criteria, run, service, mongo, interrupt, folder };
+    let crowd = None;
+    let experiment = Experiment { profile, specs, criteria, run, service, mongo, interrupt, folder, crowd };
     let mut report = experiment.conduct(plan).await?;
     for process in &deployment.processes {
         let peak = deploy::memory_peak_bytes(process.pid);

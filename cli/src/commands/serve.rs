@@ -49,7 +49,7 @@ pub(super) fn serve(global: &Global, args: &ServeArgs) -> anyhow::Result<ExitSta
 }
 
 /// Appears whole, so that whoever waits for it never reads half an address.
-fn tell(file: &Path, address: &str) -> anyhow::Result<()> {
+pub(super) fn tell(file: &Path, address: &str) -> anyhow::Result<()> {
     let temporary = file.with_extension("new");
     fs::write(&temporary, address)
         .and_then(|()| fs::rename(&temporary, file))
@@ -112,7 +112,7 @@ fn config(profile: &Profile, args: &ServeArgs) -> anyhow::Result<Config> {
 }
 
 /// Each client is a file; the usual soft limit of 1024 would stop a crowd at the door.
-fn raise_open_files() {
+pub(super) fn raise_open_files() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
         if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) }
     });
@@ -121,7 +121,7 @@ fn raise_open_files() {
     }
 }
 
-fn stop_on_signal() -> anyhow::Result<CancellationToken> {
+pub(super) fn stop_on_signal() -> anyhow::Result<CancellationToken> {
     let stop = CancellationToken::new();
     let mut interrupts = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
     let mut terminations = signal(SignalKind::terminate()).context("cannot listen for signals")?;

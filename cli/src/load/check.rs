@@ -3,12 +3,13 @@
 use std::ops::RangeInclusive;
 
 use memchr::memmem::Finder;
+use serde::{Deserialize, Serialize};
 
 /// Longest text that a body can be searched for, in bytes.
 pub(crate) const MAX_NEEDLE_BYTES: usize = 1024;
 
 /// One expectation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Check {
     /// One of these.
     Status(Vec<RangeInclusive<u16>>),

@@ -4,13 +4,15 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use super::plan::PlanError;
 
 /// Bytes of a data file.
 const MAX_DATA_BYTES: u64 = 64 * 1024 * 1024;
 
 /// A CSV file with a line of names, in memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Data {
     columns: Vec<String>,
     /// Row by row; never empty.

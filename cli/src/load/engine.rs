@@ -11,11 +11,11 @@ use nix::sys::resource::{UsageWho, getrusage};
 use super::check::Check;
 use super::clock::{Clock, nanos};
 use super::harvest::{Counts, Harvest, Live, Shared};
-use super::ledger::{Ledger, UserLedger};
+use super::ledger::Ledger;
 use super::plan::Plan;
 use super::recorder::Recorder;
 use super::recording::{CheckCount, Recording, StepRecording};
-use super::series::{CompleteSecond, Interval, SeriesBuilder};
+use super::series::{Interval, SeriesBuilder};
 use super::tick::{RateWindow, Tick};
 use super::worker::Worker;
 
@@ -33,17 +33,51 @@ pub(crate) enum LoadError {
     ThreadPanicked,
 }
 
-/// Carries out a checked plan. Blocks; calls `on_tick` about five times a second, and `on_second` with each second
-/// of the measured part once all threads have left it. Setting `stop` ends the run within about 100 ms, and what
-/// was measured until then is returned.
-///
-/// # Errors
-/// Epoll, a timer or a thread is refused by the system. Errors of requests are outcomes, not errors.
+/// What a run tells while it lasts, on the thread that waits for it.
+pub(crate) trait Observer {
+    /// Everything is set up; returns when the load is to begin.
+    fn begin(&mut self) {}
+
+    /// The load has begun, at this time.
+    fn began(&mut self, _at: SystemTime) {}
+
+    /// Live figures, about five times a second.
+    fn tick(&mut self, tick: &Tick);
+
+    /// A second is complete: all threads have left it. Those of the warm-up are told, too, in their order.
+    fn second(&mut self, _second: Interval) {}
+}
+
+/// Told of ticks alone.
+#[cfg(test)]
+pub(crate) struct Ticks<'a>(pub(crate) &'a mut dyn FnMut(&Tick));
+
+#[cfg(test)]
+impl Observer for Ticks<'_> {
+    fn tick(&mut self, tick: &Tick) {
+        (self.0)(tick);
+    }
+}
+
+/// Carries out a checked plan for someone who only wants ticks.
+#[cfg(test)]
 pub(crate) fn run(
     plan: &Plan,
     stop: &AtomicBool,
     on_tick: &mut dyn FnMut(&Tick),
-    on_second: &mut dyn FnMut(&CompleteSecond),
+) -> Result<Recording, LoadError> {
+    run_observed(plan, stop, &mut Ticks(on_tick))
+}
+
+/// Carries out a checked plan. Blocks. Setting `stop` ends the run within about 100 ms, and what was measured until
+/// then is returned.
+///
+/// # Errors
+/// Epoll, a timer or a thread is refused by the system. Errors of requests are outcomes, not errors.
+pub(crate) fn run_observed(
+    plan: &Plan,
+    stop: &AtomicBool,
+    observer: &mut dyn Observer,
 ) -> Result<Recording, LoadError> {
     let threads = plan.worker_threads();
     let shared = Shared {
@@ -62,10 +96,12 @@ pub(crate) fn run(
     // The channel closes when the last worker is gone.
     drop(sender);
 
+    observer.begin();
     let started_at = SystemTime::now();
+    observer.began(started_at);
     let clock = Clock::start();
     let (harvests, series) = thread::scope(|scope| {
-        // The scope waits for its threads, so a panic in `on_tick` must end them, too.
+        // The scope waits for its threads, so a panic in the observer must end them, too.
         let _guard = AbortOnPanic(&shared.abort);
         let mut handles = Vec::with_capacity(threads);
         let mut spawn_error = None;
@@ -84,8 +120,7 @@ pub(crate) fn run(
                 }
             }
         }
-        let series = SeriesBuilder::new(threads, started_at + plan.warmup, on_second);
-        let series = watch(plan, clock, &shared, &intervals, on_tick, series);
+        let series = watch(plan, clock, &shared, &intervals, observer);
         let harvests = join(handles);
         match spawn_error {
             Some(error) => Err(error),
@@ -95,7 +130,7 @@ pub(crate) fn run(
     let wall = started_at.elapsed().map_or_else(|backwards| -signed(backwards.duration()), signed);
     let clock_jump_nanos = wall.saturating_sub(i64::try_from(clock.now()).unwrap_or(i64::MAX));
     let peak = shared.peak.load(Ordering::Relaxed);
-    Ok(merge(plan, harvests, series, Circumstances { clock_jump_nanos, peak }))
+    Ok(merge(plan, harvests, series, Circumstances { clock_jump_nanos, peak }, observer))
 }
 
 /// A thread that panics must not leave the others running for hours.
@@ -110,24 +145,26 @@ impl Drop for AbortOnPanic<'_> {
 }
 
 /// Collects intervals and reports live figures until all threads are gone.
-fn watch<'a>(
+fn watch(
     plan: &Plan,
     clock: Clock,
     shared: &Shared,
     intervals: &Receiver<(usize, Interval)>,
-    on_tick: &mut dyn FnMut(&Tick),
-    mut series: SeriesBuilder<'a>,
-) -> SeriesBuilder<'a> {
+    observer: &mut dyn Observer,
+) -> SeriesBuilder {
+    let mut series = SeriesBuilder::new(shared.live.len());
     let mut rate = RateWindow::default();
     let mut next_tick = nanos(TICK);
     loop {
         let wait = Duration::from_nanos(next_tick.saturating_sub(clock.now()));
         match intervals.recv_timeout(wait) {
-            Ok((thread, interval)) => series.add(thread, interval),
+            Ok((thread, interval)) => {
+                series.add(thread, interval).into_iter().for_each(|second| observer.second(second));
+            }
             Err(RecvTimeoutError::Timeout) => {
                 let now = clock.now();
                 next_tick = now + nanos(TICK);
-                on_tick(&Tick::of(plan, shared, now, &mut rate, series.last_p95()));
+                observer.tick(&Tick::of(plan, shared, now, &mut rate, series.last_p95()));
             }
             Err(RecvTimeoutError::Disconnected) => return series,
         }
@@ -155,8 +192,9 @@ struct Circumstances {
 fn merge(
     plan: &Plan,
     harvests: Vec<Harvest>,
-    mut series: SeriesBuilder<'_>,
+    mut series: SeriesBuilder,
     circumstances: Circumstances,
+    observer: &mut dyn Observer,
 ) -> Recording {
     let mut recorder = Recorder::new(&plan.checks_of_steps());
     let mut counts = Counts::default();
@@ -165,12 +203,13 @@ fn merge(
     for (thread, harvest) in harvests.into_iter().enumerate() {
         recorder.add(&harvest.recorder);
         counts.add(harvest.counts);
-        series.add(thread, harvest.last_interval);
+        series.add(thread, harvest.last_interval).into_iter().for_each(|second| observer.second(second));
         ended = ended.max(harvest.ended);
         interrupted |= harvest.interrupted;
         busiest_thread = busiest_thread.max(harvest.utilisation);
-        ledgers.push(harvest.ledgers.into_iter());
+        ledgers.push(harvest.ledgers);
     }
+    series.flush().into_iter().for_each(|second| observer.second(second));
     let elapsed = Duration::from_nanos(ended);
     let steps = steps(plan, &recorder);
     Recording {
@@ -186,7 +225,7 @@ fn merge(
         trends: recorder.trends,
         series: series.finish(),
         series_gaps: counts.series_gaps,
-        users_requested: plan.users,
+        users_requested: plan.own_users(),
         users_achieved: circumstances.peak,
         warmup: plan.warmup.min(elapsed),
         measured: elapsed.saturating_sub(plan.warmup).min(plan.duration),
@@ -199,7 +238,7 @@ fn merge(
         no_free_port: counts.no_free_port,
         too_many_files: counts.too_many_files,
         clock_jump_nanos: circumstances.clock_jump_nanos,
-        ledger: Ledger::new(interleave(plan.users, ledgers)),
+        ledger: Ledger::dealt(plan.own_users(), ledgers),
     }
 }
 
@@ -228,12 +267,6 @@ fn steps(plan: &Plan, recorder: &Recorder) -> Vec<StepRecording> {
         .collect()
 }
 
-/// Undoes the dealing out of users to threads in turn.
-fn interleave(users: u32, mut ledgers: Vec<std::vec::IntoIter<UserLedger>>) -> Vec<UserLedger> {
-    let threads = ledgers.len();
-    (0..users as usize).filter_map(|user| ledgers[user % threads].next()).collect()
-}
-
 fn signed(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
@@ -246,25 +279,7 @@ fn max_rss_bytes() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ledger::Fate;
     use super::*;
-
-    #[test]
-    fn ledgers_return_to_the_order_of_users() {
-        // Three threads, seven users; user i has i requests.
-        let ledger = |user: u32| {
-            let mut ledger = UserLedger::default();
-            (0..user).for_each(|_| ledger.push(Fate::Refused));
-            ledger
-        };
-        let threads: Vec<_> =
-            (0..3).map(|thread| (thread..7).step_by(3).map(ledger).collect::<Vec<_>>().into_iter()).collect();
-        let ledger = Ledger::new(interleave(7, threads));
-        assert_eq!(ledger.users(), 7);
-        for user in 0..7 {
-            assert_eq!(ledger.runs(user).map(|(_, count)| count).sum::<u32>(), user);
-        }
-    }
 
     #[test]
     fn the_resident_set_is_plausible() {

@@ -1,17 +1,19 @@
 //! The latencies of one second: what the series takes its percentiles from, and what an interval log keeps.
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 use super::exchange::Times;
-use super::recorder::{HIGHEST_MICROS, to_micros};
+use super::recorder::{DIGITS, HIGHEST_MICROS, to_micros};
+use super::transfer;
 
-/// As many as the totals have, so that the seconds of a run add up to them bucket by bucket.
-const DIGITS: u8 = 3;
-
-/// Microseconds to three digits: 70 KB a histogram, since a second never needs wider counters than 32 bits.
-#[derive(Clone, Debug)]
+/// Microseconds, to as many digits as the totals have, so that the seconds of a run add up to them bucket by bucket:
+/// 70 KB a histogram, since a second never needs wider counters than 32 bits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Latencies {
+    #[serde(with = "transfer")]
     total: Histogram<u32>,
+    #[serde(with = "transfer")]
     duration: Histogram<u32>,
 }
 

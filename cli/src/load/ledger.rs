@@ -1,6 +1,8 @@
 //! What was promised: for each user, the fate of each of its requests in order, run-length encoded, so that
 //! memory grows with changes of fate and not with requests. The audit compares it with the database.
 
+use serde::{Deserialize, Serialize};
+
 /// What the sender may believe about a request's writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Fate {
@@ -19,7 +21,8 @@ impl Fate {
 }
 
 /// So many requests in a row with one fate, packed: the fate in the two lowest bits, the count above.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 struct Run(u32);
 
 impl Run {
@@ -39,7 +42,8 @@ impl Run {
 }
 
 /// One user's fates, by its sequence numbers from 0.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub(super) struct UserLedger {
     runs: Vec<Run>,
 }
@@ -65,7 +69,8 @@ pub(crate) struct FateTotals {
 }
 
 /// The fates of all requests of a run, warm-up included.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub(crate) struct Ledger {
     users: Vec<UserLedger>,
 }
@@ -74,6 +79,19 @@ impl Ledger {
     /// `users[i]` is the ledger of the user with the global index `i`.
     pub(super) fn new(users: Vec<UserLedger>) -> Self {
         Self { users }
+    }
+
+    /// Undoes the dealing out of users in turn: `parts[i]` has the users `i`, `i + parts.len()`…
+    pub(super) fn dealt(users: u32, parts: Vec<Vec<UserLedger>>) -> Self {
+        let mut parts: Vec<_> = parts.into_iter().map(Vec::into_iter).collect();
+        let count = parts.len().max(1);
+        Self::new((0..users as usize).filter_map(|user| parts.get_mut(user % count)?.next()).collect())
+    }
+
+    /// The same for the ledgers of machines that shared the users.
+    pub(crate) fn united(parts: Vec<Self>) -> Self {
+        let users = parts.iter().fold(0, |users: u32, part| users.saturating_add(part.users()));
+        Self::dealt(users, parts.into_iter().map(|part| part.users).collect())
     }
 
     /// A ledger of these fates, user by user.
@@ -162,6 +180,33 @@ mod tests {
         assert_eq!(ledger.fate(0, Run::MAX_COUNT), Some(Fate::Refused));
         assert_eq!(ledger.fate(0, Run::MAX_COUNT + 1), None);
         assert_eq!(ledger.totals().refused, u64::from(Run::MAX_COUNT) + 1);
+    }
+
+    #[test]
+    fn ledgers_return_to_the_order_of_users() {
+        // Three threads or machines, seven users; user i has i requests.
+        let ledger = |user: u32| {
+            let mut ledger = UserLedger::default();
+            (0..user).for_each(|_| ledger.push(Fate::Refused));
+            ledger
+        };
+        let parts: Vec<Vec<_>> = (0..3).map(|part| (part..7).step_by(3).map(ledger).collect()).collect();
+        let machines = parts.iter().cloned().map(Ledger::new).collect();
+        let ledger = Ledger::dealt(7, parts);
+        assert_eq!(ledger.users(), 7);
+        for user in 0..7 {
+            assert_eq!(ledger.runs(user).map(|(_, count)| count).sum::<u32>(), user);
+        }
+        assert_eq!(Ledger::united(machines), ledger);
+    }
+
+    #[test]
+    fn a_ledger_travels_as_it_is() {
+        let ledger =
+            Ledger::of(&[&[Fate::Acknowledged, Fate::Acknowledged, Fate::Unknown], &[], &[Fate::NotSent]]);
+        let text = serde_json::to_string(&ledger).unwrap();
+        assert_eq!(serde_json::from_str::<Ledger>(&text).unwrap(), ledger);
+        assert!(text.len() < 20, "{text}");
     }
 
     #[test]

@@ -27,10 +27,13 @@ mod response;
 mod scenario;
 mod schedule;
 mod series;
+mod share;
 mod target;
 mod template;
 mod tick;
 mod transactions;
+mod transfer;
+mod unite;
 mod worker;
 
 #[cfg(test)]
@@ -38,10 +41,13 @@ mod tests;
 
 pub(crate) use check::Check;
 pub(crate) use data::Data;
-pub(crate) use engine::run;
+pub(crate) use engine::{Observer, run_observed};
+#[cfg(test)]
+pub(crate) use engine::{Ticks, run};
 pub(crate) use ledger::{Fate, Ledger};
-pub(crate) use plan::{Arrivals, Plan, PlanError, Scenario, Stage, Step, Target};
+pub(crate) use plan::{Arrivals, Plan, PlanError, Scenario, Share, Stage, Step, Target};
 pub(crate) use recording::{CheckCount, Recording, StepRecording};
-pub(crate) use series::{CompleteSecond, SecondLatency};
+pub(crate) use series::{Interval, SecondLatency, SeriesBuilder};
 pub(crate) use tick::{Phase, Tick};
 pub(crate) use transactions::seed_requests;
+pub(crate) use unite::unite;

@@ -3,6 +3,7 @@
 use std::io;
 
 use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
 
 use super::ledger::Fate;
 
@@ -16,7 +17,7 @@ pub(crate) enum Outcome {
 }
 
 /// Why there was no whole response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Failure {
     /// The connection was not established in time.
     ConnectTimeout,

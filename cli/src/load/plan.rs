@@ -4,8 +4,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::check::Check;
 use super::data::{Data, DataError};
+pub(crate) use super::share::Share;
 pub(crate) use super::target::Target;
 use super::template::TemplateError;
 use super::{limits, scenario};
@@ -20,13 +23,15 @@ const HOUR: Duration = Duration::from_secs(3600);
 const MAX_DURATION: Duration = Duration::from_secs(24 * 3600);
 
 /// One load test.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Plan {
     pub(crate) target: Target,
     pub(crate) scenario: Scenario,
     /// Virtual users, each with one connection and at most one request at a time. With stages of users the most
     /// there will be; in the open model how many iterations can be under way at once.
     pub(crate) users: u32,
+    /// Which of the users this process is: all, unless several machines share them.
+    pub(crate) share: Share,
     /// When users start iterations.
     pub(crate) arrivals: Arrivals,
     /// With [`Arrivals::Think`], between the end of an iteration's last response and the user's next iteration.
@@ -50,7 +55,7 @@ pub(crate) struct Plan {
 }
 
 /// When iterations start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Arrivals {
     /// Closed: a user starts its next one after its pause.
     Think,
@@ -62,7 +67,7 @@ pub(crate) enum Arrivals {
 }
 
 /// A straight line from the level before to this one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Stage {
     pub(crate) duration: Duration,
     /// Users, or arrivals a second.
@@ -70,7 +75,7 @@ pub(crate) struct Stage {
 }
 
 /// One request of an iteration. Path, headers and body may have variables, see [`super::template`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Step {
     pub(crate) name: String,
     pub(crate) method: String,
@@ -99,7 +104,7 @@ impl Step {
 }
 
 /// What each user sends again and again.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Scenario {
     /// One request after the other.
     Steps(Vec<Step>),
@@ -201,12 +206,23 @@ impl PlanError {
 }
 
 impl Plan {
-    /// Checks every bound and that this machine can carry the users; raises the soft limit on open files if that
+    /// Checks every bound and that this machine can carry its users; raises the soft limit on open files if that
     /// is what it takes.
     ///
     /// # Errors
     /// The first bound that is not kept, with the remedy.
     pub(crate) fn check(&self) -> Result<(), PlanError> {
+        self.check_bounds()?;
+        let users = self.own_users();
+        limits::ensure_files(users, self.worker_threads())?;
+        limits::ensure_ports(users, self.target.preferred())
+    }
+
+    /// Checks every bound, whichever machine it is for.
+    ///
+    /// # Errors
+    /// The first bound that is not kept, with the remedy.
+    pub(crate) fn check_bounds(&self) -> Result<(), PlanError> {
         if !(1..=MAX_USERS).contains(&self.users) {
             return Err(PlanError::invalid("the number of users", self.users, "1 to 1000000"));
         }
@@ -223,10 +239,20 @@ impl Plan {
                 return Err(PlanError::invalid(what, format!("{given:?}"), format!("{least:?} to {most:?}")));
             }
         }
+        self.share.check(self.users)?;
         self.check_model()?;
-        scenario::check(self)?;
-        limits::ensure_files(self.users, self.worker_threads())?;
-        limits::ensure_ports(self.users, self.target.preferred())
+        scenario::check(self)
+    }
+
+    /// The part of the plan that the `index`th of `of` machines carries out. Users keep their numbers, and with
+    /// them their ids and when they start.
+    pub(crate) fn share(&self, index: u32, of: u32) -> Self {
+        Self { share: self.share.part(index, of), ..self.clone() }
+    }
+
+    /// How many users this process is.
+    pub(crate) fn own_users(&self) -> u32 {
+        self.share.count(self.users)
     }
 
     fn check_model(&self) -> Result<(), PlanError> {
@@ -268,7 +294,7 @@ impl Plan {
 
     /// Threads that have at least one user.
     pub(super) fn worker_threads(&self) -> usize {
-        self.threads.min(self.users as usize).max(1)
+        self.threads.min(self.own_users() as usize).max(1)
     }
 }
 
@@ -285,6 +311,22 @@ mod tests {
     fn a_sound_plan_passes_and_starts_no_idle_threads() {
         plan().check().unwrap();
         assert_eq!(plan().worker_threads(), 1);
+    }
+
+    #[test]
+    fn a_part_travels_and_is_resolved_where_it_arrives() {
+        let whole = Plan { users: 7, ..plan() };
+        let part = whole.share(2, 3);
+        assert_eq!((part.users, part.own_users(), part.worker_threads()), (7, 2, 2));
+        let text = serde_json::to_string(&part).unwrap();
+        let arrived: Plan = serde_json::from_str(&text).unwrap();
+        assert!(arrived.target.addresses.is_empty());
+        assert_eq!(arrived.target.resolved_here().unwrap(), part.target);
+        assert_eq!((arrived.share, arrived.users, arrived.duration), (part.share, 7, part.duration));
+        let none_left = whole.share(7, 8).check_bounds().unwrap_err().to_string();
+        assert!(none_left.contains("the number of machines is 8"), "{none_left}");
+        let forged = Target { url: "http://127.0.0.1/a b".into(), ..part.target };
+        assert!(forged.resolved_here().is_err());
     }
 
     #[test]

@@ -3,36 +3,51 @@
 use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 use super::clock::Nanos;
 use super::exchange::Exchange;
 use super::outcome::{Failure, Outcome};
+use super::transfer;
 
 /// Values are microseconds.
 pub(crate) type Trend = Histogram<u64>;
 
 pub(super) const HIGHEST_MICROS: u64 = 60_000_000;
+pub(super) const DIGITS: u8 = 3;
 
 /// The trends that every run has, in microseconds: 1 µs to 60 s, three significant digits.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Trends {
     /// `http_req_duration`: sending + waiting + receiving.
+    #[serde(with = "transfer")]
     pub(crate) duration: Trend,
     /// `http_req_total_duration`: from the intended start to the end, whatever the outcome.
+    #[serde(with = "transfer")]
     pub(crate) total: Trend,
     /// The same, of the requests that did not fail.
+    #[serde(with = "transfer")]
     pub(crate) total_succeeded: Trend,
     /// The same, of those that failed.
+    #[serde(with = "transfer")]
     pub(crate) total_failed: Trend,
+    #[serde(with = "transfer")]
     pub(crate) blocked: Trend,
+    #[serde(with = "transfer")]
     pub(crate) connecting: Trend,
+    #[serde(with = "transfer")]
     pub(crate) tls_handshaking: Trend,
+    #[serde(with = "transfer")]
     pub(crate) sending: Trend,
+    #[serde(with = "transfer")]
     pub(crate) waiting: Trend,
+    #[serde(with = "transfer")]
     pub(crate) receiving: Trend,
     /// `iteration_duration`: request and think time.
+    #[serde(with = "transfer")]
     pub(crate) iteration: Trend,
     /// `loadgen_lag`: the actual start - the intended.
+    #[serde(with = "transfer")]
     pub(crate) lag: Trend,
 }
 
@@ -72,7 +87,7 @@ impl Trends {
         ]
     }
 
-    fn add(&mut self, other: &Self) {
+    pub(super) fn add(&mut self, other: &Self) {
         for (mine, theirs) in [
             (&mut self.duration, &other.duration),
             (&mut self.total, &other.total),
@@ -139,7 +154,7 @@ impl StepRecorder {
 }
 
 fn trend() -> Trend {
-    Trend::new_with_bounds(1, HIGHEST_MICROS, 3).expect("constant bounds that the crate allows")
+    Trend::new_with_bounds(1, HIGHEST_MICROS, DIGITS).expect("constant bounds that the crate allows")
 }
 
 impl Recorder {

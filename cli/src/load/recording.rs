@@ -3,25 +3,30 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::ledger::Ledger;
 use super::outcome::Failure;
 use super::recorder::{Trend, Trends};
 use super::series::Second;
+use super::transfer;
 
 /// One step of the scenario.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct StepRecording {
     pub(crate) name: String,
     pub(crate) requests: u64,
     pub(crate) failed: u64,
     /// `http_req_total_duration` and `http_req_duration`, in microseconds.
+    #[serde(with = "transfer")]
     pub(crate) total: Trend,
+    #[serde(with = "transfer")]
     pub(crate) duration: Trend,
     pub(crate) checks: Vec<CheckCount>,
 }
 
 /// How often one check of a step was met.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CheckCount {
     pub(crate) name: String,
     pub(crate) passes: u64,
@@ -30,7 +35,7 @@ pub(crate) struct CheckCount {
 
 /// The facts of one run. Unless said otherwise they are of the measured part: of the requests that were meant to
 /// start in it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Recording {
     pub(crate) trends: Trends,
     /// Requests with an outcome, `failed` among them.
@@ -50,6 +55,8 @@ pub(crate) struct Recording {
     pub(crate) steps: Vec<StepRecording>,
     /// Values beyond 60 s, recorded as 60 s.
     pub(crate) clamped: u64,
+    /// Not sent from machine to machine: those hand over each second as it passes, with its histogram.
+    #[serde(skip)]
     pub(crate) series: Vec<Second>,
     /// Thread-seconds missing from the series, and from `on_second`, because one of the callbacks blocked for a
     /// minute; the totals have them.

@@ -2,9 +2,10 @@
 //! coordinator merges the threads' parts of a second, shows the whole to whoever wants it, and keeps only one row.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 use super::clock::{Nanos, SECOND};
 use super::exchange::Times;
@@ -33,26 +34,10 @@ pub(crate) struct SecondLatency {
     pub(crate) max: Duration,
 }
 
-/// A second of the measured part that every thread has left. Seconds come in order, each once; those of a run
-/// add up to its totals.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct CompleteSecond<'a> {
-    /// When the measured part began.
-    pub(crate) measured_since: SystemTime,
-    pub(crate) row: &'a Second,
-    latencies: &'a Latencies,
-}
-
-impl CompleteSecond<'_> {
-    /// Metrics by name with their histograms of microseconds.
-    pub(crate) fn latencies(&self) -> [(&'static str, &Histogram<u32>); 2] {
-        self.latencies.named()
-    }
-}
-
-/// One thread's part of one second. Seconds before the measured part have negative indices.
-#[derive(Debug)]
-pub(super) struct Interval {
+/// One thread's or one machine's part of one second, or the whole. Seconds before the measured part have negative
+/// indices.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Interval {
     index: i64,
     requests: u64,
     failed: u64,
@@ -64,6 +49,16 @@ pub(super) struct Interval {
 impl Interval {
     fn empty(index: i64) -> Self {
         Self { index, requests: 0, failed: 0, users: 0, max_micros: 0, latencies: None }
+    }
+
+    /// Which second of the measured part it is; `None` if it is of the warm-up.
+    pub(crate) fn index(&self) -> Option<u32> {
+        u32::try_from(self.index).ok()
+    }
+
+    /// Histograms of microseconds by metric; `None` if no request ended in this second.
+    pub(crate) fn latencies(&self) -> Option<[(&'static str, &Histogram<u32>); 2]> {
+        self.latencies.as_deref().map(Latencies::named)
     }
 }
 
@@ -111,47 +106,32 @@ impl IntervalRecorder {
     }
 }
 
-/// Merges the threads' intervals into rows.
-pub(super) struct SeriesBuilder<'a> {
+/// Merges the intervals of threads, or of machines, into rows.
+#[derive(Debug)]
+pub(crate) struct SeriesBuilder {
     /// For each thread the last second it has handed over.
     latest: Vec<i64>,
     pending: BTreeMap<i64, Interval>,
     rows: Vec<Second>,
     last_p95: Option<Duration>,
-    measured_since: SystemTime,
-    on_second: &'a mut dyn FnMut(&CompleteSecond),
-    /// Of the seconds without a request.
-    none: Latencies,
 }
 
-impl<'a> SeriesBuilder<'a> {
-    /// `on_second` is shown each second of the measured part, which began at `measured_since`.
-    pub(super) fn new(
-        threads: usize,
-        measured_since: SystemTime,
-        on_second: &'a mut dyn FnMut(&CompleteSecond),
-    ) -> Self {
-        Self {
-            latest: vec![i64::MIN; threads],
-            pending: BTreeMap::new(),
-            rows: Vec::new(),
-            last_p95: None,
-            measured_since,
-            on_second,
-            none: Latencies::new(),
-        }
+impl SeriesBuilder {
+    pub(crate) fn new(threads: usize) -> Self {
+        Self { latest: vec![i64::MIN; threads], pending: BTreeMap::new(), rows: Vec::new(), last_p95: None }
     }
 
-    pub(super) fn add(&mut self, thread: usize, interval: Interval) {
+    /// Adds a part of a second; returns the seconds that are complete with it, in order.
+    pub(crate) fn add(&mut self, thread: usize, interval: Interval) -> Vec<Interval> {
         self.latest[thread] = self.latest[thread].max(interval.index);
         match self.pending.get_mut(&interval.index) {
             None => {
                 self.pending.insert(interval.index, interval);
             }
             Some(merged) => {
-                merged.requests += interval.requests;
-                merged.failed += interval.failed;
-                merged.users += interval.users;
+                merged.requests = merged.requests.saturating_add(interval.requests);
+                merged.failed = merged.failed.saturating_add(interval.failed);
+                merged.users = merged.users.saturating_add(interval.users);
                 merged.max_micros = merged.max_micros.max(interval.max_micros);
                 match (&mut merged.latencies, interval.latencies) {
                     (Some(mine), Some(theirs)) => mine.add(&theirs),
@@ -160,24 +140,32 @@ impl<'a> SeriesBuilder<'a> {
                 }
             }
         }
+        let mut settled = Vec::new();
         let complete = self.latest.iter().copied().min().unwrap_or(i64::MIN);
         while let Some(entry) = self.pending.first_entry()
             && *entry.key() <= complete
         {
             let interval = entry.remove();
             self.settle(&interval);
+            settled.push(interval);
         }
+        settled
     }
 
     /// The 95th percentile of the last complete second, warm-up included.
-    pub(super) fn last_p95(&self) -> Option<Duration> {
+    pub(crate) fn last_p95(&self) -> Option<Duration> {
         self.last_p95
     }
 
-    pub(super) fn finish(mut self) -> Vec<Second> {
-        for interval in std::mem::take(&mut self.pending).into_values() {
-            self.settle(&interval);
-        }
+    /// Takes the remaining seconds as complete; nothing is added after this.
+    pub(crate) fn flush(&mut self) -> Vec<Interval> {
+        let rest: Vec<_> = std::mem::take(&mut self.pending).into_values().collect();
+        rest.iter().for_each(|interval| self.settle(interval));
+        rest
+    }
+
+    pub(crate) fn finish(mut self) -> Vec<Second> {
+        self.flush();
         self.rows
     }
 
@@ -199,8 +187,6 @@ impl<'a> SeriesBuilder<'a> {
         if let Ok(index) = u32::try_from(interval.index) {
             let Interval { requests, failed, users, .. } = *interval;
             let row = Second { index, requests, failed, latency, users };
-            let latencies = interval.latencies.as_deref().unwrap_or(&self.none);
-            (self.on_second)(&CompleteSecond { measured_since: self.measured_since, row: &row, latencies });
             self.rows.push(row);
         }
     }
@@ -235,35 +221,26 @@ mod tests {
 
     #[test]
     fn rows_merge_threads_and_leave_out_the_warm_up() {
-        let measured_since = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
         let mut seen = Vec::new();
-        let mut on_second = |second: &CompleteSecond| {
-            assert_eq!(second.measured_since, measured_since);
-            let lengths = second.latencies().map(|(_, histogram)| histogram.len());
-            assert_eq!(lengths, [second.row.requests; 2]);
-            seen.push((
-                second.row.index,
-                second.latencies().map(|(name, histogram)| (name, histogram.max())),
-            ));
-        };
-        let mut builder = SeriesBuilder::new(2, measured_since, &mut on_second);
+        let mut builder = SeriesBuilder::new(2);
         let mut threads = [IntervalRecorder::new(-1), IntervalRecorder::new(-1)];
         for (thread, recorder) in threads.iter_mut().enumerate() {
             recorder.record(&times(7 * MS), false);
-            builder.add(thread, recorder.advance(0, 1).unwrap());
+            seen.extend(builder.add(thread, recorder.advance(0, 1).unwrap()));
             assert!(recorder.advance(0, 1).is_none());
         }
         assert_eq!(builder.last_p95(), Some(Duration::from_millis(7)));
         threads[0].record(&times(10 * MS), false);
         threads[1].record(&times(100 * MS), true);
-        builder.add(0, threads[0].advance(2, 3).unwrap());
+        seen.extend(builder.add(0, threads[0].advance(2, 3).unwrap()));
         assert!(builder.rows.is_empty(), "the other thread is still in that second");
-        builder.add(1, threads[1].advance(1, 4).unwrap());
+        seen.extend(builder.add(1, threads[1].advance(1, 4).unwrap()));
         assert_eq!(builder.rows.len(), 1);
 
         let [first, second] = threads;
-        builder.add(0, first.finish(3));
-        builder.add(1, second.finish(4));
+        seen.extend(builder.add(0, first.finish(3)));
+        seen.extend(builder.add(1, second.finish(4)));
+        seen.extend(builder.flush());
         let rows = builder.finish();
         assert_eq!(
             rows.iter().map(|row| (row.index, row.requests, row.failed, row.users)).collect::<Vec<_>>(),
@@ -273,10 +250,13 @@ mod tests {
         assert_eq!(latency.max, Duration::from_millis(100));
         assert!(latency.p50.abs_diff(Duration::from_millis(10)) <= Duration::from_micros(10));
         assert_eq!(rows[1].latency, None);
-        let [total, duration] = seen[0].1;
-        assert_eq!((seen.len(), total.0, duration.0), (3, "http_req_total_duration", "http_req_duration"));
+        // The warm-up is told too, and seconds without a request.
+        assert_eq!(seen.iter().map(Interval::index).collect::<Vec<_>>(), [None, Some(0), Some(1), Some(2)]);
+        let [total, duration] = seen[1].latencies().unwrap();
+        assert_eq!((total.0, duration.0), ("http_req_total_duration", "http_req_duration"));
+        assert_eq!((total.1.len(), duration.1.len()), (2, 2));
         // To three digits.
-        assert!(total.1.abs_diff(100_000) < 100 && duration.1.abs_diff(99_000) < 100, "{seen:?}");
-        assert_eq!(seen[1].1.map(|(_, max)| max), [0, 0], "a second without a request is shown all the same");
+        assert!(total.1.max().abs_diff(100_000) < 100 && duration.1.max().abs_diff(99_000) < 100);
+        assert!(seen[2].latencies().is_none());
     }
 }

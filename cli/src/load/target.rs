@@ -2,10 +2,12 @@
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
 
+use serde::{Deserialize, Serialize};
+
 use super::plan::PlanError;
 
 /// A parsed and resolved http URL.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Target {
     /// The URL as it was given.
     pub(crate) url: String,
@@ -15,7 +17,9 @@ pub(crate) struct Target {
     pub(crate) path: String,
     /// The value of the Host header.
     pub(crate) authority: String,
-    /// In the resolver's order of preference; never empty.
+    /// In the resolver's order of preference; never empty, but on the way to another machine, which resolves the
+    /// host itself.
+    #[serde(skip)]
     pub(crate) addresses: Vec<SocketAddr>,
 }
 
@@ -52,6 +56,15 @@ impl Target {
             authority: parts.authority.to_owned(),
             addresses,
         })
+    }
+
+    /// The same target as this machine sees it: checked and resolved anew.
+    ///
+    /// # Errors
+    /// As for [`parse`](Self::parse).
+    pub(crate) fn resolved_here(self) -> Result<Self, PlanError> {
+        let Self { host, port, path, authority, addresses, .. } = Self::parse(&self.url)?;
+        Ok(Self { host, port, path, authority, addresses, ..self })
     }
 
     /// As it was given.

@@ -4,12 +4,14 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::clock::{Nanos, SECOND, nanos};
 use super::harvest::Shared;
 use super::plan::Plan;
 
 /// Where a run is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Phase {
     WarmUp,
     Measuring,
@@ -18,7 +20,7 @@ pub(crate) enum Phase {
 }
 
 /// The state of a run at one moment. Counts include the warm-up.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Tick {
     pub(crate) phase: Phase,
     pub(crate) elapsed: Duration,

@@ -118,16 +118,19 @@ impl<'a> Worker<'a> {
         let pacer = Pacer::new(plan);
         let threads = plan.worker_threads();
         // Users are dealt out in turn, so that each thread's starts are spread as the whole run's are.
-        let users = (0..plan.users).skip(index).step_by(threads);
+        // Fewer than a thousand threads, by the plan's check.
+        let share = plan.share.part(index as u32, threads as u32);
+        let users = share.of(plan.users);
         let connections: Vec<Connection> =
             (0u32..).zip(users).map(|(slot, user)| Connection::new(user, slot, &plan.target)).collect();
         let measure_start = nanos(plan.warmup);
-        let first = |(slot, c): (u32, &Connection)| Some(Reverse((pacer.first_due(c.user())?, slot)));
-        let due = (0u32..).zip(&connections).filter_map(first).collect();
+        let first_due = |(slot, c): (u32, &Connection)| Some(Reverse((pacer.first_due(c.user())?, slot)));
+        let due = (0u32..).zip(&connections).filter_map(first_due).collect();
         let count = connections.len();
         // The first ones stand on top: as few connections are used as the load needs.
         let idle = if pacer.is_open() { (0..count as u32).rev().collect() } else { Vec::new() };
-        let (index64, threads64) = (index as u64, threads as u64);
+        // Arrivals and iterations are dealt out like users.
+        let (first, stride) = (u64::from(share.first), u64::from(share.step));
         Ok(Self {
             index,
             io: Io { epoll, clock, target: &plan.target, source, buffer: vec![0; BUFFER_BYTES].into() },
@@ -138,10 +141,9 @@ impl<'a> Worker<'a> {
             online_count: 0,
             due,
             idle,
-            arrivals: ArrivalCursor::new(&pacer, index64, threads64),
+            arrivals: ArrivalCursor::new(&pacer, first, stride),
             users: vec![User::default(); count],
-            // Dealt out in turn, too.
-            quota: plan.iterations.map(|all| (all + threads64 - 1).saturating_sub(index64) / threads64),
+            quota: plan.iterations.map(|all| all.saturating_sub(first).div_ceil(stride)),
             plan,
             steps: plan.scenario.step_names().len(),
             in_flight: Deadlines::new(count),

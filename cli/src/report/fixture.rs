@@ -82,6 +82,7 @@ pub(crate) fn empty() -> Report {
         outcomes: Vec::new(),
         steps: Vec::new(),
         generator: Generator::default(),
+        agents: Vec::new(),
         server: Server::default(),
         cap: Cap { kind: CapKind::None, limit_per_s: None, probed_per_s: None },
         audit: None,

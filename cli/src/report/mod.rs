@@ -26,8 +26,8 @@ pub(crate) use hlog::IntervalLog;
 pub(crate) use hlog_read::{LogError, MERGED, read_log};
 pub(crate) use judging::judge;
 pub(crate) use model::{
-    Achieved, Audit, Cap, CapKind, Check, ErrorClass, Generator, Host, Load, Model, Report, Requested, Run,
-    SCHEMA_VERSION, Second, Server, Step, Tool,
+    Achieved, Agent, Audit, Cap, CapKind, Check, ErrorClass, Generator, Host, Load, Model, Report, Requested,
+    Run, SCHEMA_VERSION, Second, Server, Step, Tool,
 };
 pub(crate) use pending::PendingFile;
 pub(crate) use read::{ReadError, read};

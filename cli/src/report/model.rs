@@ -22,7 +22,7 @@ pub(crate) struct Report {
     pub(crate) schema_version: u32,
     pub(crate) tool: Tool,
     pub(crate) run: Run,
-    /// The host that made the load; figures of different hosts do not compare.
+    /// The host that made the load, or that led those who made it; figures of different hosts do not compare.
     pub(crate) host: Host,
     /// The profile as resolved, in the form of a profile file, passwords blanked.
     pub(crate) profile: serde_json::Value,
@@ -38,6 +38,9 @@ pub(crate) struct Report {
     /// Requests by scenario step.
     pub(crate) steps: Vec<Step>,
     pub(crate) generator: Generator,
+    /// The machines that made the load, in the order in which they were named; none if this one did.
+    #[serde(default)]
+    pub(crate) agents: Vec<Agent>,
     pub(crate) server: Server,
     pub(crate) cap: Cap,
     /// `null`: there was no audit.
@@ -219,12 +222,41 @@ pub(crate) struct Generator {
     pub(crate) threads: u32,
     /// Processor time over wall time of its busiest thread, 0 to 1.
     pub(crate) busiest_thread: f64,
-    /// Largest resident set of the process.
+    /// Largest resident set of the process; of agents, the largest of all.
     pub(crate) memory_peak_bytes: u64,
     /// How far the wall clock moved more than the monotonic one.
     pub(crate) clock_jump_ms: f64,
     /// Values beyond a histogram's range, recorded at its end.
     pub(crate) clamped: u64,
+}
+
+/// One of the machines that made the load together.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Agent {
+    /// The machine's own name.
+    pub(crate) name: String,
+    /// Where it was asked.
+    pub(crate) address: String,
+    /// Its part of the users.
+    pub(crate) vus: u32,
+    /// Requests of the measured part; 0 of an agent that was lost.
+    pub(crate) requests: u64,
+    /// Requests a second while measuring.
+    pub(crate) rate: f64,
+    /// Processor time over wall time of its busiest thread, 0 to 1.
+    pub(crate) busiest_thread: f64,
+    /// Of its `loadgen_lag`; `null` when it measured nothing.
+    pub(crate) lag_ms_p99: Option<f64>,
+    /// Its wall clock less the coordinator's.
+    pub(crate) clock_offset_ms: f64,
+    /// How far it may have missed the common start, either way: half of the quickest round trip.
+    pub(crate) clock_uncertainty_ms: f64,
+    /// How long after the common start it began, by its own clock.
+    pub(crate) late_ms: f64,
+    /// Largest resident set of the process.
+    pub(crate) memory_peak_bytes: u64,
+    /// Why its users are missing; `null` if they are not.
+    pub(crate) problem: Option<String>,
 }
 
 /// The server's own counters, by process.

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::figures::{bytes, count, decimal, gibibytes, millis, percent};
-use super::model::{Metric, Model, Report, Requested};
+use super::model::{Agent, Metric, Model, Report, Requested};
 use crate::criteria::{Contains, Judgement, Kind, Outcome, Verdict, definition};
 
 /// Names are padded with dots up to this column.
@@ -37,6 +37,7 @@ pub(crate) fn text(report: &Report, color: bool) -> String {
     }
     page.results(report);
     page.steps(report);
+    page.agents(&report.agents);
     page.failures(report);
     page.database(report);
     page.findings(report);
@@ -210,6 +211,35 @@ impl Page {
                 let mark = self.inked(mark, ink);
                 let _ = writeln!(self.text, "      {mark} {name}: {} of {}", count(check.passes), count(of));
             }
+        }
+    }
+
+    fn agents(&mut self, agents: &[Agent]) {
+        if agents.is_empty() {
+            return;
+        }
+        self.section("AGENTS");
+        for agent in agents {
+            let name = format!("{} ({})", agent.name, agent.address);
+            if let Some(problem) = &agent.problem {
+                self.entry(&name, &format!("{} users, failed: {problem}", agent.vus));
+                continue;
+            }
+            let lag = agent.lag_ms_p99.map_or_else(|| "not measured".to_owned(), millis);
+            self.entry(
+                &name,
+                &format!(
+                    "{} users, {} requests, {}/s, busiest thread {}, lag p(99)={lag}, clock {}{} ±{}, {}",
+                    agent.vus,
+                    count(agent.requests),
+                    decimal(agent.rate),
+                    percent(agent.busiest_thread),
+                    if agent.clock_offset_ms < 0.0 { "-" } else { "+" },
+                    millis(agent.clock_offset_ms.abs()),
+                    millis(agent.clock_uncertainty_ms),
+                    bytes(agent.memory_peak_bytes as f64),
+                ),
+            );
         }
     }
 

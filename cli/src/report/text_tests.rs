@@ -2,8 +2,8 @@
 
 use super::fixture;
 use super::judging::judge;
-use super::model::Audit;
 use super::model::Report;
+use super::model::{Agent, Audit};
 use super::text;
 use crate::criteria::parse;
 
@@ -132,4 +132,38 @@ fn a_foreign_report_cannot_steer_the_terminal() {
     assert!(!shown.chars().any(|c| c.is_control() && c != '\n'), "{shown:?}");
     let colored = text(&judged(fixture::report()), true);
     assert!(colored.contains("VERDICT: \u{1b}[32mPASS\u{1b}[0m"), "{colored}");
+}
+
+#[test]
+fn agents_have_a_row_each() {
+    let mut report = fixture::report();
+    report.agents = vec![
+        Agent {
+            name: "node-1".to_owned(),
+            address: "10.0.0.11:7420".to_owned(),
+            vus: 600,
+            requests: 18_300,
+            rate: 610.0,
+            busiest_thread: 0.314,
+            lag_ms_p99: Some(0.12),
+            clock_offset_ms: -1.5,
+            clock_uncertainty_ms: 0.21,
+            memory_peak_bytes: 4_200_000,
+            ..Agent::default()
+        },
+        Agent {
+            name: "node-2".to_owned(),
+            address: "10.0.0.12:7420".to_owned(),
+            vus: 600,
+            problem: Some("no answer in time".to_owned()),
+            ..Agent::default()
+        },
+    ];
+    let shown = text(&judged(report), false);
+    let expected = "  █ AGENTS
+
+    node-1 (10.0.0.11:7420).........: 600 users, 18300 requests, 610/s, busiest thread 31.40%, lag p(99)=120µs, clock -1.5ms ±210µs, 4.2 MB
+    node-2 (10.0.0.12:7420).........: 600 users, failed: no answer in time
+";
+    assert!(shown.contains(expected), "{shown}");
 }

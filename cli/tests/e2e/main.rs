@@ -2,6 +2,7 @@
 //! output, its reports and what it leaves behind.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod agents;
 mod audit;
 mod bench;
 mod deploy;

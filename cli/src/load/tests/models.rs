@@ -114,7 +114,7 @@ fn a_run_ends_after_its_iterations() {
             ..plan(server.address, 1, 60_000)
         };
         plan.check().unwrap();
-        let recording = run(&plan, &AtomicBool::new(false), &mut |_| {}, &mut |_| {}).unwrap();
+        let recording = run(&plan, &AtomicBool::new(false), &mut |_| {}).unwrap();
         check_consistency(&recording);
         assert_eq!((recording.iterations, recording.dropped), (iterations, 0), "{arrivals:?}");
         assert_eq!(server.requests() - before, iterations);
@@ -151,7 +151,7 @@ fn steps_follow_one_another_with_their_own_figures_and_checks() {
     let scenario = Scenario::Steps(vec![login, order]);
     let plan = Plan { scenario, iterations: Some(12), ..plan(server.address, 5, 60_000) };
     plan.check().unwrap();
-    let recording = run(&plan, &AtomicBool::new(false), &mut |_| {}, &mut |_| {}).unwrap();
+    let recording = run(&plan, &AtomicBool::new(false), &mut |_| {}).unwrap();
     assert_eq!((recording.iterations, recording.requests, server.requests()), (12, 24, 24));
     let [login, order] = &recording.steps[..] else { panic!("two steps") };
     assert_eq!((login.name.as_str(), login.requests, login.failed), ("login", 12, 0));
@@ -183,7 +183,7 @@ fn the_same_seed_sends_the_same_requests() {
             seed,
             ..plan(server.address, 1, 60_000)
         };
-        run(&plan, &AtomicBool::new(false), &mut |_| {}, &mut |_| {}).unwrap();
+        run(&plan, &AtomicBool::new(false), &mut |_| {}).unwrap();
         server.heads().into_iter().collect::<BTreeSet<_>>()
     };
     let paths = |heads: &BTreeSet<String>| {
@@ -207,7 +207,7 @@ fn rows_of_the_data_file_are_taken_in_turn() {
         ..plan(server.address, 1, 60_000)
     };
     plan.check().unwrap();
-    run(&plan, &AtomicBool::new(false), &mut |_| {}, &mut |_| {}).unwrap();
+    run(&plan, &AtomicBool::new(false), &mut |_| {}).unwrap();
     let paths: Vec<_> =
         server.heads().iter().map(|head| head.split(' ').nth(1).unwrap().to_owned()).collect();
     assert_eq!(paths, ["/ann", "/bob", "/ann", "/bob", "/ann"]);
