@@ -2,14 +2,19 @@
 //! output, its reports and what it leaves behind.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod accuracy;
 mod audit;
+mod bad_servers;
 mod bench;
 mod deploy;
+mod figures;
+mod freeze;
 mod interrupt;
 mod manual;
 mod profiles;
 mod run;
 mod sandbox;
 mod serve;
+mod servers;
 mod validate;
 mod web;
