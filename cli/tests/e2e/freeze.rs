@@ -81,6 +81,9 @@ fn a_full_accept_queue_shows_in_what_includes_connecting() {
         let max = figures.value(metric, "max");
         assert!(max >= 1000.0, "{metric}: max is {max} ms");
     }
+    // The queue takes two beside the one that was accepted; half leaves room for users that came late.
+    let late = figures.samples_within("http_req_connecting", 1000.0, f64::INFINITY);
+    assert!((25..=49).contains(&late), "{late} of 50 connected late");
     // k6's duration begins with the connection: it sees nothing of it.
     let max = figures.value("http_req_duration", "max");
     assert!(max < 500.0, "http_req_duration: max is {max} ms");
