@@ -114,10 +114,14 @@ fn littles_law_holds() {
         let figures = bench(&server.url, &flags);
         let rate = figures.value("http_reqs", "rate");
         let response = figures.value("http_req_total_duration", "avg");
+        // Users held up across an end of the measured part are in it for longer, or shorter, than their requests
+        // tell: by the longest stall at most, which is next to nothing if the machine was quiet.
+        let iteration = |statistic| figures.value("iteration_duration", statistic);
+        let stall = (iteration("max") - iteration("med")) / 4000.0;
         // R + Z, computed and as measured.
-        for cycle in [response + 70.0, figures.value("iteration_duration", "avg")] {
+        for cycle in [response + 70.0, iteration("avg")] {
             let users = rate * cycle / 1000.0;
-            if (users - USERS).abs() > 0.02 * USERS {
+            if (users - USERS).abs() > (0.02 + stall) * USERS {
                 return Err(format!("{rate}/s x {cycle} ms are {users} users"));
             }
         }
