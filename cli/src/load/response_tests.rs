@@ -123,6 +123,85 @@ fn a_parser_is_reusable() {
     }
 }
 
+/// A change to the bytes of a response, as a faulty server, or one that means harm, would make it.
+#[derive(Clone, Debug)]
+enum Mutation {
+    Replace(usize, u8),
+    Insert(usize, u8),
+    Remove(usize, usize),
+    /// Repeats a stretch behind itself, so often.
+    Repeat(usize, usize, usize),
+    /// Goes on with another response from there.
+    Splice(usize, usize),
+}
+
+impl Mutation {
+    fn any() -> impl Strategy<Value = Self> {
+        // What the grammar is made of does more harm than any byte.
+        let byte = || prop_oneof![any::<u8>(), prop::sample::select(b"\r\n :;,0129afAF\0\x80".to_vec())];
+        let at = || 0usize..400;
+        prop_oneof![
+            (at(), byte()).prop_map(|(at, byte)| Self::Replace(at, byte)),
+            (at(), byte()).prop_map(|(at, byte)| Self::Insert(at, byte)),
+            (at(), 1usize..20).prop_map(|(at, count)| Self::Remove(at, count)),
+            (at(), 1usize..40, 1usize..50).prop_map(|(at, count, times)| Self::Repeat(at, count, times)),
+            (at(), 0usize..20).prop_map(|(at, which)| Self::Splice(at, which)),
+        ]
+    }
+
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        let at = |at: usize, bytes: &[u8]| at % (bytes.len() + 1);
+        match *self {
+            Self::Replace(from, byte) => {
+                let from = at(from, bytes);
+                bytes.get_mut(from).into_iter().for_each(|old| *old = byte);
+            }
+            Self::Insert(from, byte) => bytes.insert(at(from, bytes), byte),
+            Self::Remove(from, count) => {
+                let from = at(from, bytes);
+                bytes.drain(from..(from + count).min(bytes.len()));
+            }
+            Self::Repeat(from, count, times) => {
+                let from = at(from, bytes);
+                let stretch = bytes[from..(from + count).min(bytes.len())].repeat(times);
+                bytes.splice(from..from, stretch);
+            }
+            Self::Splice(from, which) => {
+                bytes.truncate(at(from, bytes));
+                bytes.extend_from_slice(responses()[which].0.as_bytes());
+            }
+        }
+    }
+}
+
+proptest! {
+    // Most mutations meet the body, where nothing is parsed: many cases for a few seconds' worth of trying.
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #[test]
+    fn mutated_responses_parse_alike_however_they_are_split(
+        which in 0usize..20,
+        mutations in prop::collection::vec(Mutation::any(), 1..6),
+        cuts in prop::collection::vec(0usize..1000, 0..12),
+        to_head: bool,
+        close: bool,
+    ) {
+        let mut bytes = responses()[which].0.as_bytes().to_vec();
+        mutations.iter().for_each(|mutation| mutation.apply(&mut bytes));
+        let whole = parse(&[&bytes], to_head, close);
+        if let Ok(Some((status, body, _, rest))) = whole {
+            prop_assert!((200..1000).contains(&status));
+            prop_assert!(body as usize + rest <= bytes.len());
+        }
+        let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut % (bytes.len() + 1)).collect();
+        cuts.extend([0, bytes.len()]);
+        cuts.sort_unstable();
+        let pieces: Vec<&[u8]> = cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect();
+        prop_assert_eq!(parse(&pieces, to_head, close), whole);
+        let single: Vec<&[u8]> = bytes.chunks(1).collect();
+        prop_assert_eq!(parse(&single, to_head, close), whole);
+    }
+}
+
 proptest! {
     #[test]
     fn any_split_parses_alike(which in 0usize..20, cuts in prop::collection::vec(0usize..400, 0..12)) {

@@ -2,10 +2,17 @@
 //! output, its reports and what it leaves behind.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+<<<<<<< HEAD
 mod agents;
+=======
+mod accuracy;
+>>>>>>> accuracy
 mod audit;
+mod bad_servers;
 mod bench;
 mod deploy;
+mod figures;
+mod freeze;
 mod interrupt;
 mod manual;
 mod profiles;
@@ -13,5 +20,6 @@ mod report;
 mod run;
 mod sandbox;
 mod serve;
+mod servers;
 mod validate;
 mod web;
