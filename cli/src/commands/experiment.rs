@@ -12,13 +12,14 @@ use scalekit_service::store::mongo::Mongo;
 use super::control::{Drained, Service};
 use super::facts;
 use super::interrupt::Interrupt;
+use super::live::LiveJudge;
 use super::progress::Progress;
 use super::sampler::{Sample, Sampler};
 use crate::audit::{Audit, Findings};
 use crate::criteria::{Criterion, Spec};
-use crate::load::{self, Plan, Recording, Scenario, Target};
+use crate::load::{self, Plan, Recording, Scenario, Target, Tick, Watch};
 use crate::profile::{Profile, ScenarioKind};
-use crate::report::Report;
+use crate::report::{Aborted, Report};
 
 /// After an interruption the journal gets this long to empty.
 const INTERRUPTED_DRAIN: Duration = Duration::from_secs(10);
@@ -61,6 +62,8 @@ impl RunName {
 /// All that was learned, before it becomes a report.
 pub(super) struct Measured {
     pub(super) recording: Recording,
+    /// The criterion that ended the load early.
+    pub(super) aborted: Option<Aborted>,
     pub(super) samples: Vec<Sample>,
     /// Counters before the load, right after it, and at the end. Empty where there is no service of ours.
     pub(super) before: BTreeMap<String, Stats>,
@@ -127,7 +130,7 @@ impl Experiment<'_> {
         let before = stats(service).await;
         let sampler = service.cloned().map(Sampler::start);
         let plan = Arc::new(plan);
-        let recording = self.load(Arc::clone(&plan)).await?;
+        let (recording, aborted) = self.load(Arc::clone(&plan)).await?;
         caveats(&recording);
         let loaded = stats(service).await;
         let samples = match sampler {
@@ -151,22 +154,48 @@ impl Experiment<'_> {
         let gave_up = self.interrupt.abandon.is_cancelled() && !matches!(audit, Some(Ok(_)));
         let interrupted = recording.interrupted || gave_up;
         let took = started.elapsed();
-        let measured =
-            Measured { recording, samples, before, loaded, after, drained, audit, interrupted, took };
-        Ok(facts::report(self.profile, self.specs, self.criteria, &self.run, &plan, measured))
+        let measured = Measured {
+            recording,
+            aborted,
+            samples,
+            before,
+            loaded,
+            after,
+            drained,
+            audit,
+            interrupted,
+            took,
+        };
+        Ok(facts::report(self.profile, self.specs, &self.run, &plan, measured))
     }
 
     /// The generator has threads of its own, and this one waits for them beside the control plane's tasks.
-    async fn load(&self, plan: Arc<Plan>) -> anyhow::Result<Recording> {
+    /// The criteria that may end it are judged on the way.
+    async fn load(&self, plan: Arc<Plan>) -> anyhow::Result<(Recording, Option<Aborted>)> {
         let stop = Arc::clone(&self.interrupt.stop);
+        let mut live = LiveJudge::new(self.criteria);
         let task = tokio::task::spawn_blocking(move || {
             let mut progress = Progress::new(plan.warmup + plan.duration);
-            let recording = load::run(&plan, &stop, &mut |tick| progress.show(tick));
+            let mut show = |tick: &Tick| progress.show(tick);
+            let recording = match &mut live {
+                None => load::run(&plan, &stop, &mut show),
+                Some(live) => {
+                    let trends = live.trends();
+                    let watch = Watch { trends: &trends, judge: &mut |running| live.judge(running) };
+                    load::run_watched(&plan, &stop, &mut show, Some(watch))
+                }
+            };
             progress.finish();
-            recording
+            (recording, live)
         });
-        let recording = task.await.map_err(|error| anyhow!("the load generator failed: {error}"))?;
-        recording.context("the load generator failed")
+        let (recording, live) = task.await.map_err(|error| anyhow!("the load generator failed: {error}"))?;
+        let recording = recording.context("the load generator failed")?;
+        // Only what really cut the run short is told.
+        let aborted = live.and_then(LiveJudge::finish).filter(|_| recording.cut_short);
+        if let Some(aborted) = &aborted {
+            eprintln!("{:>9} {aborted}", "stopped");
+        }
+        Ok((recording, aborted))
     }
 
     async fn drain(&self, service: &Service) -> anyhow::Result<Drained> {
@@ -237,7 +266,7 @@ impl Experiment<'_> {
 /// What the figures do not show.
 fn caveats(recording: &Recording) {
     for (count, what) in [
-        (recording.aborted, "requests were under way when the run was interrupted; they are in no figure"),
+        (recording.aborted, "requests were under way when the run was stopped; they are in no figure"),
         (
             recording.series_gaps,
             "seconds of a generator thread are missing from the series, not from the totals",

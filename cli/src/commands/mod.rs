@@ -6,6 +6,7 @@ mod deploy;
 mod experiment;
 mod facts;
 mod interrupt;
+mod live;
 mod manual;
 mod options;
 mod progress;

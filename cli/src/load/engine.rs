@@ -1,6 +1,7 @@
 //! Starts the generator threads, watches them, and merges what they bring home.
 
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::{self, ScopedJoinHandle};
@@ -14,8 +15,10 @@ use super::ledger::{Ledger, UserLedger};
 use super::plan::Plan;
 use super::recorder::Recorder;
 use super::recording::Recording;
+use super::running::{Board, Judging, Watch};
 use super::series::{Interval, SeriesBuilder};
 use super::tick::{RateWindow, Tick};
+use super::withheld::{Meter, Withheld};
 use super::worker::Worker;
 
 const TICK: Duration = Duration::from_millis(200);
@@ -41,12 +44,26 @@ pub(crate) fn run(
     stop: &AtomicBool,
     on_tick: &mut dyn FnMut(&Tick),
 ) -> Result<Recording, LoadError> {
+    run_watched(plan, stop, on_tick, None)
+}
+
+/// The same, judged while it runs: what `watch` breaks ends as a stop does, and is marked as cut short.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn run_watched(
+    plan: &Plan,
+    stop: &AtomicBool,
+    on_tick: &mut dyn FnMut(&Tick),
+    mut watch: Option<Watch<'_>>,
+) -> Result<Recording, LoadError> {
     let threads = plan.worker_threads();
     let shared = Shared {
         abort: AtomicBool::new(false),
         online: AtomicU32::new(0),
         peak: AtomicU32::new(0),
         live: (0..threads).map(|_| Live::default()).collect(),
+        board: Board::new(watch.as_ref(), plan.users, threads),
     };
     let (sender, intervals) = mpsc::sync_channel(QUEUED_SECONDS * threads);
     let mut workers = Vec::with_capacity(threads);
@@ -60,7 +77,7 @@ pub(crate) fn run(
 
     let started_at = SystemTime::now();
     let clock = Clock::start();
-    let (harvests, series) = thread::scope(|scope| {
+    let (harvests, watched) = thread::scope(|scope| {
         // The scope waits for its threads, so a panic in `on_tick` must end them, too.
         let _guard = AbortOnPanic(&shared.abort);
         let mut handles = Vec::with_capacity(threads);
@@ -80,17 +97,18 @@ pub(crate) fn run(
                 }
             }
         }
-        let series = watch(plan, clock, &shared, &intervals, on_tick);
+        let judging = Judging::new(watch.as_mut(), plan.warmup, plan.duration);
+        let watched = oversee(plan, clock, &shared, &intervals, on_tick, judging);
         let harvests = join(handles);
         match spawn_error {
             Some(error) => Err(error),
-            None => harvests.map(|harvests| (harvests, series)),
+            None => harvests.map(|harvests| (harvests, watched)),
         }
     })?;
     let wall = started_at.elapsed().map_or_else(|backwards| -signed(backwards.duration()), signed);
     let clock_jump_nanos = wall.saturating_sub(i64::try_from(clock.now()).unwrap_or(i64::MAX));
     let peak = shared.peak.load(Ordering::Relaxed);
-    Ok(merge(plan, harvests, series, Circumstances { clock_jump_nanos, peak }))
+    Ok(merge(plan, harvests, watched, Circumstances { clock_jump_nanos, peak }))
 }
 
 /// A thread that panics must not leave the others running for hours.
@@ -104,27 +122,49 @@ impl Drop for AbortOnPanic<'_> {
     }
 }
 
-/// Collects intervals and reports live figures until all threads are gone.
-fn watch(
+/// What the coordinator saw while the threads ran.
+struct Overseen {
+    series: SeriesBuilder,
+    withheld: Withheld,
+    cut_short: bool,
+}
+
+/// Collects intervals, reports live figures and has them judged until all threads are gone.
+fn oversee(
     plan: &Plan,
     clock: Clock,
     shared: &Shared,
     intervals: &Receiver<(usize, Interval)>,
     on_tick: &mut dyn FnMut(&Tick),
-) -> SeriesBuilder {
+    mut judging: Judging<'_, '_>,
+) -> Overseen {
     let mut series = SeriesBuilder::new(shared.live.len());
+    let start = nanos(plan.warmup);
+    let mut meter = Meter::new(Path::new("/"), start, start.saturating_add(nanos(plan.duration)));
+    let mut cut_short = false;
     let mut rate = RateWindow::default();
     let mut next_tick = nanos(TICK);
     loop {
-        let wait = Duration::from_nanos(next_tick.saturating_sub(clock.now()));
+        let now = clock.now();
+        meter.look(now);
+        let wait = Duration::from_nanos(next_tick.min(meter.next()).saturating_sub(now));
         match intervals.recv_timeout(wait) {
             Ok((thread, interval)) => series.add(thread, interval),
             Err(RecvTimeoutError::Timeout) => {
                 let now = clock.now();
+                if now < next_tick {
+                    continue;
+                }
                 next_tick = now + nanos(TICK);
                 on_tick(&Tick::of(plan, shared, now, &mut rate, series.last_p95()));
+                if judging.ends(&shared.board, now, shared.online.load(Ordering::Relaxed)) {
+                    cut_short = true;
+                    shared.abort.store(true, Ordering::Relaxed);
+                }
             }
-            Err(RecvTimeoutError::Disconnected) => return series,
+            Err(RecvTimeoutError::Disconnected) => {
+                return Overseen { series, withheld: meter.finish(clock.now()), cut_short };
+            }
         }
     }
 }
@@ -147,23 +187,21 @@ struct Circumstances {
     peak: u32,
 }
 
-fn merge(
-    plan: &Plan,
-    harvests: Vec<Harvest>,
-    mut series: SeriesBuilder,
-    circumstances: Circumstances,
-) -> Recording {
+fn merge(plan: &Plan, harvests: Vec<Harvest>, overseen: Overseen, circumstances: Circumstances) -> Recording {
     let mut recorder = Recorder::new();
     let mut counts = Counts::default();
-    let (mut ended, mut interrupted, mut busiest_thread) = (0, false, 0.0f64);
+    let Overseen { mut series, withheld, cut_short } = overseen;
+    let (mut ended, mut stopped, mut busiest_thread) = (0, false, 0.0f64);
+    let mut run_delay: Option<f64> = None;
     let mut ledgers = Vec::with_capacity(harvests.len());
     for (thread, harvest) in harvests.into_iter().enumerate() {
         recorder.add(&harvest.recorder);
         counts.add(harvest.counts);
         series.add(thread, harvest.last_interval);
         ended = ended.max(harvest.ended);
-        interrupted |= harvest.interrupted;
-        busiest_thread = busiest_thread.max(harvest.utilisation);
+        stopped |= harvest.interrupted;
+        busiest_thread = busiest_thread.max(harvest.shares.busy);
+        run_delay = run_delay.into_iter().chain(harvest.shares.delayed).reduce(f64::max);
         ledgers.push(harvest.ledgers.into_iter());
     }
     let elapsed = Duration::from_nanos(ended);
@@ -183,10 +221,13 @@ fn merge(
         warmup: plan.warmup.min(elapsed),
         measured: elapsed.saturating_sub(plan.warmup).min(plan.duration),
         elapsed,
-        interrupted,
+        interrupted: stopped && !cut_short,
+        cut_short: stopped && cut_short,
         aborted: counts.aborted,
         dropped: counts.dropped,
         busiest_thread,
+        run_delay,
+        withheld,
         max_rss_bytes: max_rss_bytes(),
         no_free_port: counts.no_free_port,
         too_many_files: counts.too_many_files,

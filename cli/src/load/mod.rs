@@ -3,12 +3,13 @@
 //!
 //! The parts are kept apart so that each can be replaced: when a request is due (`pacer`), what is sent
 //! (`scenario`, `transactions`), how it gets there (`connection`, `response`), what is noted (`recorder`, `series`,
-//! `ledger`).
+//! `ledger`), what may end it early (`running`), what spoils it (`effort`, `withheld`).
 
 mod chunked;
 mod clock;
 mod connection;
 mod deadlines;
+mod effort;
 mod engine;
 mod exchange;
 mod harvest;
@@ -20,20 +21,23 @@ mod plan;
 mod recorder;
 mod recording;
 mod response;
+mod running;
 mod scenario;
 mod series;
 mod target;
 mod tick;
 mod transactions;
+mod withheld;
 mod worker;
 
 #[cfg(test)]
 mod tests;
 
-pub(crate) use engine::run;
+pub(crate) use engine::{run, run_watched};
 pub(crate) use ledger::{Fate, Ledger};
 pub(crate) use plan::{Plan, PlanError, Scenario, Target};
 pub(crate) use recording::Recording;
+pub(crate) use running::{Running, Watch};
 pub(crate) use series::SecondLatency;
 pub(crate) use tick::{Phase, Tick};
 pub(crate) use transactions::seed_requests;

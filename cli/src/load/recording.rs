@@ -7,6 +7,7 @@ use super::ledger::Ledger;
 use super::outcome::Failure;
 use super::recorder::Trends;
 use super::series::Second;
+use super::withheld::Withheld;
 
 /// The facts of one run. Unless said otherwise they are of the measured part: of the requests that were meant to
 /// start in it.
@@ -39,13 +40,21 @@ pub(crate) struct Recording {
     pub(crate) measured: Duration,
     /// The whole run: warm-up, measured part and the wait for what was in flight.
     pub(crate) elapsed: Duration,
+    /// Stopped by the user.
     pub(crate) interrupted: bool,
-    /// Requests in flight when the run was interrupted; in the ledger, but in no other figure.
+    /// Ended early by the judge that watched it.
+    pub(crate) cut_short: bool,
+    /// Requests in flight when the run was stopped; in the ledger, but in no other figure.
     pub(crate) aborted: u64,
     /// Due in the measured part, but the generator was too late to start them.
     pub(crate) dropped: u64,
     /// CPU time over wall time of the busiest generator thread, 0 to 1.
     pub(crate) busiest_thread: f64,
+    /// Time that a generator thread was ready to run and waited for a processor, over wall time: of the thread that
+    /// waited longest. `None` where the kernel does not tell.
+    pub(crate) run_delay: Option<f64>,
+    /// What was kept from the generator in the measured part.
+    pub(crate) withheld: Withheld,
     /// The process's largest resident set so far, in bytes.
     pub(crate) max_rss_bytes: u64,
     /// Attempts without a free local port or file descriptor, warm-up included.

@@ -41,6 +41,7 @@ pub(crate) fn empty() -> Report {
             started_at: "2026-11-23T15:03:01Z".to_owned(),
             duration_s: 41.5,
             interrupted: false,
+            aborted: None,
             profile: "local".to_owned(),
         },
         host: Host {

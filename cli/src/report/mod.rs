@@ -1,6 +1,9 @@
 //! Reports: what a run found, as one versioned file, and how it reads. A report is judged by the same code
 //! when it is fresh and when it comes from its file.
 
+mod checks;
+#[cfg(test)]
+mod checks_tests;
 mod distribution;
 mod figures;
 #[cfg(test)]
@@ -17,10 +20,10 @@ mod time;
 mod write;
 
 pub(crate) use distribution::Distribution;
-pub(crate) use judging::judge;
+pub(crate) use judging::{judge, trend_facts};
 pub(crate) use model::{
-    Achieved, Audit, Cap, CapKind, ErrorClass, Generator, Host, Load, Report, Requested, Run, SCHEMA_VERSION,
-    Second, Server, Step, Tool,
+    Aborted, Achieved, Audit, Cap, CapKind, ErrorClass, Finding, Generator, Host, Load, Report, Requested,
+    Run, SCHEMA_VERSION, Second, Server, Step, Tool,
 };
 pub(crate) use read::{ReadError, read};
 pub(crate) use text::text;

@@ -1,6 +1,7 @@
 //! The report: facts of one run, versioned. Times in a name carry their unit; metrics are in ms and bytes.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use hdrhistogram::Histogram;
 use schemars::JsonSchema;
@@ -44,7 +45,7 @@ pub(crate) struct Report {
     pub(crate) audit: Option<Audit>,
     /// What stopped the service, or nearly did.
     pub(crate) findings: Vec<Finding>,
-    /// What spoils the measurement; any of it makes the verdict invalid.
+    /// What spoils the measurement beside `generator.checks`; any of it makes the verdict invalid.
     pub(crate) validity: Vec<String>,
     /// `null`: not judged yet.
     pub(crate) verdict: Option<Verdict>,
@@ -65,10 +66,34 @@ pub(crate) struct Run {
     pub(crate) started_at: String,
     /// From start to end, deployment and audit included.
     pub(crate) duration_s: f64,
-    /// Ended before its time: the results are partial.
+    /// Stopped before its time: the results are partial.
     pub(crate) interrupted: bool,
+    /// The criterion with `abortOnFail` that ended it before its time; `null`: none did.
+    #[serde(default)]
+    pub(crate) aborted: Option<Aborted>,
     /// Name of the profile.
     pub(crate) profile: String,
+}
+
+/// A criterion that ended a run before its time: the results are partial, and it failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Aborted {
+    pub(crate) metric: String,
+    pub(crate) expression: String,
+    /// The figure of the measured part until then.
+    pub(crate) observed: f64,
+    /// Seconds into the measured part.
+    pub(crate) at_s: f64,
+}
+
+impl fmt::Display for Aborted {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { metric, expression, observed, at_s } = self;
+        write!(
+            out,
+            "ended early: {metric}: {expression} failed with {observed} after {at_s:.1} s (abortOnFail)"
+        )
+    }
 }
 
 /// Fingerprint of a host.
@@ -190,6 +215,55 @@ pub(crate) struct Generator {
     pub(crate) clock_jump_ms: f64,
     /// Values beyond a histogram's range, recorded at its end.
     pub(crate) clamped: u64,
+    /// Connects that found no free local port, warm-up included.
+    #[serde(default)]
+    pub(crate) no_free_port: Option<u64>,
+    /// Connects that found the limit on open files reached, warm-up included.
+    #[serde(default)]
+    pub(crate) too_many_files: Option<u64>,
+    /// Time for which a cgroup's CPU quota held it up, over the time measured; of the cgroup, its own or an ancestor,
+    /// that did so most. Summed over processors. `null`: the kernel does not tell.
+    #[serde(default)]
+    pub(crate) throttled_share: Option<f64>,
+    /// Enforcement periods in which the quota ran out.
+    #[serde(default)]
+    pub(crate) throttled_periods: Option<u64>,
+    /// Processor time that the hypervisor gave to others, over all of the machine's, 0 to 1.
+    #[serde(default)]
+    pub(crate) steal_share: Option<f64>,
+    /// Time for which a thread was ready to run and waited for a processor, over the time measured; of the thread that
+    /// waited longest.
+    #[serde(default)]
+    pub(crate) run_delay_share: Option<f64>,
+    /// Whether its figures can be believed; empty until judged.
+    #[serde(default)]
+    pub(crate) checks: Vec<Check>,
+}
+
+/// One check of the load generator itself. One that failed makes the verdict invalid.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Check {
+    /// Stable name, such as `loadgen_lag`.
+    pub(crate) name: String,
+    /// Times in ms, shares from 0 to 1; `null`: not known.
+    pub(crate) value: Option<f64>,
+    /// The most that is sound; of `users`, the least.
+    pub(crate) limit: Option<f64>,
+    pub(crate) outcome: CheckOutcome,
+    /// What was found, or why nothing is known.
+    pub(crate) reason: String,
+    /// What to do about it, if it failed.
+    pub(crate) remedy: Option<String>,
+}
+
+/// How a check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum CheckOutcome {
+    Ok,
+    Failed,
+    /// It could not be made; that alone does not spoil a measurement.
+    Unknown,
 }
 
 /// The server's own counters, by process.

@@ -1,0 +1,375 @@
+//! What the kernel and the hypervisor kept from the generator: throttling by a cgroup's CPU quota, time stolen
+//! from the virtual machine, time that a thread was ready to run and did not. Counters that only grow, read
+//! before and after the measured part. What cannot be read is unknown, never zero.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use super::clock::Nanos;
+
+/// The counters of this process and its machine at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counters {
+    /// By the `cpu.stat` of the process's cgroup and of each ancestor; empty: none of them tells.
+    cgroups: BTreeMap<PathBuf, Throttling>,
+    steal: Option<Steal>,
+}
+
+/// Of one cgroup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Throttling {
+    time: Duration,
+    /// Enforcement periods in which the quota ran out; not every kernel tells.
+    periods: Option<u64>,
+}
+
+/// Of all processors together, in ticks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Steal {
+    stolen: u64,
+    all: u64,
+}
+
+/// What was withheld between two moments; `None` is unknown.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Withheld {
+    /// Throttled time over the time passed, of the cgroup that throttled most. The kernel sums it over
+    /// processors, so it can exceed 1.
+    pub(crate) throttled_share: Option<f64>,
+    /// Enforcement periods in which a quota ran out.
+    pub(crate) throttled_periods: Option<u64>,
+    /// Stolen over all processor time of the machine, 0 to 1.
+    pub(crate) steal_share: Option<f64>,
+}
+
+impl Counters {
+    /// Reads below `root`, which is `/` but in tests.
+    pub(super) fn read(root: &Path) -> Self {
+        let text = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_default();
+        let cgroups = cgroup_directories(&text("proc/self/cgroup"), &text("proc/self/mountinfo"))
+            .into_iter()
+            .filter_map(|directory| {
+                let stat = fs::read_to_string(below(root, &directory).join("cpu.stat")).ok()?;
+                Some((directory, throttling(&stat)?))
+            })
+            .collect();
+        Self { cgroups, steal: steal(&text("proc/stat")) }
+    }
+
+    /// What was withheld since `before`, in which `passed` went by.
+    pub(super) fn since(&self, before: &Self, passed: Duration) -> Withheld {
+        // A cgroup that was not there before is one that the process was moved to: from when on is not known.
+        let grown: Vec<Throttling> = self
+            .cgroups
+            .iter()
+            .filter_map(|(directory, now)| {
+                let then = before.cgroups.get(directory)?;
+                let periods = now.periods.zip(then.periods).map(|(now, then)| now.saturating_sub(then));
+                Some(Throttling { time: now.time.saturating_sub(then.time), periods })
+            })
+            .collect();
+        let moved = self.cgroups.len() != before.cgroups.len() || grown.len() != self.cgroups.len();
+        let worst = grown.iter().map(|cgroup| cgroup.time).max().filter(|_| !moved);
+        let share = |part: f64, whole: f64| (whole > 0.0).then(|| part / whole);
+        Withheld {
+            throttled_share: worst.and_then(|time| share(time.as_secs_f64(), passed.as_secs_f64())),
+            throttled_periods: grown.iter().filter_map(|cgroup| cgroup.periods).max().filter(|_| !moved),
+            steal_share: self.steal.zip(before.steal).and_then(|(now, then)| {
+                let grown = |now: u64, then: u64| now.saturating_sub(then) as f64;
+                share(grown(now.stolen, then.stolen), grown(now.all, then.all))
+            }),
+        }
+    }
+}
+
+/// Reads the counters at both ends of the measured part.
+#[derive(Debug)]
+pub(super) struct Meter<'a> {
+    root: &'a Path,
+    start: Nanos,
+    end: Nanos,
+    before: Option<(Nanos, Counters)>,
+    withheld: Option<Withheld>,
+}
+
+impl<'a> Meter<'a> {
+    /// `start`, `end`: of the measured part.
+    pub(super) fn new(root: &'a Path, start: Nanos, end: Nanos) -> Self {
+        Self { root, start, end, before: None, withheld: None }
+    }
+
+    /// When it wants to be asked again.
+    pub(super) fn next(&self) -> Nanos {
+        match (&self.before, self.withheld) {
+            (None, _) => self.start,
+            (Some(_), None) => self.end,
+            (Some(_), Some(_)) => Nanos::MAX,
+        }
+    }
+
+    /// Reads what is due.
+    pub(super) fn look(&mut self, now: Nanos) {
+        if now < self.next() {
+            return;
+        }
+        match &self.before {
+            None => self.before = Some((now, Counters::read(self.root))),
+            Some((since, before)) => {
+                let passed = Duration::from_nanos(now.saturating_sub(*since));
+                self.withheld = Some(Counters::read(self.root).since(before, passed));
+            }
+        }
+    }
+
+    /// Of the measured part, or of what there was of it; nothing is known if it never began.
+    pub(super) fn finish(mut self, now: Nanos) -> Withheld {
+        self.end = self.end.min(now);
+        if self.before.is_some() {
+            self.look(now);
+        }
+        self.withheld.unwrap_or_default()
+    }
+}
+
+/// How long the calling thread has been ready to run and not running, since it was started.
+pub(super) fn thread_run_delay(root: &Path) -> Option<Duration> {
+    run_delay(&fs::read_to_string(root.join("proc/thread-self/schedstat")).ok()?)
+}
+
+/// The kernel's Documentation/scheduler/sched-stats: time running, time waiting to run (both in ns), time slices.
+fn run_delay(schedstat: &str) -> Option<Duration> {
+    schedstat.split_ascii_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
+}
+
+/// The directories of the process's cgroup and its ancestors in each hierarchy that throttles.
+///
+/// `cgroup` has `ID:CONTROLLERS:PATH` a line (cgroups(7)), without controllers for version 2; `mountinfo` says
+/// where a hierarchy is mounted and which part of it (proc_pid_mountinfo(5)).
+fn cgroup_directories(cgroup: &str, mountinfo: &str) -> Vec<PathBuf> {
+    let mut directories = Vec::new();
+    for line in cgroup.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
+        let is_v2 = controllers.is_empty();
+        if !is_v2 && !controllers.split(',').any(|controller| controller == "cpu") {
+            continue;
+        }
+        let Some((mounted, mount_point)) = mountinfo.lines().find_map(|line| mount(line, is_v2)) else {
+            continue;
+        };
+        // A cgroup outside of what is mounted (`/..` in a namespace of its own) cannot be read.
+        let Ok(inside) = Path::new(path).strip_prefix(mounted) else { continue };
+        if inside.components().all(|part| matches!(part, Component::Normal(_))) {
+            let own = Path::new(mount_point).join(inside);
+            directories.extend(
+                own.ancestors().take_while(|part| part.starts_with(mount_point)).map(Path::to_path_buf),
+            );
+        }
+    }
+    directories
+}
+
+/// Which part of a cgroup hierarchy a line of mountinfo mounts, and where; `None` for any other mount.
+fn mount(line: &str, is_v2: bool) -> Option<(&str, &str)> {
+    let (mount, filesystem) = line.split_once(" - ")?;
+    let mut filesystem = filesystem.split(' ');
+    let kind = filesystem.next()?;
+    let options = filesystem.nth(1).unwrap_or_default();
+    let fits = match is_v2 {
+        true => kind == "cgroup2",
+        false => kind == "cgroup" && options.split(',').any(|option| option == "cpu"),
+    };
+    let mut fields = mount.split(' ').skip(3);
+    fits.then_some((fields.next()?, fields.next()?))
+}
+
+/// Version 2 counts in microseconds, version 1 in nanoseconds. A root cgroup, or one without the controller, has
+/// no such column.
+fn throttling(stat: &str) -> Option<Throttling> {
+    let column = |name: &str| {
+        let value = stat.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        value.trim().parse::<u64>().ok()
+    };
+    let time = column("throttled_usec")
+        .map(Duration::from_micros)
+        .or_else(|| column("throttled_time").map(Duration::from_nanos))?;
+    Some(Throttling { time, periods: column("nr_throttled") })
+}
+
+/// The first line of /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal; what follows is part of
+/// the former (proc_stat(5)).
+fn steal(stat: &str) -> Option<Steal> {
+    let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    let ticks: Vec<u64> = line.split_ascii_whitespace().take(8).map_while(|tick| tick.parse().ok()).collect();
+    Some(Steal { stolen: *ticks.get(7)?, all: ticks.iter().fold(0, |sum, tick| sum.saturating_add(*tick)) })
+}
+
+fn below(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const V2: &str = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
+    const V1: &str = "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
+                      33 31 0:30 / /sys/fs/cgroup/cpuset rw - cgroup cgroup rw,cpuset\n";
+
+    /// A tree of the files that matter.
+    fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        root
+    }
+
+    #[test]
+    fn directories_are_found_in_both_versions_and_in_part_of_a_hierarchy() {
+        let container = "30 23 0:26 /docker/a1 /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+        for (cgroup, mountinfo, expected) in [
+            ("0::/a/b\n", V2, &["/sys/fs/cgroup/a/b", "/sys/fs/cgroup/a", "/sys/fs/cgroup"][..]),
+            ("0::/\n", V2, &["/sys/fs/cgroup"]),
+            (
+                "4:cpuset:/x\n3:cpu,cpuacct:/y\n",
+                V1,
+                &["/sys/fs/cgroup/cpu,cpuacct/y", "/sys/fs/cgroup/cpu,cpuacct"],
+            ),
+            ("0::/docker/a1/b\n", container, &["/sys/fs/cgroup/b", "/sys/fs/cgroup"]),
+            ("0::/docker/other\n", container, &[]),
+            ("0::/../x\n", V2, &[]),
+            ("0::/a\n", V1, &[]),
+            ("4:cpuset:/x\n", V1, &[]),
+            ("junk\n\n1\n", V2, &[]),
+            ("0::/a\n", "junk - \n", &[]),
+        ] {
+            let found = cgroup_directories(cgroup, mountinfo);
+            assert_eq!(
+                found,
+                expected.iter().map(PathBuf::from).collect::<Vec<_>>(),
+                "{cgroup:?} {mountinfo:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn throttling_has_the_unit_of_its_version_and_is_unknown_without_its_column() {
+        let some = |micros, periods| Some(Throttling { time: Duration::from_micros(micros), periods });
+        for (stat, expected) in [
+            ("usage_usec 9\nnr_periods 4\nnr_throttled 3\nthrottled_usec 2500\n", some(2500, Some(3))),
+            ("nr_periods 4\nnr_throttled 3\nthrottled_time 2500000\n", some(2500, Some(3))),
+            ("throttled_usec 0\n", some(0, None)),
+            ("usage_usec 9\nuser_usec 5\nsystem_usec 4\n", None),
+            ("throttled_usec many\n", None),
+            ("", None),
+        ] {
+            assert_eq!(throttling(stat), expected, "{stat}");
+        }
+    }
+
+    #[test]
+    fn steal_is_the_eighth_column_and_unknown_without_it() {
+        for (stat, expected) in [
+            ("cpu  10 1 2 80 3 0 4 100 7 7\ncpu0 1 1 1 1 1 1 1 1\n", Some(Steal { stolen: 100, all: 200 })),
+            ("cpu  10 1 2 80\n", None),
+            ("cpu  10 1 2 80 3 0 x 100\n", None),
+            ("intr 1\n", None),
+            ("", None),
+        ] {
+            assert_eq!(steal(stat), expected, "{stat}");
+        }
+        assert_eq!(run_delay("996326634 70218820 58\n"), Some(Duration::from_nanos(70_218_820)));
+        assert_eq!((run_delay(""), run_delay("1"), run_delay("1 x 2")), (None, None, None));
+    }
+
+    /// The quota of a parent holds for its children, and says so only in the parent's own file.
+    #[test]
+    fn the_cgroup_that_throttled_most_counts_be_it_an_ancestor() {
+        let own = "sys/fs/cgroup/a/b/cpu.stat";
+        let parent = "sys/fs/cgroup/a/cpu.stat";
+        let root = tree(&[
+            ("proc/self/cgroup", "0::/a/b\n"),
+            ("proc/self/mountinfo", V2),
+            ("proc/stat", "cpu  0 0 0 100 0 0 0 50\n"),
+            (own, "nr_throttled 1\nthrottled_usec 1000\n"),
+            (parent, "nr_throttled 5\nthrottled_usec 7000\n"),
+        ]);
+        let before = Counters::read(root.path());
+        fs::write(root.path().join(own), "nr_throttled 2\nthrottled_usec 2000\n").unwrap();
+        fs::write(root.path().join(parent), "nr_throttled 35\nthrottled_usec 307000\n").unwrap();
+        fs::write(root.path().join("proc/stat"), "cpu  0 0 0 170 0 0 0 80\n").unwrap();
+        let withheld = Counters::read(root.path()).since(&before, Duration::from_secs(2));
+        assert_eq!(withheld.throttled_share, Some(0.15));
+        assert_eq!(withheld.throttled_periods, Some(30));
+        assert_eq!(withheld.steal_share, Some(0.3));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_unknown() {
+        let files = [
+            ("proc/self/cgroup", "0::/a\n"),
+            ("proc/self/mountinfo", V2),
+            ("proc/stat", "cpu  0 0 0 100 0 0 0 50\n"),
+            ("sys/fs/cgroup/a/cpu.stat", "usage_usec 1\n"),
+        ];
+        let empty = tempfile::tempdir().unwrap();
+        let nothing = Counters::read(empty.path());
+        assert_eq!(nothing.since(&nothing, Duration::from_secs(1)), Withheld::default());
+        assert_eq!(thread_run_delay(empty.path()), None);
+
+        let root = tree(&files);
+        let before = Counters::read(root.path());
+        // No tick passed, no column of throttling.
+        assert_eq!(before.since(&before, Duration::from_secs(1)), Withheld::default());
+        // The controller was enabled, or the process moved, in between: from when on is not known.
+        fs::write(root.path().join("sys/fs/cgroup/a/cpu.stat"), "nr_throttled 9\nthrottled_usec 9\n")
+            .unwrap();
+        let after = Counters::read(root.path());
+        assert_eq!(after.since(&before, Duration::from_secs(1)).throttled_share, None);
+        let same = after.since(&after, Duration::from_secs(1));
+        assert_eq!((same.throttled_share, same.throttled_periods), (Some(0.0), Some(0)));
+        assert_eq!(after.since(&after, Duration::ZERO).throttled_share, None);
+    }
+
+    #[test]
+    fn the_meter_reads_at_both_ends_of_the_measured_part() {
+        let file = "sys/fs/cgroup/cpu.stat";
+        let root = tree(&[
+            ("proc/self/cgroup", "0::/\n"),
+            ("proc/self/mountinfo", V2),
+            (file, "throttled_usec 0\n"),
+        ]);
+        let throttled = |usec: u64| {
+            fs::write(root.path().join(file), format!("throttled_usec {usec}\n")).unwrap();
+        };
+        const SECOND: Nanos = 1_000_000_000;
+        // Asked at these seconds, in which so much was throttled by then; the share that is expected.
+        for (asked, expected) in [
+            (&[(0, 0), (1, 100_000), (3, 300_000), (5, 900_000)][..], Some(0.1)),
+            // Ended early: of what there was.
+            (&[(1, 100_000), (2, 300_000)], Some(0.2)),
+            // Ended in the warm-up.
+            (&[(0, 0)], None),
+        ] {
+            let mut meter = Meter::new(root.path(), SECOND, 3 * SECOND);
+            let mut last = 0;
+            for &(second, usec) in asked {
+                throttled(usec);
+                last = second * SECOND;
+                meter.look(last);
+            }
+            assert_eq!(meter.finish(last).throttled_share, expected, "{asked:?}");
+        }
+    }
+
+    #[test]
+    fn this_machine_has_counters() {
+        let counters = Counters::read(Path::new("/"));
+        assert!(counters.steal.is_some(), "{counters:?}");
+    }
+}
