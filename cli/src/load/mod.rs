@@ -5,6 +5,7 @@
 //! (`scenario`, `transactions`), how it gets there (`connection`, `response`), what is noted (`recorder`, `series`,
 //! `ledger`), what may end it early (`running`), what spoils it (`effort`, `withheld`).
 
+mod cgroup;
 mod chunked;
 mod clock;
 mod connection;

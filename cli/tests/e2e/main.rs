@@ -2,9 +2,11 @@
 //! output, its reports and what it leaves behind.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod abort;
 mod audit;
 mod bench;
 mod deploy;
+mod honest;
 mod interrupt;
 mod manual;
 mod profiles;
