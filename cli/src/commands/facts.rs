@@ -96,6 +96,8 @@ fn generator(plan: &Plan, recording: &Recording) -> Generator {
         throttled_periods: recording.withheld.throttled_periods,
         steal_share: recording.withheld.steal_share,
         run_delay_share: recording.run_delay,
+        heartbeat_lag_ms: (!recording.heartbeat.is_empty())
+            .then(|| recording.heartbeat.value_at_quantile(0.99) as f64 / 1000.0),
         checks: Vec::new(),
     }
 }

@@ -11,9 +11,10 @@ use nix::sys::resource::{UsageWho, getrusage};
 
 use super::clock::{Clock, nanos};
 use super::harvest::{Counts, Harvest, Live, Shared};
+use super::heartbeat::Heartbeat;
 use super::ledger::{Ledger, UserLedger};
 use super::plan::Plan;
-use super::recorder::Recorder;
+use super::recorder::{Recorder, Trend};
 use super::recording::Recording;
 use super::running::{Board, Judging, Watch};
 use super::series::{Interval, SeriesBuilder};
@@ -125,6 +126,7 @@ impl Drop for AbortOnPanic<'_> {
 /// What the coordinator saw while the threads ran.
 struct Overseen {
     series: SeriesBuilder,
+    heartbeat: Trend,
     withheld: Withheld,
     cut_short: bool,
 }
@@ -140,18 +142,22 @@ fn oversee(
 ) -> Overseen {
     let mut series = SeriesBuilder::new(shared.live.len());
     let start = nanos(plan.warmup);
-    let mut meter = Meter::new(Path::new("/"), start, start.saturating_add(nanos(plan.duration)));
+    let end = start.saturating_add(nanos(plan.duration));
+    let mut meter = Meter::new(Path::new("/"), start, end);
+    let mut heartbeat = Heartbeat::new(start, end);
     let mut cut_short = false;
     let mut rate = RateWindow::default();
     let mut next_tick = nanos(TICK);
     loop {
         let now = clock.now();
         meter.look(now);
-        let wait = Duration::from_nanos(next_tick.min(meter.next()).saturating_sub(now));
-        match intervals.recv_timeout(wait) {
+        let wait = next_tick.min(meter.next()).saturating_sub(now).min(heartbeat.limit(now));
+        match intervals.recv_timeout(Duration::from_nanos(wait)) {
             Ok((thread, interval)) => series.add(thread, interval),
             Err(RecvTimeoutError::Timeout) => {
+                let due = now + wait;
                 let now = clock.now();
+                heartbeat.note(due, now);
                 if now < next_tick {
                     continue;
                 }
@@ -163,7 +169,8 @@ fn oversee(
                 }
             }
             Err(RecvTimeoutError::Disconnected) => {
-                return Overseen { series, withheld: meter.finish(clock.now()), cut_short };
+                let withheld = meter.finish(clock.now());
+                return Overseen { series, heartbeat: heartbeat.finish(), withheld, cut_short };
             }
         }
     }
@@ -190,7 +197,7 @@ struct Circumstances {
 fn merge(plan: &Plan, harvests: Vec<Harvest>, overseen: Overseen, circumstances: Circumstances) -> Recording {
     let mut recorder = Recorder::new();
     let mut counts = Counts::default();
-    let Overseen { mut series, withheld, cut_short } = overseen;
+    let Overseen { mut series, heartbeat, withheld, cut_short } = overseen;
     let (mut ended, mut stopped, mut busiest_thread) = (0, false, 0.0f64);
     let mut run_delay: Option<f64> = None;
     let mut ledgers = Vec::with_capacity(harvests.len());
@@ -227,6 +234,7 @@ fn merge(plan: &Plan, harvests: Vec<Harvest>, overseen: Overseen, circumstances:
         dropped: counts.dropped,
         busiest_thread,
         run_delay,
+        heartbeat,
         withheld,
         max_rss_bytes: max_rss_bytes(),
         no_free_port: counts.no_free_port,

@@ -3,7 +3,7 @@
 //!
 //! The parts are kept apart so that each can be replaced: when a request is due (`pacer`), what is sent
 //! (`scenario`, `transactions`), how it gets there (`connection`, `response`), what is noted (`recorder`, `series`,
-//! `ledger`), what may end it early (`running`), what spoils it (`effort`, `withheld`).
+//! `ledger`), what may end it early (`running`), what spoils it (`effort`, `heartbeat`, `withheld`).
 
 mod cgroup;
 mod chunked;
@@ -14,6 +14,7 @@ mod effort;
 mod engine;
 mod exchange;
 mod harvest;
+mod heartbeat;
 mod ledger;
 mod limits;
 mod outcome;

@@ -11,7 +11,8 @@ use super::outcome::{Failure, Outcome};
 /// Values are microseconds.
 pub(crate) type Trend = Histogram<u64>;
 
-const HIGHEST_MICROS: u64 = 60_000_000;
+/// Of every trend.
+pub(super) const HIGHEST_MICROS: u64 = 60_000_000;
 
 /// The trends that every run has, in microseconds: 1 µs to 60 s, three significant digits.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::ledger::Ledger;
 use super::outcome::Failure;
-use super::recorder::Trends;
+use super::recorder::{Trend, Trends};
 use super::series::Second;
 use super::withheld::Withheld;
 
@@ -53,6 +53,8 @@ pub(crate) struct Recording {
     /// Time that a generator thread was ready to run and waited for a processor, over wall time: of the thread that
     /// waited longest. `None` where the kernel does not tell.
     pub(crate) run_delay: Option<f64>,
+    /// How late the coordinator, which wakes at a steady pace, did so; in µs.
+    pub(crate) heartbeat: Trend,
     /// What was kept from the generator in the measured part.
     pub(crate) withheld: Withheld,
     /// The process's largest resident set so far, in bytes.

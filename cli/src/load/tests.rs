@@ -7,6 +7,7 @@ mod server;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -215,6 +216,30 @@ fn a_stop_ends_the_run_at_once() {
     assert_eq!(fates(&recording), BTreeMap::from([(Fate::Unknown, 3)]));
     assert!(recording.measured <= started.elapsed());
     assert!(recording.measured >= millis(100));
+}
+
+#[test]
+fn a_judge_ends_the_run_by_the_figures_so_far() {
+    let server = Server::answering(OK, Duration::ZERO);
+    let plan = Plan { warmup: millis(200), ..plan(server.address, 10, 600_000) };
+    let mut seen = Vec::new();
+    let mut judge = |running: &Running| {
+        seen.push(running.clone());
+        if seen.len() == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let watch = Watch { trends: &["http_req_waiting"], judge: &mut judge };
+    let recording = run_watched(&plan, &AtomicBool::new(false), &mut |_| {}, Some(watch)).unwrap();
+    assert_eq!((recording.cut_short, recording.interrupted), (true, false));
+    let [first, second] = &seen[..] else { panic!("{}", seen.len()) };
+    assert!(first.requests > 0 && first.requests < second.requests && second.requests <= recording.requests);
+    assert!(first.measured >= millis(1000) && second.measured > first.measured);
+    assert!(second.measured <= recording.measured, "{:?} of {:?}", second.measured, recording.measured);
+    for running in &seen {
+        let [(name, trend)] = &running.trends[..] else { panic!("{:?}", running.trends) };
+        assert_eq!((*name, trend.len()), ("http_req_waiting", running.requests));
+        assert_eq!((running.failed, running.users, running.users_requested), (0, 3, 3));
+    }
+    assert!(!recording.heartbeat.is_empty() && recording.withheld.steal_share.is_some());
 }
 
 #[test]

@@ -6,6 +6,8 @@ use crate::criteria::{Criterion, Kind, Operator, Statistic};
 
 /// A generator that wakes later than this share of the tightest latency bound measures itself.
 const MAX_LAG_SHARE: f64 = 0.1;
+/// The coordinator shares a processor with a generator thread, so that it may wait for its turn for a few ms.
+const HEARTBEAT_GRACE_MS: f64 = 20.0;
 /// A generator thread this busy cannot be on time.
 const MAX_BUSY: f64 = 0.8;
 /// Of the measured time.
@@ -22,10 +24,13 @@ const LITTLE_MIN_LENGTHS: f64 = 20.0;
 /// Without a warm-up the users start in the course of the measured part's first second.
 const RAMP_MS: f64 = 1000.0;
 
+const NO_BOUND: &str = "no criterion bounds a latency, so nothing says how late is too late";
+
 /// All checks of a report. Those that cannot be made are `unknown`, with the reason.
 pub(super) fn checks(report: &Report, criteria: &[Criterion]) -> Vec<Check> {
     vec![
         lag(report, criteria),
+        heartbeat(report, criteria),
         busiest_thread(report),
         cpu_throttled(report),
         connects_without(
@@ -75,7 +80,7 @@ fn at_most(name: &str, value: f64, limit: f64, reason: String, remedy: &str) -> 
 fn lag(report: &Report, criteria: &[Criterion]) -> Check {
     let name = "loadgen_lag";
     let Some(bound) = tightest_latency_ms(criteria) else {
-        return unknown(name, None, "no criterion bounds a latency, so nothing says how late is too late");
+        return unknown(name, None, NO_BOUND);
     };
     let limit = bound * MAX_LAG_SHARE;
     let distribution = report.metrics.get(name).and_then(|metric| metric.distribution.as_ref());
@@ -90,6 +95,27 @@ fn lag(report: &Report, criteria: &[Criterion]) -> Check {
         limit,
         format!(
             "the load generator {late}: p(99) of loadgen_lag is {lag:.1} ms, {than} a tenth of the tightest latency criterion ({bound} ms)"
+        ),
+        "give it more cores, or run it on another machine",
+    )
+}
+
+/// What the lag cannot see where users do not pause: a process that did not get to run.
+fn heartbeat(report: &Report, criteria: &[Criterion]) -> Check {
+    let name = "heartbeat";
+    let Some(bound) = tightest_latency_ms(criteria) else {
+        return unknown(name, None, NO_BOUND);
+    };
+    let limit = (bound * MAX_LAG_SHARE).max(HEARTBEAT_GRACE_MS);
+    let Some(late) = report.generator.heartbeat_lag_ms else {
+        return unknown(name, Some(limit), "the report does not say");
+    };
+    at_most(
+        name,
+        late,
+        limit,
+        format!(
+            "the load generator is to wake a hundred times a second whatever the load, and p(99) of how late it did is {late:.1} ms: it cannot tell its own standstill from the server's above {limit} ms (a tenth of the tightest latency criterion, but at least {HEARTBEAT_GRACE_MS} ms)"
         ),
         "give it more cores, or run it on another machine",
     )

@@ -25,6 +25,7 @@ fn sound() -> Report {
     report.generator.no_free_port = Some(0);
     report.generator.too_many_files = Some(0);
     report.generator.throttled_share = Some(0.0);
+    report.generator.heartbeat_lag_ms = Some(1.5);
     report
 }
 
@@ -44,7 +45,7 @@ fn a_sound_run_passes_every_check() {
     let mut report = sound();
     let criteria = parse(&report.criteria).unwrap();
     assert_eq!(judge(&mut report, &criteria).outcome, Outcome::Pass);
-    assert_eq!(report.generator.checks.len(), 8);
+    assert_eq!(report.generator.checks.len(), 9);
     for check in &report.generator.checks {
         assert_eq!((check.outcome, check.remedy.as_ref()), (Ok, None), "{check:?}");
         assert!(check.value.is_some() && check.limit.is_some(), "{check:?}");
@@ -69,11 +70,20 @@ fn each_check_fails_on_its_own_figure_and_says_why_and_what_to_do() {
         .outcome,
         Ok
     );
-    let cases: [(&str, Spoil, [&str; 2]); 9] = [
+    let cases: [(&str, Spoil, [&str; 2]); 11] = [
         (
             "loadgen_lag",
             |report| report.set_trend("loadgen_lag", &fixture::histogram(&[(40, 2900), (51_000, 100)])),
             ["51.0 ms", "more cores"],
+        ),
+        ("heartbeat", |report| report.generator.heartbeat_lag_ms = Some(50.5), ["above 50 ms", "more cores"]),
+        (
+            "heartbeat",
+            |report| {
+                report.generator.heartbeat_lag_ms = Some(20.5);
+                report.criteria[0].expression = "p(95)<150".into();
+            },
+            ["above 20 ms", "more cores"],
         ),
         ("busiest_thread", |report| report.generator.busiest_thread = 0.81, ["81%", "load.threads"]),
         ("cpu_throttled", |report| report.generator.throttled_share = Some(0.011), ["1.1%", "cpu.max"]),
@@ -102,13 +112,15 @@ fn each_check_fails_on_its_own_figure_and_says_why_and_what_to_do() {
 
 #[test]
 fn what_is_not_known_is_not_zero_and_spoils_nothing() {
-    let cases: [(&str, Spoil, &str); 12] = [
+    let cases: [(&str, Spoil, &str); 14] = [
         ("loadgen_lag", |report| report.criteria.remove(0).expression.clear(), "no criterion bounds"),
         (
             "loadgen_lag",
             |report| report.set_trend("loadgen_lag", &fixture::histogram(&[])),
             "no request was measured",
         ),
+        ("heartbeat", |report| report.criteria.remove(0).expression.clear(), "no criterion bounds"),
+        ("heartbeat", |report| report.generator.heartbeat_lag_ms = None, "does not say"),
         ("cpu_throttled", |report| report.generator.throttled_share = None, "does not say"),
         ("local_ports", |report| report.generator.no_free_port = None, "does not say"),
         ("open_files", |report| report.generator.too_many_files = None, "does not say"),

@@ -21,11 +21,10 @@ fn check<'a>(report: &'a Value, name: &str) -> &'a Value {
 }
 
 /// Stopped for nine tenths of the time, as by a neighbour that takes the processor: works on any machine.
-#[test]
-fn a_generator_that_is_stopped_again_and_again_calls_itself_invalid() {
+fn starved(think: &str) -> (Value, String) {
     let (sandbox, server) = (Sandbox::new(), WebServer::start("200 OK"));
     let profile = sandbox.profile("stopped", "");
-    let load = ["--vus", "20", "--think", "50ms", "--duration", "3s", "--threshold", BOUND];
+    let load = ["--vus", "20", "--think", think, "--duration", "3s", "--threshold", BOUND];
     let bench = ["bench", "-p", &profile, "--url", &server.url];
     let mut bench = sandbox.start(sandbox.command(&[&bench[..], &load].concat()));
     bench.wait_to_say("measuring");
@@ -37,18 +36,33 @@ fn a_generator_that_is_stopped_again_and_again_calls_itself_invalid() {
     }
     let output = bench.wait().expect(120);
     assert!(output.stdout.contains("VERDICT: INVALID"), "{}", output.stdout);
-    assert!(
-        output.stdout.contains("woke up late") && output.stdout.contains("more cores"),
-        "{}",
-        output.stdout
-    );
     let report = sandbox.report();
     expect_valid(&report);
-    let lag = check(&report, "loadgen_lag");
-    assert_eq!((&lag["outcome"], &lag["limit"]), (&"failed".into(), &50.0.into()), "{lag}");
-    assert!(lag["value"].as_f64().unwrap() > 50.0 && lag["remedy"].is_string(), "{lag}");
     let folder = sandbox.folders().remove(0);
     sandbox.scalekit(&["validate", folder.to_str().unwrap()]).expect(120);
+    (report, output.stdout)
+}
+
+#[track_caller]
+fn expect_too_late(report: &Value, name: &str) {
+    let check = check(report, name);
+    assert_eq!((&check["outcome"], &check["limit"]), (&"failed".into(), &50.0.into()), "{check}");
+    assert!(check["value"].as_f64().unwrap() > 50.0 && check["remedy"].is_string(), "{check}");
+}
+
+#[test]
+fn a_generator_that_is_stopped_again_and_again_calls_itself_invalid() {
+    let (report, shown) = starved("50ms");
+    expect_too_late(&report, "loadgen_lag");
+    assert!(shown.contains("woke up late") && shown.contains("more cores"), "{shown}");
+}
+
+/// Without a pause there is no moment at which a request was due, and so no lag.
+#[test]
+fn a_generator_that_is_stopped_calls_itself_invalid_even_if_its_users_do_not_pause() {
+    let (report, shown) = starved("0s");
+    expect_too_late(&report, "heartbeat");
+    assert!(shown.contains("its own standstill") && shown.contains("more cores"), "{shown}");
 }
 
 /// A cgroup of a tenth of a processor; removed when dropped, for which it must be empty.
@@ -127,7 +141,7 @@ fn a_sound_run_shows_its_checks() {
     sandbox.scalekit(&[&["bench", "-p", &profile, "--url", &server.url], &load[..]].concat()).expect(0);
     let report = sandbox.report();
     let checks = report["generator"]["checks"].as_array().unwrap();
-    assert_eq!(checks.len(), 8, "{checks:?}");
+    assert_eq!(checks.len(), 9, "{checks:?}");
     assert!(checks.iter().all(|check| check["outcome"] != "failed"), "{checks:?}");
     assert_eq!(check(&report, "littles_law")["outcome"], "unknown", "a second is too short for it");
     let generator = &report["generator"];

@@ -35,6 +35,9 @@ pub(crate) struct Generator {
     /// waited longest.
     #[serde(default)]
     pub(crate) run_delay_share: Option<f64>,
+    /// How late its coordinator, which is to wake a hundred times a second, did so: p(99), in ms. `null`: not known.
+    #[serde(default)]
+    pub(crate) heartbeat_lag_ms: Option<f64>,
     /// Whether its figures can be believed; empty until judged.
     #[serde(default)]
     pub(crate) checks: Vec<Check>,
