@@ -82,8 +82,13 @@ mod tests {
                 thresholds: vec![threshold],
                 audit_mismatch,
                 interrupted,
+                aborted: false,
             };
             assert_eq!(ExitStatus::of(&verdict) as u8, status, "{verdict:?}");
+            // A criterion that ended the run has failed, and the worse still counts.
+            let aborted = Verdict { aborted: true, ..verdict };
+            let worst = if status >= 120 { status } else { 99 };
+            assert_eq!(ExitStatus::of(&aborted) as u8, worst, "{aborted:?}");
         }
     }
 }

@@ -154,7 +154,7 @@ fn carry_out(plan: Plan, mut reporter: Reporter) -> Stage {
     let plan = plan.and_then(|plan| plan.check().map(|()| plan));
     let recording = match &plan {
         Err(error) => return Stage::Failed(error.to_string()),
-        Ok(plan) => load::run_observed(plan, &run.stop, &mut reporter),
+        Ok(plan) => load::run(plan, &run.stop, &mut reporter, None),
     };
     let encoded = match recording {
         Err(error) => return Stage::Failed(error.to_string()),

@@ -12,6 +12,7 @@ use scalekit_service::store::mongo::Mongo;
 use super::control::{Drained, Service};
 use super::interrupt::Interrupt;
 use super::latency_log::LatencyLog;
+use super::live::LiveJudge;
 use super::progress::Progress;
 use super::sampler::{Sample, Sampler};
 use super::{crowd, facts};
@@ -20,9 +21,10 @@ use crate::audit::{Audit, Findings};
 use crate::criteria::{Criterion, Spec};
 use crate::load::{
     self, Arrivals, Check, Data, Interval, Observer, Plan, Recording, Scenario, Share, Stage, Step, Target,
+    Watch,
 };
 use crate::profile::{Profile, ScenarioKind, StepSpec};
-use crate::report::{INTERVAL_LOG, Report, RunFolder};
+use crate::report::{Aborted, INTERVAL_LOG, Report, RunFolder};
 
 /// After an interruption the journal gets this long to empty.
 const INTERRUPTED_DRAIN: Duration = Duration::from_secs(10);
@@ -71,6 +73,8 @@ pub(super) struct Measured {
     pub(super) recording: Recording,
     /// Those who made the load, if not this process.
     pub(super) agents: Vec<AgentRun>,
+    /// The criterion that ended the load early.
+    pub(super) aborted: Option<Aborted>,
     pub(super) samples: Vec<Sample>,
     /// Counters before the load, right after it, and at the end. Empty where there is no service of ours.
     pub(super) before: BTreeMap<String, Stats>,
@@ -186,7 +190,7 @@ impl Experiment<'_> {
         let before = stats(service).await;
         let sampled_since = Instant::now();
         let sampler = service.cloned().map(Sampler::start);
-        let Loaded { plan, recording, agents, began } = self.load(plan).await?;
+        let Loaded { plan, recording, aborted, agents, began } = self.load(plan).await?;
         caveats(&recording);
         let loaded = stats(service).await;
         let samples = match sampler {
@@ -213,9 +217,20 @@ impl Experiment<'_> {
         let gave_up = self.interrupt.abandon.is_cancelled() && !matches!(audit, Some(Ok(_)));
         let interrupted = recording.interrupted || gave_up;
         let took = started.elapsed();
-        let measured =
-            Measured { recording, agents, samples, before, loaded, after, drained, audit, interrupted, took };
-        Ok(facts::report(self.profile, self.specs, self.criteria, &self.run, &plan, measured))
+        let measured = Measured {
+            recording,
+            agents,
+            aborted,
+            samples,
+            before,
+            loaded,
+            after,
+            drained,
+            audit,
+            interrupted,
+            took,
+        };
+        Ok(facts::report(self.profile, self.specs, &self.run, &plan, measured))
     }
 
     /// Makes the load, here or on agents.
@@ -224,31 +239,52 @@ impl Experiment<'_> {
             None => {
                 let plan = Arc::new(plan);
                 let began = Instant::now();
-                let recording = self.load_here(Arc::clone(&plan)).await?;
-                Ok(Loaded { plan, recording, agents: Vec::new(), began })
+                let (recording, aborted) = self.load_here(Arc::clone(&plan)).await?;
+                Ok(Loaded { plan, recording, aborted, agents: Vec::new(), began })
             }
             Some(crowd) => {
                 let threads = self.profile.load.threads.map(|threads| threads as usize);
-                let mut watch = Watch::new(&plan, self.folder)?;
-                let conducted = crowd.conduct(&plan, threads, &self.interrupt.stop, &mut watch).await;
-                watch.finish(conducted.is_ok());
+                let mut display = Display::new(&plan, self.folder)?;
+                let conducted = crowd.conduct(&plan, threads, &self.interrupt.stop, &mut display).await;
+                display.finish(conducted.is_ok());
                 let Conducted { recording, agents, threads, began } = conducted?;
-                Ok(Loaded { plan: Arc::new(Plan { threads, ..plan }), recording, agents, began })
+                Ok(Loaded {
+                    plan: Arc::new(Plan { threads, ..plan }),
+                    recording,
+                    aborted: None,
+                    agents,
+                    began,
+                })
             }
         }
     }
 
     /// The generator has threads of its own, and this one waits for them beside the control plane's tasks.
-    async fn load_here(&self, plan: Arc<Plan>) -> anyhow::Result<Recording> {
+    /// The criteria that may end it are judged on the way.
+    async fn load_here(&self, plan: Arc<Plan>) -> anyhow::Result<(Recording, Option<Aborted>)> {
         let stop = Arc::clone(&self.interrupt.stop);
-        let mut watch = Watch::new(&plan, self.folder)?;
+        let mut display = Display::new(&plan, self.folder)?;
+        let mut live = LiveJudge::new(self.criteria);
         let task = tokio::task::spawn_blocking(move || {
-            let recording = load::run_observed(&plan, &stop, &mut watch);
-            watch.finish(recording.is_ok());
-            recording
+            let recording = match &mut live {
+                None => load::run(&plan, &stop, &mut display, None),
+                Some(live) => {
+                    let trends = live.trends();
+                    let watch = Watch { trends: &trends, judge: &mut |running| live.judge(running) };
+                    load::run(&plan, &stop, &mut display, Some(watch))
+                }
+            };
+            display.finish(recording.is_ok());
+            (recording, live)
         });
-        let recording = task.await.map_err(|error| anyhow!("the load generator failed: {error}"))?;
-        recording.context("the load generator failed")
+        let (recording, live) = task.await.map_err(|error| anyhow!("the load generator failed: {error}"))?;
+        let recording = recording.context("the load generator failed")?;
+        // Only what really cut the run short is told.
+        let aborted = live.and_then(LiveJudge::finish).filter(|_| recording.cut_short);
+        if let Some(aborted) = &aborted {
+            eprintln!("{:>9} {aborted}", "stopped");
+        }
+        Ok((recording, aborted))
     }
 
     async fn drain(&self, service: &Service) -> anyhow::Result<Drained> {
@@ -320,6 +356,8 @@ impl Experiment<'_> {
 struct Loaded {
     plan: Arc<Plan>,
     recording: Recording,
+    /// The criterion that ended it early.
+    aborted: Option<Aborted>,
     agents: Vec<AgentRun>,
     /// Agents need a moment from the word to the start.
     began: Instant,
@@ -332,13 +370,13 @@ fn since(delay: Duration, mut samples: Vec<Sample>) -> Vec<Sample> {
 }
 
 /// Shows how the load gets on, and logs its latencies.
-struct Watch {
+struct Display {
     progress: Progress,
     log: LatencyLog,
     warmup: Duration,
 }
 
-impl Watch {
+impl Display {
     fn new(plan: &Plan, folder: &RunFolder) -> anyhow::Result<Self> {
         let progress = Progress::new(plan.warmup + plan.duration);
         Ok(Self { progress, log: LatencyLog::create(folder)?, warmup: plan.warmup })
@@ -353,7 +391,7 @@ impl Watch {
     }
 }
 
-impl Observer for Watch {
+impl Observer for Display {
     fn began(&mut self, at: SystemTime) {
         self.log.measured_since(at + self.warmup);
     }
@@ -370,7 +408,7 @@ impl Observer for Watch {
 /// What the figures do not show.
 fn caveats(recording: &Recording) {
     for (count, what) in [
-        (recording.aborted, "requests were under way when the run was interrupted; they are in no figure"),
+        (recording.aborted, "requests were under way when the run was stopped; they are in no figure"),
         (
             recording.series_gaps,
             "seconds of a generator thread are missing from the series and from latency.hlog, not from the totals",

@@ -11,26 +11,21 @@ use super::control::Drained;
 use super::crowd;
 use super::experiment::{Measured, RunName};
 use super::sampler::{Sample, most_operations_a_second};
-use crate::criteria::{Criterion, Kind, Operator, Spec, Statistic};
+use crate::criteria::Spec;
 use crate::load::{Arrivals, CheckCount, Plan, Recording, SecondLatency, StepRecording};
 use crate::profile::{Profile, ScenarioKind};
 use crate::report::{
-    Achieved, Audit, Cap, CapKind, Check, ErrorClass, Generator, Host, Load, Model, Report, Requested, Run,
-    SCHEMA_VERSION, Second, Server, Step, Tool,
+    Achieved, Audit, Cap, CapKind, ErrorClass, Finding, Generator, Host, Load, Model, Report, Requested, Run,
+    SCHEMA_VERSION, Second, Server, Step, StepCheck, Tool,
 };
 
-/// A generator that wakes later than this share of the tightest latency bound measures itself.
-const MAX_LAG_SHARE: f64 = 0.1;
-/// A generator thread this busy cannot be on time.
-const MAX_BUSY: f64 = 0.8;
-/// A wall clock that moved this much against the monotonic one was set during the run.
-const MAX_CLOCK_JUMP: Duration = Duration::from_secs(1);
+/// Above this share of stolen time the machine was not the one that the report names.
+const NOTABLE_STEAL: f64 = 0.1;
 
 /// Puts the facts together; the verdict is still to come.
 pub(super) fn report(
     profile: &Profile,
     specs: Vec<Spec>,
-    criteria: &[Criterion],
     run: &RunName,
     plan: &Plan,
     measured: Measured,
@@ -45,6 +40,7 @@ pub(super) fn report(
             started_at: crate::report::rfc3339(run.started_at),
             duration_s: measured.took.as_secs_f64(),
             interrupted: measured.interrupted,
+            aborted: measured.aborted.clone(),
             profile: profile.name.clone(),
         },
         host: host(),
@@ -67,13 +63,9 @@ pub(super) fn report(
         server: Server { before: counters(&measured.before), after: counters(&measured.after) },
         cap: cap(&measured.before),
         audit: None,
-        findings: Vec::new(),
+        findings: stolen(recording).into_iter().collect(),
         agents: measured.agents.iter().map(crowd::row).collect(),
-        validity: match measured.agents.as_slice() {
-            [] => validity(recording, criteria),
-            // What spoils one generator's figures spoils the sum, in which it may not show.
-            agents => crowd::validity(agents, |recording| validity(recording, criteria)),
-        },
+        validity: crowd::validity(&measured.agents),
         verdict: None,
     };
     load_metrics(&mut report, recording);
@@ -111,7 +103,30 @@ fn generator(plan: &Plan, recording: &Recording) -> Generator {
         memory_peak_bytes: recording.max_rss_bytes,
         clock_jump_ms: recording.clock_jump_nanos as f64 / 1e6,
         clamped: recording.clamped,
+        no_free_port: Some(recording.no_free_port),
+        too_many_files: Some(recording.too_many_files),
+        throttled_share: recording.withheld.throttled_share,
+        throttled_periods: recording.withheld.throttled_periods,
+        steal_share: recording.withheld.steal_share,
+        run_delay_share: recording.run_delay,
+        heartbeat_lag_ms: (!recording.heartbeat.is_empty())
+            .then(|| recording.heartbeat.value_at_quantile(0.99) as f64 / 1000.0),
+        checks: Vec::new(),
     }
+}
+
+/// Stolen time hits the service as well as the generator, and where it makes the generator late, its lag says so:
+/// a note, and no reason to call the measurement invalid.
+fn stolen(recording: &Recording) -> Option<Finding> {
+    let share = recording.withheld.steal_share.filter(|share| *share > NOTABLE_STEAL)?;
+    Some(Finding {
+        id: "cpu-steal".into(),
+        message: format!(
+            "the hypervisor gave {:.0}% of this machine's processor time to others while measuring",
+            share * 100.0
+        ),
+        advice: "measure on a machine with processors of its own, or when its neighbours are quiet".into(),
+    })
 }
 
 fn load_metrics(report: &mut Report, recording: &Recording) {
@@ -185,66 +200,6 @@ fn service_metrics(report: &mut Report, measured: &Measured) {
     }
 }
 
-/// What spoils the measurement itself.
-fn validity(recording: &Recording, criteria: &[Criterion]) -> Vec<String> {
-    let mut problems = Vec::new();
-    let lag_ms = recording.trends.lag.value_at_quantile(0.99) as f64 / 1000.0;
-    if let Some(bound) = tightest_latency_ms(criteria)
-        && !recording.trends.lag.is_empty()
-        && lag_ms > bound * MAX_LAG_SHARE
-    {
-        problems.push(format!(
-            "the load generator woke up late: p(99) of loadgen_lag is {lag_ms:.1} ms, more than a tenth of the tightest latency criterion ({bound} ms); give it more cores, or run it on another machine"
-        ));
-    }
-    if recording.busiest_thread > MAX_BUSY {
-        problems.push(format!(
-            "a thread of the load generator was busy {:.0}% of the time; above {:.0}% it measures itself: raise load.threads, or ask for less load",
-            recording.busiest_thread * 100.0,
-            MAX_BUSY * 100.0
-        ));
-    }
-    if recording.no_free_port > 0 {
-        problems.push(format!(
-            "{} connects found no free local port; widen net.ipv4.ip_local_port_range or ask for fewer users",
-            recording.no_free_port
-        ));
-    }
-    if recording.too_many_files > 0 {
-        problems.push(format!(
-            "{} connects found the limit on open files reached; raise `ulimit -n`",
-            recording.too_many_files
-        ));
-    }
-    if recording.failed == 0 && !recording.interrupted && recording.users_achieved < recording.users_requested
-    {
-        problems.push(format!(
-            "only {} of {} users were ever served at once, though nothing failed; measure or warm up longer",
-            recording.users_achieved, recording.users_requested
-        ));
-    }
-    if recording.clock_jump_nanos.unsigned_abs() > MAX_CLOCK_JUMP.as_nanos() as u64 {
-        problems.push(format!(
-            "the clock was set by {:.3} s during the run",
-            recording.clock_jump_nanos as f64 / 1e9
-        ));
-    }
-    problems
-}
-
-/// The smallest upper bound that a criterion puts on a request's latency.
-fn tightest_latency_ms(criteria: &[Criterion]) -> Option<f64> {
-    criteria
-        .iter()
-        .filter(|criterion| {
-            criterion.metric.kind == Kind::Trend && criterion.metric.name.starts_with("http_req_")
-        })
-        .filter(|criterion| matches!(criterion.operator, Operator::Less | Operator::LessOrEqual))
-        .filter(|criterion| !matches!(criterion.statistic, Statistic::Min))
-        .map(|criterion| criterion.bound)
-        .min_by(f64::total_cmp)
-}
-
 fn scenario_name(profile: &Profile) -> &'static str {
     match profile.load.scenario {
         ScenarioKind::Transactions => "transactions",
@@ -258,7 +213,7 @@ fn step(step: &StepRecording) -> Step {
         (!trend.is_empty()).then(|| trend.value_at_quantile(quantile) as f64 / 1000.0)
     };
     let check =
-        |check: &CheckCount| Check { name: check.name.clone(), passes: check.passes, fails: check.fails };
+        |check: &CheckCount| StepCheck { name: check.name.clone(), passes: check.passes, fails: check.fails };
     Step {
         name: step.name.clone(),
         requests: step.requests,

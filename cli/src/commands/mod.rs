@@ -9,6 +9,7 @@ mod experiment;
 mod facts;
 mod interrupt;
 mod latency_log;
+mod live;
 mod manual;
 mod options;
 mod progress;

@@ -20,7 +20,7 @@ pub(crate) struct Spec {
     /// End the run when it fails.
     #[serde(default)]
     pub(crate) abort_on_fail: bool,
-    /// How long into the run it is not yet evaluated for that, in ms.
+    /// How long into the measured part it is not yet evaluated for that, in ms.
     #[serde(default)]
     pub(crate) delay_abort_eval_ms: u64,
     /// Where it was written, for errors.
@@ -132,6 +132,14 @@ fn criterion(spec: &Spec) -> Result<Criterion, CriteriaError> {
         let kind = format!("{:?}", metric.kind).to_lowercase();
         let message = format!("`{statistic}` is not a statistic of a {kind}");
         return Err(fail(message, format!("{} has {}", metric.name, statistics(metric))));
+    }
+    if spec.abort_on_fail && !metric.live {
+        let live = METRICS.iter().filter(|metric| metric.live).map(|metric| metric.name);
+        return Err(fail(
+            "abortOnFail needs a metric that is known while the run goes on, and this one is known after it"
+                .to_owned(),
+            format!("take abortOnFail away, or set it on one of {}", live.collect::<Vec<_>>().join(", ")),
+        ));
     }
     Ok(Criterion {
         metric,
@@ -312,6 +320,32 @@ mod tests {
             let error = parse(&[spec(metric, text)]).expect_err(text).to_string();
             assert!(error.starts_with("x.yaml:3:7: criteria."), "{error}");
             assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_known_while_it_runs_can_end_a_run() {
+        for metric in METRICS {
+            let expression = match metric.kind {
+                Kind::Trend => "max<1",
+                Kind::Counter => "count<1",
+                Kind::Gauge => "value<1",
+                Kind::Rate => "rate<1",
+            };
+            let ending = Spec { abort_on_fail: true, ..spec(metric.name, expression) };
+            let ours = metric.name.starts_with("db_") || metric.name.ends_with("_writes");
+            let after = ours || ["journal_backlog"].contains(&metric.name);
+            match parse(&[ending]) {
+                Ok(criteria) => assert!(!after && criteria[0].abort_on_fail, "{}", metric.name),
+                Err(error) => {
+                    assert!(after, "{}: {error}", metric.name);
+                    let error = error.to_string();
+                    assert!(
+                        error.contains("abortOnFail needs") && error.contains("http_req_failed"),
+                        "{error}"
+                    );
+                }
+            }
         }
     }
 

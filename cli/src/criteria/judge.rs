@@ -16,8 +16,10 @@ pub(crate) struct Facts<'a> {
     pub(crate) validity: &'a [String],
     /// `None`: there was no audit.
     pub(crate) audit: Option<AuditFacts>,
-    /// The run ended before its time.
+    /// The run was stopped before its time.
     pub(crate) interrupted: bool,
+    /// The criterion that ended the run before its time, with the figures.
+    pub(crate) aborted: Option<String>,
 }
 
 /// What is known about one metric.
@@ -82,19 +84,23 @@ pub(crate) struct Verdict {
     pub(crate) thresholds: Vec<Evaluated>,
     /// An acknowledged write is lost or duplicated, or a refused one is stored.
     pub(crate) audit_mismatch: bool,
-    /// The run ended before its time; it cannot pass.
+    /// The run was stopped before its time; it cannot pass.
     pub(crate) interrupted: bool,
+    /// A criterion ended the run before its time; it failed, whatever the figures came to be since.
+    #[serde(default)]
+    pub(crate) aborted: bool,
 }
 
 impl Verdict {
     /// Whether a threshold did not pass. What an interruption kept from being measured is not held against the
     /// service.
     pub(crate) fn criteria_failed(&self) -> bool {
-        self.thresholds.iter().any(|threshold| match threshold.outcome {
-            Judgement::Pass => false,
-            Judgement::Fail => true,
-            Judgement::Unevaluated => !self.interrupted,
-        })
+        self.aborted
+            || self.thresholds.iter().any(|threshold| match threshold.outcome {
+                Judgement::Pass => false,
+                Judgement::Fail => true,
+                Judgement::Unevaluated => !self.interrupted,
+            })
     }
 }
 
@@ -135,6 +141,7 @@ pub(crate) fn judge(criteria: &[Criterion], facts: &Facts<'_>) -> Verdict {
     }
     let audit_mismatch = !reasons.is_empty();
     reasons.extend(facts.validity.iter().map(|problem| format!("invalid: {problem}")));
+    reasons.extend(facts.aborted.clone());
     for threshold in &thresholds {
         let name = format!("{}: {}", threshold.metric, threshold.expression);
         match (threshold.outcome, threshold.observed) {
@@ -151,7 +158,8 @@ pub(crate) fn judge(criteria: &[Criterion], facts: &Facts<'_>) -> Verdict {
         () if !reasons.is_empty() => Outcome::Fail,
         () => Outcome::Pass,
     };
-    Verdict { outcome, reasons, thresholds, audit_mismatch, interrupted: facts.interrupted }
+    let (interrupted, aborted) = (facts.interrupted, facts.aborted.is_some());
+    Verdict { outcome, reasons, thresholds, audit_mismatch, interrupted, aborted }
 }
 
 #[cfg(test)]
@@ -207,6 +215,17 @@ mod tests {
         assert_eq!(verdict.thresholds[0].outcome, Judgement::Unevaluated);
         assert!(verdict.reasons[0].contains("could not be evaluated"), "{:?}", verdict.reasons);
         assert!(verdict.criteria_failed());
+    }
+
+    #[test]
+    fn a_run_that_a_criterion_ended_has_failed_even_if_the_last_figures_pass() {
+        let aborted = || Some("ended early: http_reqs: count>0 failed with 0".to_owned());
+        let verdict = judge(&[], &Facts { aborted: aborted(), ..Facts::default() });
+        assert_eq!((verdict.outcome, verdict.criteria_failed()), (Outcome::Fail, true));
+        assert_eq!(verdict.reasons, [aborted().unwrap()]);
+        let validity = &["spoiled".to_owned()][..];
+        let verdict = judge(&[], &Facts { aborted: aborted(), validity, ..Facts::default() });
+        assert_eq!(verdict.outcome, Outcome::Invalid);
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub(crate) struct MetricDefinition {
     pub(crate) has_max: bool,
     /// Zero is no evidence: nothing was tried. (Zero dropped iterations is evidence; zero requests is not.)
     pub(crate) needs_samples: bool,
+    /// Known while the run goes on, so that it can end it.
+    pub(crate) live: bool,
     pub(crate) meaning: &'static str,
 }
 
@@ -49,7 +51,7 @@ const fn metric(
     contains: Contains,
     meaning: &'static str,
 ) -> MetricDefinition {
-    MetricDefinition { name, kind, contains, has_max: false, needs_samples: false, meaning }
+    MetricDefinition { name, kind, contains, has_max: false, needs_samples: false, live: true, meaning }
 }
 
 const fn with_max(definition: MetricDefinition) -> MetricDefinition {
@@ -58,6 +60,10 @@ const fn with_max(definition: MetricDefinition) -> MetricDefinition {
 
 const fn with_samples(definition: MetricDefinition) -> MetricDefinition {
     MetricDefinition { needs_samples: true, ..definition }
+}
+
+const fn after_run(definition: MetricDefinition) -> MetricDefinition {
+    MetricDefinition { live: false, ..definition }
 }
 
 use Contains::{Data, Default as Plain, Time};
@@ -89,12 +95,17 @@ pub(crate) const METRICS: [MetricDefinition; 25] = [
     with_samples(metric("data_sent", Counter, Data, "bytes sent")),
     with_samples(metric("data_received", Counter, Data, "bytes received")),
     metric("loadgen_lag", Trend, Time, "how late the generator woke up"),
-    with_max(metric("db_ops", Counter, Plain, "database operations")),
-    with_max(metric("db_iops", Counter, Plain, "input/output operations of the database's device")),
-    with_max(metric("journal_backlog", Gauge, Plain, "journal entries not yet in the database")),
-    with_samples(metric("acked_writes", Counter, Plain, "writes that were acknowledged")),
-    metric("lost_writes", Counter, Plain, "writes acknowledged and not stored"),
-    metric("duplicated_writes", Counter, Plain, "writes stored more than once"),
+    after_run(with_max(metric("db_ops", Counter, Plain, "database operations"))),
+    after_run(with_max(metric(
+        "db_iops",
+        Counter,
+        Plain,
+        "input/output operations of the database's device",
+    ))),
+    after_run(with_max(metric("journal_backlog", Gauge, Plain, "journal entries not yet in the database"))),
+    after_run(with_samples(metric("acked_writes", Counter, Plain, "writes that were acknowledged"))),
+    after_run(metric("lost_writes", Counter, Plain, "writes acknowledged and not stored")),
+    after_run(metric("duplicated_writes", Counter, Plain, "writes stored more than once")),
 ];
 
 /// The metric of this name.

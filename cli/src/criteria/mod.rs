@@ -3,14 +3,16 @@
 //! A threshold has three outcomes. What cannot be evaluated (no sample, not a number, not measured) has not
 //! passed: a gate must not open because nothing was there.
 
+mod abort;
 mod grammar;
 mod judge;
 mod metrics;
 
+pub(crate) use abort::first_to_abort;
 pub(crate) use grammar::{Criterion, Operator, Spec, Statistic, parse};
+pub(crate) use judge::{AuditFacts, Evaluated, Facts, Judgement, Observed, Outcome, Verdict, judge};
 #[cfg(test)]
-pub(crate) use judge::Evaluated;
-pub(crate) use judge::{AuditFacts, Facts, Judgement, Observed, Outcome, Verdict, judge};
+pub(crate) use metrics::METRICS;
 pub(crate) use metrics::{Contains, Kind, definition};
 
 /// An invalid criterion: exit status 104.

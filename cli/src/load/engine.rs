@@ -1,6 +1,7 @@
 //! Starts the generator threads, watches them, and merges what they bring home.
 
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::{self, ScopedJoinHandle};
@@ -11,12 +12,15 @@ use nix::sys::resource::{UsageWho, getrusage};
 use super::check::Check;
 use super::clock::{Clock, nanos};
 use super::harvest::{Counts, Harvest, Live, Shared};
+use super::heartbeat::Heartbeat;
 use super::ledger::Ledger;
 use super::plan::Plan;
-use super::recorder::Recorder;
+use super::recorder::{Recorder, Trend};
 use super::recording::{CheckCount, Recording, StepRecording};
+use super::running::{Board, Judging, Watch};
 use super::series::{Interval, SeriesBuilder};
 use super::tick::{RateWindow, Tick};
+use super::withheld::{Meter, Withheld};
 use super::worker::Worker;
 
 const TICK: Duration = Duration::from_millis(200);
@@ -59,25 +63,16 @@ impl Observer for Ticks<'_> {
     }
 }
 
-/// Carries out a checked plan for someone who only wants ticks.
-#[cfg(test)]
-pub(crate) fn run(
-    plan: &Plan,
-    stop: &AtomicBool,
-    on_tick: &mut dyn FnMut(&Tick),
-) -> Result<Recording, LoadError> {
-    run_observed(plan, stop, &mut Ticks(on_tick))
-}
-
 /// Carries out a checked plan. Blocks. Setting `stop` ends the run within about 100 ms, and what was measured until
-/// then is returned.
+/// then is returned. What `watch` breaks ends as a stop does, and is marked as cut short.
 ///
 /// # Errors
 /// Epoll, a timer or a thread is refused by the system. Errors of requests are outcomes, not errors.
-pub(crate) fn run_observed(
+pub(crate) fn run(
     plan: &Plan,
     stop: &AtomicBool,
     observer: &mut dyn Observer,
+    mut watch: Option<Watch<'_>>,
 ) -> Result<Recording, LoadError> {
     let threads = plan.worker_threads();
     let shared = Shared {
@@ -85,6 +80,7 @@ pub(crate) fn run_observed(
         online: AtomicU32::new(0),
         peak: AtomicU32::new(0),
         live: (0..threads).map(|_| Live::default()).collect(),
+        board: Board::new(watch.as_ref(), plan.users, threads),
     };
     let (sender, intervals) = mpsc::sync_channel(QUEUED_SECONDS * threads);
     let mut workers = Vec::with_capacity(threads);
@@ -100,7 +96,7 @@ pub(crate) fn run_observed(
     let started_at = SystemTime::now();
     observer.began(started_at);
     let clock = Clock::start();
-    let (harvests, series) = thread::scope(|scope| {
+    let (harvests, watched) = thread::scope(|scope| {
         // The scope waits for its threads, so a panic in the observer must end them, too.
         let _guard = AbortOnPanic(&shared.abort);
         let mut handles = Vec::with_capacity(threads);
@@ -120,17 +116,18 @@ pub(crate) fn run_observed(
                 }
             }
         }
-        let series = watch(plan, clock, &shared, &intervals, observer);
+        let judging = Judging::new(watch.as_mut(), plan.warmup, plan.duration);
+        let watched = oversee(plan, clock, &shared, &intervals, observer, judging);
         let harvests = join(handles);
         match spawn_error {
             Some(error) => Err(error),
-            None => harvests.map(|harvests| (harvests, series)),
+            None => harvests.map(|harvests| (harvests, watched)),
         }
     })?;
     let wall = started_at.elapsed().map_or_else(|backwards| -signed(backwards.duration()), signed);
     let clock_jump_nanos = wall.saturating_sub(i64::try_from(clock.now()).unwrap_or(i64::MAX));
     let peak = shared.peak.load(Ordering::Relaxed);
-    Ok(merge(plan, harvests, series, Circumstances { clock_jump_nanos, peak }, observer))
+    Ok(merge(plan, harvests, watched, Circumstances { clock_jump_nanos, peak }, observer))
 }
 
 /// A thread that panics must not leave the others running for hours.
@@ -144,29 +141,57 @@ impl Drop for AbortOnPanic<'_> {
     }
 }
 
-/// Collects intervals and reports live figures until all threads are gone.
-fn watch(
+/// What the coordinator saw while the threads ran.
+struct Overseen {
+    series: SeriesBuilder,
+    heartbeat: Trend,
+    withheld: Withheld,
+    cut_short: bool,
+}
+
+/// Collects intervals, reports live figures and has them judged until all threads are gone.
+fn oversee(
     plan: &Plan,
     clock: Clock,
     shared: &Shared,
     intervals: &Receiver<(usize, Interval)>,
     observer: &mut dyn Observer,
-) -> SeriesBuilder {
+    mut judging: Judging<'_, '_>,
+) -> Overseen {
     let mut series = SeriesBuilder::new(shared.live.len());
+    let start = nanos(plan.warmup);
+    let end = start.saturating_add(nanos(plan.duration));
+    let mut meter = Meter::new(Path::new("/"), start, end);
+    let mut heartbeat = Heartbeat::new(start, end);
+    let mut cut_short = false;
     let mut rate = RateWindow::default();
     let mut next_tick = nanos(TICK);
     loop {
-        let wait = Duration::from_nanos(next_tick.saturating_sub(clock.now()));
-        match intervals.recv_timeout(wait) {
+        let now = clock.now();
+        meter.look(now);
+        let wait = next_tick.min(meter.next()).saturating_sub(now).min(heartbeat.limit(now));
+        match intervals.recv_timeout(Duration::from_nanos(wait)) {
             Ok((thread, interval)) => {
                 series.add(thread, interval).into_iter().for_each(|second| observer.second(second));
             }
             Err(RecvTimeoutError::Timeout) => {
+                let due = now + wait;
                 let now = clock.now();
+                heartbeat.note(due, now);
+                if now < next_tick {
+                    continue;
+                }
                 next_tick = now + nanos(TICK);
                 observer.tick(&Tick::of(plan, shared, now, &mut rate, series.last_p95()));
+                if judging.ends(&shared.board, now, shared.online.load(Ordering::Relaxed)) {
+                    cut_short = true;
+                    shared.abort.store(true, Ordering::Relaxed);
+                }
             }
-            Err(RecvTimeoutError::Disconnected) => return series,
+            Err(RecvTimeoutError::Disconnected) => {
+                let withheld = meter.finish(clock.now());
+                return Overseen { series, heartbeat: heartbeat.finish(), withheld, cut_short };
+            }
         }
     }
 }
@@ -192,21 +217,24 @@ struct Circumstances {
 fn merge(
     plan: &Plan,
     harvests: Vec<Harvest>,
-    mut series: SeriesBuilder,
+    overseen: Overseen,
     circumstances: Circumstances,
     observer: &mut dyn Observer,
 ) -> Recording {
     let mut recorder = Recorder::new(&plan.checks_of_steps());
     let mut counts = Counts::default();
-    let (mut ended, mut interrupted, mut busiest_thread) = (0, false, 0.0f64);
+    let Overseen { mut series, heartbeat, withheld, cut_short } = overseen;
+    let (mut ended, mut stopped, mut busiest_thread) = (0, false, 0.0f64);
+    let mut run_delay: Option<f64> = None;
     let mut ledgers = Vec::with_capacity(harvests.len());
     for (thread, harvest) in harvests.into_iter().enumerate() {
         recorder.add(&harvest.recorder);
         counts.add(harvest.counts);
         series.add(thread, harvest.last_interval).into_iter().for_each(|second| observer.second(second));
         ended = ended.max(harvest.ended);
-        interrupted |= harvest.interrupted;
-        busiest_thread = busiest_thread.max(harvest.utilisation);
+        stopped |= harvest.interrupted;
+        busiest_thread = busiest_thread.max(harvest.shares.busy);
+        run_delay = run_delay.into_iter().chain(harvest.shares.delayed).reduce(f64::max);
         ledgers.push(harvest.ledgers);
     }
     series.flush().into_iter().for_each(|second| observer.second(second));
@@ -230,10 +258,14 @@ fn merge(
         warmup: plan.warmup.min(elapsed),
         measured: elapsed.saturating_sub(plan.warmup).min(plan.duration),
         elapsed,
-        interrupted,
+        interrupted: stopped && !cut_short,
+        cut_short: stopped && cut_short,
         aborted: counts.aborted,
         dropped: counts.dropped,
         busiest_thread,
+        run_delay,
+        heartbeat,
+        withheld,
         max_rss_bytes: max_rss_bytes(),
         no_free_port: counts.no_free_port,
         too_many_files: counts.too_many_files,

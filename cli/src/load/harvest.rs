@@ -3,19 +3,22 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 use super::clock::Nanos;
+use super::effort::Shares;
 use super::ledger::UserLedger;
 use super::recorder::Recorder;
+use super::running::Board;
 use super::series::Interval;
 
 /// What the threads tell while they run.
 #[derive(Debug)]
 pub(super) struct Shared {
-    /// A thread failed: the others are to end.
+    /// A thread failed, or the run was judged: all are to end.
     pub(super) abort: AtomicBool,
     /// Users whose last request brought a response, and the most of them at any time.
     pub(super) online: AtomicU32,
     pub(super) peak: AtomicU32,
     pub(super) live: Vec<Live>,
+    pub(super) board: Board,
 }
 
 /// One thread's running totals, warm-up included; apart in memory, so that threads do not slow each other.
@@ -34,8 +37,8 @@ pub(super) struct Harvest {
     pub(super) ledgers: Vec<UserLedger>,
     pub(super) last_interval: Interval,
     pub(super) counts: Counts,
-    /// CPU time over wall time of the measured part.
-    pub(super) utilisation: f64,
+    /// Of the measured part.
+    pub(super) shares: Shares,
     pub(super) ended: Nanos,
     pub(super) interrupted: bool,
 }

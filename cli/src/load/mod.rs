@@ -3,17 +3,20 @@
 //!
 //! The parts are kept apart so that each can be replaced: when a request is due (`pacer`), what is sent
 //! (`scenario`, `transactions`), how it gets there (`connection`, `response`), what is noted (`recorder`, `series`,
-//! `ledger`).
+//! `ledger`), what may end it early (`running`), what spoils it (`effort`, `heartbeat`, `withheld`).
 
+mod cgroup;
 mod check;
 mod chunked;
 mod clock;
 mod connection;
 mod data;
 mod deadlines;
+mod effort;
 mod engine;
 mod exchange;
 mod harvest;
+mod heartbeat;
 mod latencies;
 mod ledger;
 mod limits;
@@ -24,6 +27,7 @@ mod random;
 mod recorder;
 mod recording;
 mod response;
+mod running;
 mod scenario;
 mod schedule;
 mod series;
@@ -34,6 +38,7 @@ mod tick;
 mod transactions;
 mod transfer;
 mod unite;
+mod withheld;
 mod worker;
 
 #[cfg(test)]
@@ -41,12 +46,13 @@ mod tests;
 
 pub(crate) use check::Check;
 pub(crate) use data::Data;
-pub(crate) use engine::{Observer, run_observed};
 #[cfg(test)]
-pub(crate) use engine::{Ticks, run};
+pub(crate) use engine::Ticks;
+pub(crate) use engine::{Observer, run};
 pub(crate) use ledger::{Fate, Ledger};
 pub(crate) use plan::{Arrivals, Plan, PlanError, Scenario, Share, Stage, Step, Target};
 pub(crate) use recording::{CheckCount, Recording, StepRecording};
+pub(crate) use running::{Running, Watch};
 pub(crate) use series::{Interval, SecondLatency, SeriesBuilder};
 pub(crate) use tick::{Phase, Tick};
 pub(crate) use transactions::seed_requests;

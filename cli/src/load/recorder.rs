@@ -13,6 +13,7 @@ use super::transfer;
 /// Values are microseconds.
 pub(crate) type Trend = Histogram<u64>;
 
+/// Of every trend.
 pub(super) const HIGHEST_MICROS: u64 = 60_000_000;
 pub(super) const DIGITS: u8 = 3;
 
@@ -153,7 +154,8 @@ impl StepRecorder {
     }
 }
 
-fn trend() -> Trend {
+/// An empty histogram of the bounds that all trends have.
+pub(super) fn trend() -> Trend {
     Trend::new_with_bounds(1, HIGHEST_MICROS, DIGITS).expect("constant bounds that the crate allows")
 }
 
@@ -239,6 +241,12 @@ impl Recorder {
         self.clamped += other.clamped;
         self.iterations += other.iterations;
         self.steps.iter_mut().zip(&other.steps).for_each(|(mine, theirs)| mine.add(theirs));
+    }
+
+    /// Checks that were met, and all that were made.
+    pub(super) fn checks(&self) -> [u64; 2] {
+        let counts = self.steps.iter().flat_map(|step| &step.checks);
+        counts.fold([0, 0], |[met, all], [passes, fails]| [met + passes, all + passes + fails])
     }
 
     pub(super) fn by_status(&self) -> BTreeMap<u16, u64> {

@@ -10,6 +10,7 @@ use super::outcome::Failure;
 use super::recorder::{Trend, Trends};
 use super::series::Second;
 use super::transfer;
+use super::withheld::Withheld;
 
 /// One step of the scenario.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -71,14 +72,25 @@ pub(crate) struct Recording {
     pub(crate) measured: Duration,
     /// The whole run: warm-up, measured part and the wait for what was in flight.
     pub(crate) elapsed: Duration,
+    /// Stopped by the user.
     pub(crate) interrupted: bool,
-    /// Requests in flight when the run was interrupted; in the ledger, but in no other figure.
+    /// Ended early by the judge that watched it.
+    pub(crate) cut_short: bool,
+    /// Requests in flight when the run was stopped; in the ledger, but in no other figure.
     pub(crate) aborted: u64,
     /// Iterations due in the measured part that were not started: no user was free in time, or the generator was too
     /// late.
     pub(crate) dropped: u64,
     /// CPU time over wall time of the busiest generator thread, 0 to 1.
     pub(crate) busiest_thread: f64,
+    /// Time that a generator thread was ready to run and waited for a processor, over wall time: of the thread that
+    /// waited longest. `None` where the kernel does not tell.
+    pub(crate) run_delay: Option<f64>,
+    /// How late the coordinator, which wakes at a steady pace, did so; in µs.
+    #[serde(with = "transfer")]
+    pub(crate) heartbeat: Trend,
+    /// What was kept from the generator in the measured part.
+    pub(crate) withheld: Withheld,
     /// The process's largest resident set so far, in bytes.
     pub(crate) max_rss_bytes: u64,
     /// Attempts without a free local port or file descriptor, warm-up included.

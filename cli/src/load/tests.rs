@@ -8,6 +8,7 @@ mod server;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -83,10 +84,19 @@ impl Observer for Told {
     }
 }
 
+/// A run of which only ticks are wanted.
+fn run(
+    plan: &Plan,
+    stop: &AtomicBool,
+    on_tick: &mut dyn FnMut(&Tick),
+) -> Result<Recording, engine::LoadError> {
+    super::run(plan, stop, &mut Ticks(on_tick), None)
+}
+
 fn record(plan: &Plan) -> Recording {
     plan.check().unwrap();
     let mut told = Told::default();
-    let recording = run_observed(plan, &AtomicBool::new(false), &mut told).unwrap();
+    let recording = super::run(plan, &AtomicBool::new(false), &mut told, None).unwrap();
     let Told { sums, seconds } = told;
     assert_eq!(seconds, recording.series.len());
     for (name, trend) in recording.trends.named() {
@@ -269,6 +279,30 @@ fn a_stop_ends_the_run_at_once() {
     assert_eq!(fates(&recording), BTreeMap::from([(Fate::Unknown, 3)]));
     assert!(recording.measured <= started.elapsed());
     assert!(recording.measured >= millis(100));
+}
+
+#[test]
+fn a_judge_ends_the_run_by_the_figures_so_far() {
+    let server = Server::answering(OK, Duration::ZERO);
+    let plan = Plan { warmup: millis(200), ..plan(server.address, 10, 600_000) };
+    let mut seen = Vec::new();
+    let mut judge = |running: &Running| {
+        seen.push(running.clone());
+        if seen.len() == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let watch = Watch { trends: &["http_req_waiting"], judge: &mut judge };
+    let recording = super::run(&plan, &AtomicBool::new(false), &mut Ticks(&mut |_| {}), Some(watch)).unwrap();
+    assert_eq!((recording.cut_short, recording.interrupted), (true, false));
+    let [first, second] = &seen[..] else { panic!("{}", seen.len()) };
+    assert!(first.requests > 0 && first.requests < second.requests && second.requests <= recording.requests);
+    assert!(first.measured >= millis(1000) && second.measured > first.measured);
+    assert!(second.measured <= recording.measured, "{:?} of {:?}", second.measured, recording.measured);
+    for running in &seen {
+        let [(name, trend)] = &running.trends[..] else { panic!("{:?}", running.trends) };
+        assert_eq!((*name, trend.len()), ("http_req_waiting", running.requests));
+        assert_eq!((running.failed, running.users, running.users_requested), (0, 3, 3));
+    }
+    assert!(!recording.heartbeat.is_empty() && recording.withheld.steal_share.is_some());
 }
 
 #[test]

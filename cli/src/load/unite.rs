@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::ledger::Ledger;
-use super::recorder::Trends;
+use super::recorder::{Trends, trend};
 use super::recording::{Recording, StepRecording};
 use super::series::Second;
+use super::withheld::Withheld;
 
 /// Puts the recordings of machines together that shared one plan, in the order of their shares. The series comes
 /// apart, from the seconds that they told. `is_whole`: the recordings of all shares are there; else there is no
@@ -39,6 +40,7 @@ fn nothing() -> Recording {
         measured: Duration::ZERO,
         elapsed: Duration::ZERO,
         interrupted: false,
+        cut_short: false,
         aborted: 0,
         dropped: 0,
         busiest_thread: 0.0,
@@ -46,6 +48,9 @@ fn nothing() -> Recording {
         no_free_port: 0,
         too_many_files: 0,
         clock_jump_nanos: 0,
+        run_delay: None,
+        heartbeat: trend(),
+        withheld: Withheld::default(),
         ledger: Ledger::default(),
     }
 }
@@ -72,6 +77,7 @@ impl Recording {
             measured,
             elapsed,
             interrupted,
+            cut_short,
             aborted,
             dropped,
             busiest_thread,
@@ -79,6 +85,9 @@ impl Recording {
             no_free_port,
             too_many_files,
             clock_jump_nanos,
+            run_delay,
+            heartbeat,
+            withheld,
             ledger: _,
         } = other;
         self.trends.add(trends);
@@ -111,6 +120,10 @@ impl Recording {
         self.measured = self.measured.max(*measured);
         self.elapsed = self.elapsed.max(*elapsed);
         self.interrupted |= interrupted;
+        self.cut_short |= cut_short;
+        self.run_delay = self.run_delay.into_iter().chain(*run_delay).reduce(f64::max);
+        self.heartbeat.add(heartbeat).expect("histograms of equal bounds, as decoded");
+        self.withheld = self.withheld.worst(*withheld);
         self.busiest_thread = self.busiest_thread.max(*busiest_thread);
         self.max_rss_bytes = self.max_rss_bytes.max(*max_rss_bytes);
         if clock_jump_nanos.unsigned_abs() > self.clock_jump_nanos.unsigned_abs() {

@@ -12,9 +12,10 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::timer::{Expiration, TimerSetTimeFlags};
 use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
 
-use super::clock::{Clock, Nanos, nanos, thread_cpu_time};
+use super::clock::{Clock, Nanos, nanos};
 use super::connection::{Connection, Io, Step};
 use super::deadlines::Deadlines;
+use super::effort::Effort;
 use super::exchange::{Exchange, Times};
 use super::harvest::{Counts, Harvest, Shared};
 use super::ledger::{Fate, UserLedger};
@@ -63,9 +64,7 @@ pub(super) struct Worker<'a> {
     timeout: Nanos,
     measure_start: Nanos,
     end: Nanos,
-    /// CPU time and time at the start of the measured part, then used over passed at its end.
-    cpu_mark: Option<(Nanos, Nanos)>,
-    utilisation: Option<f64>,
+    effort: Effort,
     shared: &'a Shared,
     stop: &'a AtomicBool,
     intervals: SyncSender<(usize, Interval)>,
@@ -158,8 +157,7 @@ impl<'a> Worker<'a> {
             timeout: nanos(plan.timeout),
             measure_start,
             end: measure_start.saturating_add(nanos(plan.duration)),
-            cpu_mark: None,
-            utilisation: None,
+            effort: Effort::default(),
             shared,
             stop,
             intervals,
@@ -203,11 +201,11 @@ impl<'a> Worker<'a> {
 
     /// What depends on the time alone: CPU marks, the series, live figures.
     fn keep_time(&mut self, now: Nanos) {
-        if self.cpu_mark.is_none() && now >= self.measure_start {
-            self.cpu_mark = Some((thread_cpu_time(), now));
+        if now >= self.measure_start {
+            self.effort.begin(now);
         }
-        if self.utilisation.is_none() && now >= self.end {
-            self.utilisation = Some(self.utilisation_until(now));
+        if now >= self.end {
+            self.effort.end(now);
         }
         self.advance_series(now);
         let live = &self.shared.live[self.index];
@@ -215,21 +213,13 @@ impl<'a> Worker<'a> {
         live.failed.store(self.failed, Ordering::Relaxed);
     }
 
-    fn utilisation_until(&self, now: Nanos) -> f64 {
-        match self.cpu_mark {
-            Some((cpu, since)) if now > since => {
-                thread_cpu_time().saturating_sub(cpu) as f64 / (now - since) as f64
-            }
-            _ => 0.0,
-        }
-    }
-
     fn advance_series(&mut self, now: Nanos) {
         let second = second_of(now, self.measure_start);
-        if let Some(interval) = self.interval.advance(second, self.online_count)
-            && self.intervals.try_send((self.index, interval)).is_err()
-        {
-            self.counts.series_gaps += 1;
+        if let Some(interval) = self.interval.advance(second, self.online_count) {
+            if self.intervals.try_send((self.index, interval)).is_err() {
+                self.counts.series_gaps += 1;
+            }
+            self.shared.board.post(self.index, now, self.measure_start, &self.recorder, &self.counts);
         }
     }
 
@@ -442,7 +432,7 @@ impl<'a> Worker<'a> {
             }
         }
         Harvest {
-            utilisation: self.utilisation.unwrap_or_else(|| self.utilisation_until(ended)),
+            shares: self.effort.finish(ended),
             recorder: self.recorder,
             ledgers: self.ledgers,
             last_interval: self.interval.finish(self.online_count),

@@ -6,8 +6,8 @@ use hdrhistogram::Histogram;
 use serde_json::json;
 
 use super::model::{
-    Achieved, Audit, Cap, CapKind, Check, ErrorClass, Finding, Generator, Host, Load, Model, Report,
-    Requested, Run, SCHEMA_VERSION, Second, Server, Step, Tool,
+    Achieved, Audit, Cap, CapKind, ErrorClass, Finding, Generator, Host, Load, Model, Report, Requested, Run,
+    SCHEMA_VERSION, Second, Server, Step, StepCheck, Tool,
 };
 use crate::criteria::Spec;
 
@@ -41,6 +41,7 @@ pub(crate) fn empty() -> Report {
             started_at: "2026-11-23T15:03:01Z".to_owned(),
             duration_s: 41.5,
             interrupted: false,
+            aborted: None,
             profile: "local".to_owned(),
         },
         host: Host {
@@ -151,7 +152,7 @@ pub(crate) fn report() -> Report {
         total_ms_p99: Some(120.5),
         total_ms_max: Some(388.0),
         duration_ms_p95: Some(71.2),
-        checks: vec![Check { name: "status is 202".to_owned(), passes: 36_500, fails: 79 }],
+        checks: vec![StepCheck { name: "status is 202".to_owned(), passes: 36_500, fails: 79 }],
     }];
     report.server.before.insert("api-0".to_owned(), json!({ "requests": 0 }));
     report.server.after.insert("api-0".to_owned(), json!({ "requests": 36_579 }));

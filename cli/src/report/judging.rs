@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use hdrhistogram::Histogram;
+
+use super::checks::{checks, failures};
 use super::model::{Metric, Report, ThresholdResult};
 use crate::criteria::{
     self, AuditFacts, Criterion, Facts, Judgement, Kind, Observed, Statistic, Verdict, definition,
 };
 
-/// Judges a report and writes the verdict and each threshold's result into it.
+/// Judges a report and writes the verdict, the checks of the generator and each threshold's result into it.
 pub(crate) fn judge(report: &mut Report, criteria: &[Criterion]) -> Verdict {
+    report.generator.checks = checks(report, criteria);
     let verdict = rejudge(report, criteria);
     for metric in report.metrics.values_mut() {
         metric.thresholds.clear();
@@ -26,15 +30,18 @@ pub(crate) fn judge(report: &mut Report, criteria: &[Criterion]) -> Verdict {
 /// Judges a report as it stands. Same report, same criteria: same verdict.
 pub(crate) fn rejudge(report: &Report, criteria: &[Criterion]) -> Verdict {
     let audit = report.audit.as_ref();
+    let failed = failures(&checks(report, criteria)).collect::<Vec<_>>();
+    let validity: Vec<_> = failed.into_iter().chain(report.validity.iter().cloned()).collect();
     let facts = Facts {
         metrics: metric_facts(&report.metrics, audit.map_or(0, |audit| audit.acknowledged)),
-        validity: &report.validity,
+        validity: &validity,
         audit: audit.map(|audit| AuditFacts {
             lost: audit.lost,
             duplicated: audit.duplicated,
             refused_stored: audit.refused_stored,
         }),
         interrupted: report.run.interrupted,
+        aborted: report.run.aborted.as_ref().map(ToString::to_string),
     };
     criteria::judge(criteria, &facts)
 }
@@ -56,6 +63,12 @@ pub(crate) fn metric_facts(
             (name.as_str(), Observed { samples, statistic })
         })
         .collect()
+}
+
+/// What a histogram of µs says as a trend, for judging: the same figures as in a report.
+pub(crate) fn trend_facts(histogram: &Histogram<u64>) -> Observed<'static> {
+    let metric = Metric::trend(histogram);
+    Observed { samples: histogram.len(), statistic: Box::new(move |statistic| lookup(&metric, statistic)) }
 }
 
 fn samples(name: &str, metric: &Metric) -> u64 {

@@ -1,6 +1,9 @@
 //! Reports: what a run found, as one versioned file, and how it reads. A report is judged by the same code
 //! when it is fresh and when it comes from its file.
 
+mod checks;
+#[cfg(test)]
+mod checks_tests;
 mod distribution;
 mod figures;
 #[cfg(test)]
@@ -24,10 +27,10 @@ pub(crate) use distribution::{Distribution, empty_histogram};
 pub(crate) use hgrm::hgrm;
 pub(crate) use hlog::IntervalLog;
 pub(crate) use hlog_read::{LogError, MERGED, read_log};
-pub(crate) use judging::judge;
+pub(crate) use judging::{judge, trend_facts};
 pub(crate) use model::{
-    Achieved, Agent, Audit, Cap, CapKind, Check, ErrorClass, Generator, Host, Load, Model, Report, Requested,
-    Run, SCHEMA_VERSION, Second, Server, Step, Tool,
+    Aborted, Achieved, Agent, Audit, Cap, CapKind, ErrorClass, Finding, Generator, Host, Load, Model, Report,
+    Requested, Run, SCHEMA_VERSION, Second, Server, Step, StepCheck, Tool,
 };
 pub(crate) use pending::PendingFile;
 pub(crate) use read::{ReadError, read};

@@ -1,11 +1,15 @@
 //! The report: facts of one run, versioned. Times in a name carry their unit; metrics are in ms and bytes.
 
+mod generator;
+
 use std::collections::BTreeMap;
+use std::fmt;
 
 use hdrhistogram::Histogram;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
+pub(crate) use self::generator::{Check, CheckOutcome, Generator};
 use super::distribution::{Distribution, ms};
 use crate::criteria::{Contains, Kind, Spec, Verdict, definition};
 
@@ -47,7 +51,7 @@ pub(crate) struct Report {
     pub(crate) audit: Option<Audit>,
     /// What stopped the service, or nearly did.
     pub(crate) findings: Vec<Finding>,
-    /// What spoils the measurement; any of it makes the verdict invalid.
+    /// What spoils the measurement beside `generator.checks`; any of it makes the verdict invalid.
     pub(crate) validity: Vec<String>,
     /// `null`: not judged yet.
     pub(crate) verdict: Option<Verdict>,
@@ -68,10 +72,34 @@ pub(crate) struct Run {
     pub(crate) started_at: String,
     /// From start to end, deployment and audit included.
     pub(crate) duration_s: f64,
-    /// Ended before its time: the results are partial.
+    /// Stopped before its time: the results are partial.
     pub(crate) interrupted: bool,
+    /// The criterion with `abortOnFail` that ended it before its time; `null`: none did.
+    #[serde(default)]
+    pub(crate) aborted: Option<Aborted>,
     /// Name of the profile.
     pub(crate) profile: String,
+}
+
+/// A criterion that ended a run before its time: the results are partial, and it failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Aborted {
+    pub(crate) metric: String,
+    pub(crate) expression: String,
+    /// The figure of the measured part until then.
+    pub(crate) observed: f64,
+    /// Seconds into the measured part.
+    pub(crate) at_s: f64,
+}
+
+impl fmt::Display for Aborted {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { metric, expression, observed, at_s } = self;
+        write!(
+            out,
+            "ended early: {metric}: {expression} failed with {observed} after {at_s:.1} s (abortOnFail)"
+        )
+    }
 }
 
 /// Fingerprint of a host.
@@ -205,29 +233,15 @@ pub(crate) struct Step {
     pub(crate) total_ms_max: Option<f64>,
     /// Of `http_req_duration`.
     pub(crate) duration_ms_p95: Option<f64>,
-    pub(crate) checks: Vec<Check>,
+    pub(crate) checks: Vec<StepCheck>,
 }
 
 /// How often one check of a step was met.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub(crate) struct Check {
+pub(crate) struct StepCheck {
     pub(crate) name: String,
     pub(crate) passes: u64,
     pub(crate) fails: u64,
-}
-
-/// The load generator's own state: whether it could keep up.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub(crate) struct Generator {
-    pub(crate) threads: u32,
-    /// Processor time over wall time of its busiest thread, 0 to 1.
-    pub(crate) busiest_thread: f64,
-    /// Largest resident set of the process; of agents, the largest of all.
-    pub(crate) memory_peak_bytes: u64,
-    /// How far the wall clock moved more than the monotonic one.
-    pub(crate) clock_jump_ms: f64,
-    /// Values beyond a histogram's range, recorded at its end.
-    pub(crate) clamped: u64,
 }
 
 /// One of the machines that made the load together.

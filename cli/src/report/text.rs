@@ -141,6 +141,14 @@ impl Page {
         if report.run.interrupted {
             self.line("  interrupted: these results are partial");
         }
+        if let Some(aborted) = &report.run.aborted {
+            self.line(&format!(
+                "  ended after {}s by {}: {}; these results are partial",
+                decimal(aborted.at_s),
+                aborted.metric,
+                aborted.expression
+            ));
+        }
     }
 
     fn thresholds(&mut self, verdict: &Verdict) {

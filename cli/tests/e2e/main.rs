@@ -2,17 +2,16 @@
 //! output, its reports and what it leaves behind.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-<<<<<<< HEAD
-mod agents;
-=======
+mod abort;
 mod accuracy;
->>>>>>> accuracy
+mod agents;
 mod audit;
 mod bad_servers;
 mod bench;
 mod deploy;
 mod figures;
 mod freeze;
+mod honest;
 mod interrupt;
 mod manual;
 mod profiles;

@@ -97,6 +97,11 @@ impl Running {
         kill(Pid::from_raw(self.pid()), signal).unwrap();
     }
 
+    /// Whether it has ended; if so, it must not be sent a signal any more.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// What it has printed on stderr so far.
     pub(crate) fn said(&self) -> String {
         fs::read_to_string(&self.stderr).unwrap()
@@ -166,9 +171,14 @@ impl Sandbox {
         file.to_str().unwrap().to_owned()
     }
 
-    /// The program with a bare environment, in the sandbox's directory.
+    /// The program under test with a bare environment, in the sandbox's directory.
     pub(crate) fn command<S: AsRef<std::ffi::OsStr>>(&self, args: &[S]) -> Command {
-        let mut command = Command::new(SCALEKIT);
+        self.program(SCALEKIT, args)
+    }
+
+    /// Any program, so.
+    pub(crate) fn program<S: AsRef<std::ffi::OsStr>>(&self, program: &str, args: &[S]) -> Command {
+        let mut command = Command::new(program);
         command.args(args).current_dir(self.dir.path()).env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap());
         command.env("HOME", self.path("home")).env("XDG_STATE_HOME", self.path("state"));

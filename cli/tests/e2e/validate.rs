@@ -72,6 +72,20 @@ fn what_spoiled_the_measurement_spoils_it_again() {
     with("validity", json!(["the clock was set by 7 s during the run"]));
     let again = validate(&sandbox, &folder, &[]).expect(120);
     assert!(again.stdout.contains("INVALID") && again.stdout.contains("7 s"), "{}", again.stdout);
+    with("validity", json!([]));
+    validate(&sandbox, &folder, &[]).expect(0);
+    // The generator is checked again, from what the file says of it.
+    let mut generator = sound["generator"].clone();
+    generator["busiest_thread"] = json!(0.97);
+    with("generator", generator);
+    let again = validate(&sandbox, &folder, &[]).expect(120);
+    assert!(again.stdout.contains("97%") && again.stdout.contains("load.threads"), "{}", again.stdout);
+    // A lag that spoils nothing by the run's own bound of a minute is too much for a bound of 0.1 µs.
+    with("generator", sound["generator"].clone());
+    let strict = ["--threshold", "http_req_total_duration=p(95)<0.0001"];
+    let again = validate(&sandbox, &folder, &strict).expect(120);
+    assert!(again.stdout.contains("woke up late"), "{}", again.stdout);
+    with("validity", json!(["the clock was set by 7 s during the run"]));
     let audit = json!({
         "acknowledged": 10, "stored": 9, "lost": 1, "duplicated": 0, "unknown": 0, "unknown_stored": 0,
         "refused_stored": 0, "examples": ["lost: x"],

@@ -13,24 +13,29 @@ pub(crate) struct Received {
     pub(crate) body: String,
 }
 
-/// A server that gives every request the same answer; its threads end with the test process.
+/// A server that answers every request; its threads end with the test process.
 pub(crate) struct WebServer {
     pub(crate) url: String,
     received: Arc<Mutex<Vec<Received>>>,
 }
 
 impl WebServer {
-    /// `answer`: the status line's end, such as `200 OK`.
+    /// `answer`, the status line's end, such as `200 OK`, to all.
     pub(crate) fn start(answer: &'static str) -> Self {
+        Self::answering(move |_| answer)
+    }
+
+    /// To each its answer, by how many requests came before it.
+    pub(crate) fn answering(answer: impl Fn(usize) -> &'static str + Clone + Send + 'static) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let received = Arc::<Mutex<Vec<Received>>>::default();
         let notes = Arc::clone(&received);
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let notes = Arc::clone(&notes);
+                let (notes, answer) = (Arc::clone(&notes), answer.clone());
                 // The client hanging up is the normal end.
-                thread::spawn(move || serve(&stream, answer, &notes).ok());
+                thread::spawn(move || serve(&stream, &answer, &notes).ok());
             }
         });
         Self { url, received }
@@ -41,7 +46,11 @@ impl WebServer {
     }
 }
 
-fn serve(stream: &TcpStream, answer: &str, notes: &Mutex<Vec<Received>>) -> io::Result<()> {
+fn serve(
+    stream: &TcpStream,
+    answer: &dyn Fn(usize) -> &'static str,
+    notes: &Mutex<Vec<Received>>,
+) -> io::Result<()> {
     let mut reader = BufReader::new(stream);
     loop {
         let mut head = Vec::new();
@@ -63,9 +72,15 @@ fn serve(stream: &TcpStream, answer: &str, notes: &Mutex<Vec<Received>>) -> io::
         let mut body = vec![0; length.unwrap_or(0)];
         reader.read_exact(&mut body)?;
         let body = String::from_utf8_lossy(&body).into_owned();
-        notes.lock().unwrap().push(Received { head, body });
+        let before = {
+            let mut notes = notes.lock().unwrap();
+            notes.push(Received { head, body });
+            notes.len() - 1
+        };
+        // At once: small writes one by one would wait for each other's acknowledgement.
+        let answer = format!("HTTP/1.1 {}\r\ncontent-length: 2\r\n\r\nok", answer(before));
         let mut stream = stream;
-        write!(stream, "HTTP/1.1 {answer}\r\ncontent-length: 2\r\n\r\nok")?;
+        stream.write_all(answer.as_bytes())?;
     }
 }
 
