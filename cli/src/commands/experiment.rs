@@ -16,7 +16,7 @@ use super::progress::Progress;
 use super::sampler::{Sample, Sampler};
 use crate::audit::{Audit, Findings};
 use crate::criteria::{Criterion, Spec};
-use crate::load::{self, Plan, Recording, Scenario, Target};
+use crate::load::{self, ConnectOptions, Connecting, Plan, Recording, Scenario, Target};
 use crate::profile::{Profile, ScenarioKind};
 use crate::report::Report;
 
@@ -98,8 +98,10 @@ pub(super) fn plan(profile: &Profile, url: &str, token: &str) -> Result<Plan, lo
     // Half of the cores: the service under test is often on the same machine.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = spec.threads.map_or((cores / 2).max(1), |threads| threads as usize);
+    let target = Target::parse(url)?;
     let plan = Plan {
-        target: Target::parse(url)?,
+        connecting: Connecting::new(&ConnectOptions::default(), &target)?,
+        target,
         scenario,
         users: spec.vus,
         think_time: spec.think_time,

@@ -1,8 +1,11 @@
 //! What to do: the target, the scenario, how many users, for how long. Checked as a whole before the start.
 
 use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use super::connecting::Connecting;
 pub(crate) use super::target::Target;
 use super::{limits, scenario};
 
@@ -16,6 +19,8 @@ const MAX_DURATION: Duration = Duration::from_secs(24 * 3600);
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) target: Target,
+    /// How the users reach it.
+    pub(crate) connecting: Connecting,
     pub(crate) scenario: Scenario,
     /// Virtual users, each with one connection and at most one request at a time.
     pub(crate) users: u32,
@@ -57,10 +62,14 @@ pub(crate) enum PlanError {
     #[error("the URL \"{url}\" cannot be used: {problem}")]
     Url { url: String, problem: &'static str },
     #[error(
-        "https is not supported by this version; the URL \"{url}\" needs TLS. Point the test at a plain http:// \
-         listener of the service, behind its TLS terminator"
+        "the certificate authorities in {} cannot be used: {problem}; expected a PEM file of certificates",
+        path.display()
     )]
-    Https { url: String },
+    Authorities { path: PathBuf, problem: String },
+    #[error(
+        "the local address {ip} cannot be used: {source}; expected an address of this machine (`ip addr` lists them)"
+    )]
+    LocalAddress { ip: IpAddr, source: io::Error },
     #[error(
         "the host \"{host}\" cannot be resolved: {source}; check the name and the resolver (/etc/resolv.conf)"
     )]
@@ -78,9 +87,9 @@ pub(crate) enum PlanError {
     #[error("the soft limit on open files cannot be raised from {soft} to {need}: {source}")]
     RaiseLimit { soft: u64, need: u64, source: io::Error },
     #[error(
-        "{users} users need as many local ports, but there are {available} ({low} to {high} for each remote address): \
-         widen net.ipv4.ip_local_port_range (`scalekit tune`, or `sysctl -w net.ipv4.ip_local_port_range=\"1024 \
-         65535\"`), or ask for fewer users"
+        "{users} users need as many local ports, but there are {available} ({low} to {high} for each pair of a \
+         local and a remote address): widen net.ipv4.ip_local_port_range (`scalekit tune`, or `sysctl -w net.ipv4.ip_local_port_range=\"1024 \
+         65535\"`), connect from more local addresses (--local-ips), or ask for fewer users"
     )]
     Ports { users: u32, available: u64, low: u16, high: u16 },
 }
@@ -116,7 +125,7 @@ impl Plan {
         }
         scenario::check(&self.scenario, &self.target)?;
         limits::ensure_files(self.users, self.worker_threads())?;
-        limits::ensure_ports(self.users, self.target.preferred())
+        limits::ensure_ports(self.users, self.connecting.local_addresses(), self.target.preferred())
     }
 
     /// Threads that have at least one user.
@@ -127,11 +136,14 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
+    use super::super::connecting::ConnectOptions;
     use super::*;
 
     fn plan() -> Plan {
+        let target = Target::parse("http://127.0.0.1:1/").unwrap();
         Plan {
-            target: Target::parse("http://127.0.0.1:1/").unwrap(),
+            connecting: Connecting::new(&ConnectOptions::default(), &target).unwrap(),
+            target,
             scenario: Scenario::Request { method: "GET".into(), headers: vec![], body: vec![] },
             users: 1,
             think_time: Duration::ZERO,

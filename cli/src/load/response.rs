@@ -45,13 +45,20 @@ pub(super) struct ResponseParser {
 }
 
 impl ResponseParser {
-    /// `to_head`: the requests are HEAD requests, whose responses have no body whatever they say.
-    pub(super) fn new(to_head: bool) -> Self {
-        Self { state: State::Head, partial: Vec::new(), to_head, status: 0, keep_alive: true, body_bytes: 0 }
+    pub(super) fn new() -> Self {
+        Self {
+            state: State::Head,
+            partial: Vec::new(),
+            to_head: false,
+            status: 0,
+            keep_alive: true,
+            body_bytes: 0,
+        }
     }
 
-    /// Makes ready for the next response.
-    pub(super) fn reset(&mut self) {
+    /// Makes ready for the next response. `to_head`: it answers a HEAD request and has no body whatever it says.
+    pub(super) fn reset(&mut self, to_head: bool) {
+        self.to_head = to_head;
         self.state = State::Head;
         self.clear_partial();
         self.status = 0;

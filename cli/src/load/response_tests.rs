@@ -8,7 +8,8 @@ use super::*;
 type Parsed = Option<(u16, u64, bool, usize)>;
 
 fn parse(pieces: &[&[u8]], to_head: bool, close: bool) -> Result<Parsed, Malformed> {
-    let mut parser = ResponseParser::new(to_head);
+    let mut parser = ResponseParser::new();
+    parser.reset(to_head);
     let mut complete = None;
     for piece in pieces {
         match (complete, parser.feed(piece)?) {
@@ -112,14 +113,14 @@ fn heads_and_trailers_are_limited() {
 
 #[test]
 fn a_parser_is_reusable() {
-    let mut parser = ResponseParser::new(false);
+    let mut parser = ResponseParser::new();
     for (text, status) in [
         ("HTTP/1.1 500 Oops\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx", 500),
         ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 200),
     ] {
         assert_eq!(parser.feed(text.as_bytes()), Ok(Fed::Complete { rest: 0 }));
         assert_eq!((parser.status(), parser.keep_alive()), (status, status == 200));
-        parser.reset();
+        parser.reset(false);
     }
 }
 
@@ -144,7 +145,8 @@ proptest! {
         pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..20),
         to_head: bool,
     ) {
-        let mut parser = ResponseParser::new(to_head);
+        let mut parser = ResponseParser::new();
+    parser.reset(to_head);
         let text = responses()[prefix].0.as_bytes();
         let mut failed = parser.feed(&text[..keep.min(text.len())]).is_err();
         for piece in pieces {

@@ -82,14 +82,21 @@ impl<'a> Worker<'a> {
         let users = (0..plan.users).skip(index).step_by(plan.worker_threads());
         let connections: Vec<Connection> = (0u32..)
             .zip(users)
-            .map(|(slot, user)| Connection::new(user, slot, &plan.target, source.to_head()))
+            .map(|(slot, user)| Connection::new(user, slot, &plan.target, &plan.connecting))
             .collect();
         let measure_start = nanos(plan.warmup);
         let due = (0u32..).zip(&connections).map(|(slot, c)| Reverse((pacer.first_due(c.user()), slot)));
         let count = connections.len();
         Ok(Self {
             index,
-            io: Io { epoll, clock, target: &plan.target, source, buffer: vec![0; BUFFER_BYTES].into() },
+            io: Io {
+                epoll,
+                clock,
+                target: &plan.target,
+                connecting: &plan.connecting,
+                source,
+                buffer: vec![0; BUFFER_BYTES].into(),
+            },
             timer,
             armed: None,
             ledgers: vec![UserLedger::default(); count],

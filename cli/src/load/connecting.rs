@@ -1,0 +1,171 @@
+//! How connections are made: from which local addresses, with which protocol and what trust, and for how many
+//! requests. Made once before the start, with everything in it that can be wrong.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd as _;
+use std::sync::Arc;
+
+use nix::libc;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::plan::PlanError;
+use super::target::Target;
+use super::tls::{self, TlsOptions};
+
+/// The protocol to speak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum HttpVersion {
+    /// What the server picks of both over TLS (ALPN), HTTP/1.1 without.
+    #[default]
+    Auto,
+    Http1,
+    /// Without TLS: by prior knowledge (RFC 9113, section 3.3).
+    Http2,
+}
+
+/// What may be chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ConnectOptions {
+    /// Keep a connection for the user's next request.
+    pub(crate) reuse: bool,
+    /// User `i` connects from address `i` modulo their number; empty: the kernel chooses.
+    pub(crate) local_ips: Vec<IpAddr>,
+    pub(crate) http: HttpVersion,
+    pub(crate) tls: TlsOptions,
+}
+
+impl Default for ConnectOptions {
+    fn default() -> Self {
+        Self { reuse: true, local_ips: Vec::new(), http: HttpVersion::Auto, tls: TlsOptions::default() }
+    }
+}
+
+/// The options, checked and made ready for a target.
+#[derive(Clone, Debug)]
+pub(crate) struct Connecting {
+    pub(super) reuse: bool,
+    pub(super) http: HttpVersion,
+    local_ips: Vec<IpAddr>,
+    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+}
+
+impl Connecting {
+    /// # Errors
+    /// An address that is not this machine's or cannot reach the target, a file of authorities that cannot be used,
+    /// a host that no certificate can be for.
+    pub(crate) fn new(options: &ConnectOptions, target: &Target) -> Result<Self, PlanError> {
+        for &ip in &options.local_ips {
+            check_local(ip, &target.addresses)?;
+        }
+        let tls = if target.tls {
+            let name = tls::server_name(&target.host).ok_or_else(|| PlanError::Url {
+                url: target.url.clone(),
+                problem: "its host is neither a DNS name nor an IP address, so no certificate can be for it",
+            })?;
+            Some((tls::client_config(&options.tls, options.http)?, name))
+        } else {
+            None
+        };
+        Ok(Self { reuse: options.reuse, http: options.http, local_ips: options.local_ips.clone(), tls })
+    }
+
+    /// What a user's TLS needs; `None` for a plain target.
+    pub(super) fn tls(&self) -> Option<(Arc<ClientConfig>, ServerName<'static>)> {
+        self.tls.clone()
+    }
+
+    /// How many local addresses there are to choose from: ports are counted for each.
+    pub(super) fn local_addresses(&self) -> usize {
+        self.local_ips.len().max(1)
+    }
+
+    /// Which of `remotes` addresses a user begins with. Users that share a local address spread over all of them,
+    /// so that each pair of addresses, with its ports, is used.
+    pub(super) fn first_remote(&self, user: u32, remotes: usize) -> usize {
+        user as usize / self.local_addresses() % remotes
+    }
+
+    /// Binds a user's socket to the user's local address, if there is one for the remote's family.
+    ///
+    /// # Errors
+    /// None of the family (EAFNOSUPPORT), or what bind(2) says.
+    pub(super) fn bind(&self, socket: &Socket, user: u32, remote: SocketAddr) -> std::io::Result<()> {
+        if self.local_ips.is_empty() {
+            return Ok(());
+        }
+        let ip = self.local_ips[user as usize % self.local_ips.len()];
+        if ip.is_ipv4() != remote.is_ipv4() {
+            return Err(nix::errno::Errno::EAFNOSUPPORT.into());
+        }
+        leave_port_to_connect(socket);
+        socket.bind(&SocketAddr::new(ip, 0).into())
+    }
+}
+
+/// Leaves the choice of the port to `connect`, where the remote address counts, too (ip(7)); without it, `bind`
+/// takes one port of the address for good. Where it is not known (before Linux 4.2), ports are fewer, and a
+/// shortage is counted.
+fn leave_port_to_connect(socket: &Socket) {
+    let on: libc::c_int = 1;
+    // SAFETY: the descriptor is open for as long as `socket` lives, and the value is an int that the kernel only
+    // reads.
+    unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        );
+    }
+}
+
+fn check_local(ip: IpAddr, remotes: &[SocketAddr]) -> Result<(), PlanError> {
+    if !remotes.iter().any(|remote| remote.is_ipv4() == ip.is_ipv4()) {
+        let family = if ip.is_ipv4() { "an IPv6" } else { "an IPv4" };
+        return Err(PlanError::invalid(
+            "a local address",
+            ip,
+            format!("{family} address, since the target has no other"),
+        ));
+    }
+    let bound = Socket::new(Domain::for_address(SocketAddr::new(ip, 0)), Type::STREAM, Some(Protocol::TCP))
+        .and_then(|socket| socket.bind(&SocketAddr::new(ip, 0).into()));
+    bound.map_err(|source| PlanError::LocalAddress { ip, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(ips: &[&str]) -> ConnectOptions {
+        let local_ips = ips.iter().map(|ip| ip.parse().unwrap()).collect();
+        ConnectOptions { local_ips, ..ConnectOptions::default() }
+    }
+
+    #[test]
+    fn wrong_local_addresses_are_found_before_the_start() {
+        let target = Target::parse("http://127.0.0.1:1/").unwrap();
+        for (ip, parts) in [
+            // RFC 5737: for documentation, so nobody's.
+            ("192.0.2.1", ["the local address 192.0.2.1", "ip addr"]),
+            ("::1", ["a local address is ::1", "an IPv4 address"]),
+        ] {
+            let error = Connecting::new(&options(&["127.0.0.2", ip]), &target).unwrap_err().to_string();
+            assert!(parts.iter().all(|part| error.contains(part)), "{ip}: {error}");
+        }
+    }
+
+    #[test]
+    fn users_use_every_pair_of_addresses() {
+        let target = Target::parse("http://127.0.0.1:1/").unwrap();
+        let connecting = Connecting::new(&options(&["127.0.0.2", "127.0.0.3"]), &target).unwrap();
+        assert_eq!(connecting.local_addresses(), 2);
+        let remotes: Vec<_> = (0..6).map(|user| connecting.first_remote(user, 2)).collect();
+        assert_eq!(remotes, [0, 0, 1, 1, 0, 0]);
+        let plain = Connecting::new(&options(&[]), &target).unwrap();
+        assert_eq!((0..3).map(|user| plain.first_remote(user, 2)).collect::<Vec<_>>(), [0, 1, 0]);
+    }
+}
