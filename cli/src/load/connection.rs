@@ -132,7 +132,10 @@ impl Connection {
                 Step::Pending
             }
             Link::Connecting(_) => self.on_connect_event(io, ready.writable),
-            Link::Handshaking(_) => self.shake_hands(io),
+            Link::Handshaking(stream) => {
+                stream.on_readable(ready.hung_up);
+                self.shake_hands(io)
+            }
             Link::Closed => Step::Pending,
         }
     }
@@ -254,7 +257,6 @@ impl Connection {
         let Link::Handshaking(mut stream) = std::mem::replace(&mut self.link, Link::Closed) else {
             return Step::Pending;
         };
-        stream.on_readable();
         match stream.handshake() {
             Ok(true) => {
                 let http2 = stream.protocol() == Some(tls::ALPN_HTTP2);

@@ -92,7 +92,7 @@ impl Http1 {
         if !ready.readable {
             return Progress::Pending;
         }
-        self.transport.on_readable();
+        self.transport.on_readable(ready.hung_up);
         self.read(resources, times)
     }
 
@@ -102,7 +102,7 @@ impl Http1 {
             return true;
         }
         // The server has closed the connection, or spoke unasked: the next request makes a new one.
-        self.transport.on_readable();
+        self.transport.on_readable(ready.hung_up);
         !ready.hung_up && self.transport.is_quiet()
     }
 

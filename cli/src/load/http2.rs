@@ -170,8 +170,9 @@ impl Http2 {
         match finished {
             Some(Ok(status)) => Progress::Ended(Outcome::Response(status)),
             Some(Err(error)) => {
-                let socket = self.wire.lock().failure();
-                Progress::Ended(Outcome::Failed(failure_of(&error, socket.or(self.closed))))
+                // The connection's own error tells more than that the socket ended.
+                let cause = self.closed.or_else(|| self.wire.lock().failure());
+                Progress::Ended(Outcome::Failed(failure_of(&error, cause)))
             }
             None if self.wire.lock().is_starved() || !calm => Progress::Again,
             None => Progress::Pending,
@@ -193,9 +194,6 @@ impl Http2 {
                     Err(error) => self.closed = Some(failure_of(&error, self.wire.lock().failure())),
                 }
             }
-            if let Some(Poll::Ready(result)) = self.exchange.as_mut().map(Task::poll) {
-                return (Some(result), true);
-            }
             if let Some(Poll::Ready(result)) = self.connection.as_mut().map(Task::poll) {
                 self.connection = None;
                 let socket = self.wire.lock().failure();
@@ -204,6 +202,9 @@ impl Http2 {
                     Ok(()) => socket.unwrap_or(Failure::Http2GoAway),
                     Err(error) => failure_of(&error, socket),
                 });
+            }
+            if let Some(Poll::Ready(result)) = self.exchange.as_mut().map(Task::poll) {
+                return (Some(result), true);
             }
             self.tasks.poll();
             let woken = self.tasks.is_woken()
@@ -227,21 +228,21 @@ impl fmt::Debug for Http2 {
     }
 }
 
-/// The class of a failed request. `socket` is what befell the socket or the connection as a whole.
-fn failure_of(error: &hyper::Error, socket: Option<Failure>) -> Failure {
+/// The class of a failed request. `cause` is what befell the connection as a whole.
+fn failure_of(error: &hyper::Error, cause: Option<Failure>) -> Failure {
     let mut source = error.source();
-    while let Some(cause) = source {
-        if let Some(error) = cause.downcast_ref::<h2::Error>() {
+    while let Some(link) = source {
+        if let Some(error) = link.downcast_ref::<h2::Error>() {
             return match error {
                 error if error.is_go_away() && error.is_remote() => Failure::Http2GoAway,
                 error if error.is_reset() => Failure::Http2Stream,
                 error if error.is_go_away() => Failure::Http2Connection,
-                error => socket
+                error => cause
                     .or_else(|| error.get_io().map(Failure::of_established))
                     .unwrap_or(Failure::Http2Connection),
             };
         }
-        source = cause.source();
+        source = link.source();
     }
-    socket.unwrap_or(Failure::Http2Connection)
+    cause.unwrap_or(Failure::Http2Connection)
 }

@@ -121,7 +121,10 @@ impl ServerCertVerifier for AnyCertificate {
 pub(super) fn failure_of(error: &io::Error) -> Option<Failure> {
     let error = error.get_ref()?.downcast_ref::<Error>()?;
     Some(match error {
-        Error::InvalidCertificate(CertificateError::UnknownIssuer) => Failure::TlsUnknownAuthority,
+        // A trusted authority of the same name, but with another key, is another authority.
+        Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
+            Failure::TlsUnknownAuthority
+        }
         Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
         ) => Failure::TlsHostname,
@@ -159,9 +162,10 @@ mod tests {
 
     #[test]
     fn classes_of_handshake_errors() {
-        use CertificateError::{Expired, NotValidForName, UnknownIssuer};
+        use CertificateError::{BadSignature, Expired, NotValidForName, UnknownIssuer};
         for (error, failure) in [
             (Error::InvalidCertificate(UnknownIssuer), Failure::TlsUnknownAuthority),
+            (Error::InvalidCertificate(BadSignature), Failure::TlsUnknownAuthority),
             (Error::InvalidCertificate(NotValidForName), Failure::TlsHostname),
             (Error::InvalidCertificate(Expired), Failure::TlsCertificate),
             (Error::DecryptError, Failure::TlsFailed),

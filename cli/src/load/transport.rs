@@ -22,13 +22,15 @@ pub(super) struct TlsStream {
     session: ClientConnection,
     /// The last receive left the socket empty, and no event has come since.
     drained: bool,
+    /// The peer has closed or reset: no event will come any more, so reading goes on to the end.
+    hung_up: bool,
 }
 
 impl Transport {
     /// The socket has news: what an earlier read found does not hold any longer.
-    pub(super) fn on_readable(&mut self) {
+    pub(super) fn on_readable(&mut self, hung_up: bool) {
         if let Self::Tls(tls) = self {
-            tls.on_readable();
+            tls.on_readable(hung_up);
         }
     }
 
@@ -97,12 +99,13 @@ impl TlsStream {
         config: Arc<rustls::ClientConfig>,
         name: ServerName<'static>,
     ) -> Result<Self, rustls::Error> {
-        Ok(Self { socket, session: ClientConnection::new(config, name)?, drained: false })
+        Ok(Self { socket, session: ClientConnection::new(config, name)?, drained: false, hung_up: false })
     }
 
-    /// The socket has news.
-    pub(super) fn on_readable(&mut self) {
+    /// The socket has news; `hung_up`: the last there will be.
+    pub(super) fn on_readable(&mut self, hung_up: bool) {
         self.drained = false;
+        self.hung_up |= hung_up;
     }
 
     /// The protocol that ALPN agreed on.
@@ -139,8 +142,7 @@ impl TlsStream {
                 other => break other,
             }
         };
-        // A closed socket stays readable, and no further event would come for it.
-        self.drained = tap.drained && !matches!(count, Ok(0));
+        self.drained = tap.drained && !self.hung_up && !matches!(count, Ok(0));
         let count = count?;
         if let Err(error) = self.session.process_new_packets() {
             // Tell the peer why, if it still listens; the error stands either way.

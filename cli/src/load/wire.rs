@@ -78,7 +78,7 @@ impl Wire {
         self.hung_up |= ready.hung_up;
         if ready.readable {
             self.readable = true;
-            self.transport.on_readable();
+            self.transport.on_readable(ready.hung_up);
         }
         self.writable |= ready.writable;
     }
