@@ -1,6 +1,7 @@
 //! One experiment: seed, load, drain, audit, and the facts of it as a report.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,8 +17,8 @@ use super::progress::Progress;
 use super::sampler::{Sample, Sampler};
 use crate::audit::{Audit, Findings};
 use crate::criteria::{Criterion, Spec};
-use crate::load::{self, ConnectOptions, Connecting, Plan, Recording, Scenario, Target};
-use crate::profile::{Profile, ScenarioKind};
+use crate::load::{self, ConnectOptions, Connecting, Plan, Recording, Scenario, Target, TlsOptions};
+use crate::profile::{self, Profile, ScenarioKind};
 use crate::report::Report;
 
 /// After an interruption the journal gets this long to empty.
@@ -99,8 +100,9 @@ pub(super) fn plan(profile: &Profile, url: &str, token: &str) -> Result<Plan, lo
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = spec.threads.map_or((cores / 2).max(1), |threads| threads as usize);
     let target = Target::parse(url)?;
+    let connecting = Connecting::new(&connect_options(spec), &target)?;
     let plan = Plan {
-        connecting: Connecting::new(&ConnectOptions::default(), &target)?,
+        connecting,
         target,
         scenario,
         users: spec.vus,
@@ -112,6 +114,22 @@ pub(super) fn plan(profile: &Profile, url: &str, token: &str) -> Result<Plan, lo
     };
     plan.check()?;
     Ok(plan)
+}
+
+fn connect_options(spec: &profile::Load) -> ConnectOptions {
+    ConnectOptions {
+        reuse: spec.connection_reuse,
+        local_ips: spec.local_ips.clone(),
+        http: match spec.http {
+            profile::HttpVersion::Auto => load::HttpVersion::Auto,
+            profile::HttpVersion::Http1 => load::HttpVersion::Http1,
+            profile::HttpVersion::Http2 => load::HttpVersion::Http2,
+        },
+        tls: TlsOptions {
+            ca: spec.tls.ca.as_ref().map(PathBuf::from),
+            insecure_skip_verify: spec.tls.insecure_skip_verify,
+        },
+    }
 }
 
 impl Experiment<'_> {

@@ -1,6 +1,7 @@
 //! Merges the layers and turns them into the domain `Profile`, bounds checked once, here.
 
 use std::fmt::Display;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -8,12 +9,14 @@ use scalekit_service::contract::{MAX_COLLECTION_BYTES, MAX_OPERATIONS_PER_REQUES
 
 use super::error::ProfileError;
 use super::layer::{
-    DeployLayer, Layer, LimitsLayer, LoadLayer, RequestLayer, TransactionsLayer, WorkerLayer,
+    DeployLayer, Layer, LimitsLayer, LoadLayer, RequestLayer, TlsLayer, TransactionsLayer, WorkerLayer,
 };
 use super::setting::{Merge, Setting};
 use super::source::Source;
 use super::text;
-use super::types::{CriterionSpec, Deploy, Limits, Load, Profile, RequestSpec, TransactionsSpec, Worker};
+use super::types::{
+    CriterionSpec, Deploy, Limits, Load, Profile, RequestSpec, TlsSpec, TransactionsSpec, Worker,
+};
 use super::units::{Rate, Size, Span, Whole};
 
 const MS: Duration = Duration::from_millis(1);
@@ -248,6 +251,10 @@ impl Resolver<'_> {
             scenario: self.required(&key("scenario"), &layer.scenario)?,
             transactions: self.transactions(&layer.transactions.value().cloned().unwrap_or_default())?,
             request: self.request(&layer.request.value().cloned().unwrap_or_default())?,
+            http: self.required(&key("http"), &layer.http)?,
+            connection_reuse: self.required(&key("connection_reuse"), &layer.connection_reuse)?,
+            local_ips: self.local_ips(&layer.local_ips)?,
+            tls: self.tls(&layer.tls.value().cloned().unwrap_or_default())?,
             vus: self.whole(&key("vus"), &layer.vus, 1..=1_000_000)?,
             think_time: self.span(&key("think_time"), &layer.think_time, Duration::ZERO..=HOUR)?,
             warmup: self.span(&key("warmup"), &layer.warmup, Duration::ZERO..=HOUR)?,
@@ -255,6 +262,25 @@ impl Resolver<'_> {
             timeout: self.span(&key("timeout"), &layer.timeout, MS..=10 * MINUTE)?,
             threads: self.optional(&key("threads"), &layer.threads, 1..=1024)?,
         })
+    }
+
+    fn local_ips(&self, setting: &Setting<Vec<String>>) -> Found<Vec<IpAddr>> {
+        let mut ips = Vec::new();
+        for range in setting.value().into_iter().flatten() {
+            text::ip_range(range, &mut ips).map_err(|expected| {
+                let message = format!("expected {expected}, found {range:?}");
+                self.error(&["load", "local_ips"], message, "correct the address")
+            })?;
+        }
+        Ok(ips)
+    }
+
+    fn tls(&self, layer: &TlsLayer) -> Found<TlsSpec> {
+        let key = |key| ["load", "tls", key];
+        let ca = layer.ca.value().map(|_| self.text(&key("ca"), &layer.ca, text::path)).transpose()?;
+        let insecure_skip_verify =
+            self.required(&key("insecure_skip_verify"), &layer.insecure_skip_verify)?;
+        Ok(TlsSpec { ca, insecure_skip_verify })
     }
 
     fn transactions(&self, layer: &TransactionsLayer) -> Found<TransactionsSpec> {
