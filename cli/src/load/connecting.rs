@@ -5,11 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 
+use http::uri::Scheme;
 use nix::libc;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::http2_request;
 use super::plan::PlanError;
 use super::target::Target;
 use super::tls::{self, TlsOptions};
@@ -74,6 +76,28 @@ impl Connecting {
     /// What a user's TLS needs; `None` for a plain target.
     pub(super) fn tls(&self) -> Option<(Arc<ClientConfig>, ServerName<'static>)> {
         self.tls.clone()
+    }
+
+    /// Checks a rendered request for what HTTP/1.1 can say and HTTP/2 cannot.
+    ///
+    /// # Errors
+    /// It has such a part, and the users may speak HTTP/2.
+    pub(super) fn check_request(&self, rendered: &[u8]) -> Result<(), PlanError> {
+        let may_be_http2 = match self.http {
+            HttpVersion::Auto => self.tls.is_some(),
+            HttpVersion::Http1 => false,
+            HttpVersion::Http2 => true,
+        };
+        if !may_be_http2 || http2_request::parse(rendered, Scheme::HTTP, ()).is_some() {
+            return Ok(());
+        }
+        let line = rendered.split(|&byte| byte == b'\r').next().unwrap_or_default();
+        Err(PlanError::invalid(
+            "a request",
+            format!("{:?}", String::from_utf8_lossy(line)),
+            "one that HTTP/2 can carry: a path of URI characters, a Host of name and port, at most 128 headers; or \
+             HTTP/1.1 (--http-version 1.1)",
+        ))
     }
 
     /// How many local addresses there are to choose from: ports are counted for each.
@@ -155,6 +179,24 @@ mod tests {
         ] {
             let error = Connecting::new(&options(&["127.0.0.2", ip]), &target).unwrap_err().to_string();
             assert!(parts.iter().all(|part| error.contains(part)), "{ip}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_request_that_http2_cannot_carry_is_found_before_the_start() {
+        let request = b"GET /<> HTTP/1.1\r\nHost: a\r\n\r\n";
+        for (url, http, sound) in [
+            ("http://127.0.0.1:1/", HttpVersion::Auto, true),
+            ("http://127.0.0.1:1/", HttpVersion::Http2, false),
+            ("https://127.0.0.1:1/", HttpVersion::Auto, false),
+            ("https://127.0.0.1:1/", HttpVersion::Http1, true),
+        ] {
+            let options = ConnectOptions { http, ..ConnectOptions::default() };
+            let connecting = Connecting::new(&options, &Target::parse(url).unwrap()).unwrap();
+            let result = connecting.check_request(request);
+            assert_eq!(result.is_ok(), sound, "{url} {http:?}");
+            assert!(result.err().is_none_or(|error| error.to_string().contains("GET /<> HTTP/1.1")));
+            connecting.check_request(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
         }
     }
 

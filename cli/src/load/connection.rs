@@ -338,3 +338,14 @@ impl Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ten thousand users of plain HTTP/1.1 shall fit into a few megabytes.
+    #[test]
+    fn a_connection_is_small() {
+        assert!(size_of::<Connection>() <= 384, "{}", size_of::<Connection>());
+    }
+}

@@ -142,7 +142,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("ca.pem");
         let error = |text: Option<&str>| {
-            text.map(|text| std::fs::write(&path, text).unwrap());
+            if let Some(text) = text {
+                std::fs::write(&path, text).unwrap();
+            }
             let options = TlsOptions { ca: Some(path.clone()), insecure_skip_verify: true };
             client_config(&options, HttpVersion::Auto).unwrap_err().to_string()
         };
