@@ -204,6 +204,8 @@ impl Http2 {
                 });
             }
             if let Some(Poll::Ready(result)) = self.exchange.as_mut().map(Task::poll) {
+                // What is finished must not be polled again, whoever wakes it.
+                self.exchange = None;
                 return (Some(result), true);
             }
             self.tasks.poll();

@@ -188,7 +188,9 @@ fn a_misbehaving_http2_server_is_counted_in_its_class() {
         (Misdeed::Silence, Failure::ResponseTimeout, Some(1050)),
     ] {
         let server = AsyncServer::start(None, true, misdeed);
-        let plan = Plan { timeout: millis(150), ..plan_for(&server, None, http(HttpVersion::Http2)) };
+        let plan = plan_for(&server, None, http(HttpVersion::Http2));
+        let timeout = if failure == Failure::ResponseTimeout { millis(150) } else { plan.timeout };
+        let plan = Plan { timeout, ..plan };
         let recording = expect_failure(&plan, failure);
         assert_eq!(failure.k6_code(), code);
         assert_eq!(recording.requests, server.log.requests(), "{misdeed:?}");
