@@ -130,6 +130,8 @@ pub(crate) struct BackendArgs {
 pub(crate) struct BenchArgs {
     #[command(flatten)]
     pub(crate) load: LoadArgs,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
     /// Load this URL instead of the deployed service
     #[arg(long, value_name = "URL")]
     pub(crate) url: Option<String>,
@@ -161,6 +163,26 @@ pub(crate) struct AgentArgs {
     /// Write the address here once requests are served
     #[arg(long, value_name = "FILE")]
     pub(crate) ready_file: Option<PathBuf>,
+}
+
+/// How users connect.
+#[derive(Debug, Args)]
+pub(crate) struct ConnectArgs {
+    /// The protocol; `auto` is what the server picks over https, HTTP/1.1 over http
+    #[arg(long, value_name = "auto|1.1|2")]
+    pub(crate) http_version: Option<String>,
+    /// A new connection for each request
+    #[arg(long)]
+    pub(crate) no_connection_reuse: bool,
+    /// Addresses to connect from in turn, such as 127.0.0.2,127.0.0.3-127.0.0.9
+    #[arg(long, value_name = "ADDR,...")]
+    pub(crate) local_ips: Option<String>,
+    /// Trust any certificate
+    #[arg(long)]
+    pub(crate) insecure_skip_tls_verify: bool,
+    /// A PEM file of certificate authorities to trust beside the usual ones
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<String>,
 }
 
 /// How much load, and when it passes.

@@ -150,7 +150,7 @@ impl Drop for End {
 
 fn carry_out(plan: Plan, mut reporter: Reporter) -> Stage {
     let run = Arc::clone(&reporter.run);
-    let plan = plan.target.clone().resolved_here().map(|target| Plan { target, ..plan });
+    let plan = plan.made_here();
     let plan = plan.and_then(|plan| plan.check().map(|()| plan));
     let recording = match &plan {
         Err(error) => return Stage::Failed(error.to_string()),

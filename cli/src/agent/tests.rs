@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::client::AgentError;
 use super::protocol::{VERSION, VERSION_HEADER};
 use super::{Crowd, Settings, Token, serve};
-use crate::load::{Arrivals, Fate, Plan, Scenario, Share, Target, Ticks};
+use crate::load::{Arrivals, ConnectOptions, Connecting, Fate, Plan, Scenario, Share, Target, Ticks};
 
 const TOKEN: &str = "0123456789abcdef";
 
@@ -46,8 +46,10 @@ async fn target() -> SocketAddr {
 }
 
 fn plan(target: SocketAddr) -> Plan {
+    let target = Target::parse(&format!("http://{target}/")).unwrap();
     Plan {
-        target: Target::parse(&format!("http://{target}/")).unwrap(),
+        connecting: Connecting::new(&ConnectOptions::default(), &target).unwrap(),
+        target,
         scenario: Scenario::request("GET", vec![], ""),
         users: 5,
         share: Share::ALL,
@@ -123,7 +125,7 @@ async fn what_makes_no_run_is_refused_and_leaves_the_agent_idle() {
         (spoilt("/plan/users", json!(0)), 422, "the number of users is 0"),
         (spoilt("/plan/share/step", json!(0)), 422, "the share of the users"),
         (spoilt("/plan/share/step", json!(9)), 201, ""),
-        (spoilt("/plan/target/url", json!("ftp://x/")), 422, "its scheme is not http"),
+        (spoilt("/plan/target/url", json!("ftp://x/")), 422, "its scheme is neither http nor https"),
         (spoilt("/plan/users", json!(900_000)), 422, "900000 users need"),
         (spoilt("/threads", json!(5000)), 422, "generator threads is 5000"),
     ] {

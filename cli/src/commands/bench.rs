@@ -19,6 +19,7 @@ use crate::report::{self, Report, RunFolder};
 pub(super) fn bench(global: &Global, args: &BenchArgs) -> anyhow::Result<ExitStatus> {
     let mut layer = Layer::default();
     options::load(&args.load, &mut layer)?;
+    options::connect(&args.connect, &mut layer)?;
     options::request(args, &mut layer)?;
     let profile = profile::load(&global.profile, layer)?;
     print_notes(&profile);

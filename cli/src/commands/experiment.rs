@@ -1,6 +1,7 @@
 //! One experiment: seed, load, drain, audit, and the facts of it as a report.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -20,10 +21,10 @@ use crate::agent::{AgentRun, Conducted, Crowd};
 use crate::audit::{Audit, Findings};
 use crate::criteria::{Criterion, Spec};
 use crate::load::{
-    self, Arrivals, Check, Data, Interval, Observer, Plan, Recording, Scenario, Share, Stage, Step, Target,
-    Watch,
+    self, Arrivals, Check, ConnectOptions, Connecting, Data, Interval, Observer, Plan, Recording, Scenario,
+    Share, Stage, Step, Target, TlsOptions, Watch,
 };
-use crate::profile::{Profile, ScenarioKind, StepSpec};
+use crate::profile::{self, Profile, ScenarioKind, StepSpec};
 use crate::report::{Aborted, INTERVAL_LOG, Report, RunFolder};
 
 /// After an interruption the journal gets this long to empty.
@@ -132,8 +133,11 @@ fn draft(profile: &Profile, url: &str, token: &str) -> Result<Plan, load::PlanEr
     // Half of the cores: the service under test is often on the same machine.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = spec.threads.map_or((cores / 2).max(1), |threads| threads as usize);
+    let target = Target::parse(url)?;
+    let connecting = Connecting::new(&connect_options(spec), &target)?;
     Ok(Plan {
-        target: Target::parse(url)?,
+        connecting,
+        target,
         scenario,
         users: spec.vus,
         arrivals: match (spec.rate_per_s, spec.pacing) {
@@ -172,6 +176,22 @@ fn step(spec: &StepSpec) -> Step {
         body: spec.request.body.clone().unwrap_or_default(),
         checks,
         think_time: spec.think_time,
+    }
+}
+
+fn connect_options(spec: &profile::Load) -> ConnectOptions {
+    ConnectOptions {
+        reuse: spec.connection_reuse,
+        local_ips: spec.local_ips.clone(),
+        http: match spec.http {
+            profile::HttpVersion::Auto => load::HttpVersion::Auto,
+            profile::HttpVersion::Http1 => load::HttpVersion::Http1,
+            profile::HttpVersion::Http2 => load::HttpVersion::Http2,
+        },
+        tls: TlsOptions {
+            ca: spec.tls.ca.as_ref().map(PathBuf::from),
+            insecure_skip_verify: spec.tls.insecure_skip_verify,
+        },
     }
 }
 

@@ -3,11 +3,11 @@
 use std::fs::File;
 use std::io::Read as _;
 
-use crate::args::{BackendArgs, BenchArgs, LoadArgs};
+use crate::args::{BackendArgs, BenchArgs, ConnectArgs, LoadArgs};
 use crate::criteria::{self, Criterion, Spec};
 use crate::profile::{
-    self, Backend, CriterionSpec, Headers, Layer, Profile, ProfileError, ScenarioKind, StageText, Stages,
-    Whole, flag_error, quantity_flag,
+    self, Backend, CriterionSpec, Headers, HttpVersion, Layer, Profile, ProfileError, ScenarioKind,
+    StageText, Stages, Whole, flag_error, quantity_flag,
 };
 
 /// Largest body that --body @FILE takes; the profile's bound for a body.
@@ -62,6 +62,27 @@ fn thresholds(flags: &[String], layer: &mut Layer) -> Result<(), ProfileError> {
     for text in flags {
         let CriterionSpec { metric, expression, .. } = profile::threshold_flag(text)?;
         layer.criteria.section().add(&metric, &expression);
+    }
+    Ok(())
+}
+
+/// How users connect.
+pub(super) fn connect(args: &ConnectArgs, layer: &mut Layer) -> Result<(), ProfileError> {
+    let load = layer.load.section();
+    let version = args.http_version.as_deref().map(|text| {
+        HttpVersion::parse(text).ok_or_else(|| {
+            let message = format!("expected {}, found {text:?}", HttpVersion::EXPECTED);
+            flag_error("--http-version", message, "name one of the three")
+        })
+    });
+    load.http = version.transpose()?.into();
+    load.connection_reuse = args.no_connection_reuse.then_some(false).into();
+    let ips = args.local_ips.as_deref();
+    load.local_ips = ips.map(|text| text.split(',').map(str::to_owned).collect()).into();
+    if args.ca.is_some() || args.insecure_skip_tls_verify {
+        let tls = load.tls.section();
+        tls.ca = args.ca.clone().into();
+        tls.insecure_skip_verify = args.insecure_skip_tls_verify.then_some(true).into();
     }
     Ok(())
 }

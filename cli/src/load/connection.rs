@@ -1,39 +1,43 @@
-//! One user's connection: connecting, sending, receiving, idle. It knows sockets and the protocol; when the next
-//! request is due and what is recorded is others' business.
+//! One user's connection: connecting, the TLS handshake, then a protocol client. When the next request is due and
+//! what is recorded are others' business.
 
-use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::io;
 use std::net::TcpStream;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::client::{Client, Progress, Ready, Resources};
 use super::clock::{Clock, Nanos};
+use super::connecting::{Connecting, HttpVersion};
 use super::exchange::{Exchange, Times};
+use super::http1::Http1;
+use super::http2::Http2;
 use super::outcome::{Failure, Outcome};
 use super::plan::Target;
-use super::response::{Fed, ResponseParser};
 use super::scenario::{Job, RequestSource};
+use super::tls;
+use super::transport::{TlsStream, Transport};
 
 /// What a thread's connections share.
 pub(super) struct Io<'a> {
     pub(super) epoll: Epoll,
     pub(super) clock: Clock,
     pub(super) target: &'a Target,
+    pub(super) connecting: &'a Connecting,
     pub(super) source: RequestSource,
     /// Received bytes pass through here and are gone.
     pub(super) buffer: Box<[u8]>,
 }
 
-/// A body that keeps the buffer full yields to other users after so many reads.
-const MAX_READS_AT_ONCE: usize = 16;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Idle,
-    Connecting,
-    Sending,
-    Receiving,
+/// How far a connection has come.
+#[derive(Debug)]
+enum Link {
+    Closed,
+    Connecting(TcpStream),
+    Handshaking(Box<TlsStream>),
+    Open(Client),
 }
 
 /// What a call came to.
@@ -46,12 +50,6 @@ pub(super) enum Step {
     Done(Exchange),
 }
 
-enum Read {
-    Pending,
-    Again,
-    Ended(Outcome),
-}
-
 #[derive(Debug)]
 pub(super) struct Connection {
     /// The user's index in the whole run.
@@ -60,37 +58,27 @@ pub(super) struct Connection {
     slot: u32,
     /// Tells events of this socket from those of an earlier one.
     generation: u32,
-    stream: Option<TcpStream>,
-    stage: Stage,
+    link: Link,
+    /// A request is under way.
+    busy: bool,
     /// Which address to use, and how many this request has tried.
     address: usize,
     tried: usize,
-    parser: ResponseParser,
     job: Job,
-    sent: usize,
-    received: u64,
-    /// The peer has closed or reset; reading must go on to the end of what is there.
-    hung_up: bool,
-    reusable: bool,
     times: Times,
 }
 
 impl Connection {
-    pub(super) fn new(user: u32, slot: u32, target: &Target) -> Self {
+    pub(super) fn new(user: u32, slot: u32, target: &Target, connecting: &Connecting) -> Self {
         Self {
             user,
             slot,
             generation: 0,
-            stream: None,
-            stage: Stage::Idle,
-            address: user as usize % target.preferred(),
+            link: Link::Closed,
+            busy: false,
+            address: connecting.first_remote(user, target.preferred()),
             tried: 0,
-            parser: ResponseParser::new(false),
             job: Job::default(),
-            sent: 0,
-            received: 0,
-            hung_up: false,
-            reusable: false,
             times: Times::default(),
         }
     }
@@ -110,59 +98,55 @@ impl Connection {
 
     /// Starts a request.
     pub(super) fn begin(&mut self, io: &mut Io<'_>, job: Job, intended: Nanos, now: Nanos) -> Step {
-        debug_assert_eq!(self.stage, Stage::Idle, "one request at a time");
-        self.times = Times { intended, started: now, ..Times::default() };
-        self.sent = 0;
-        self.received = 0;
-        self.reusable = false;
+        debug_assert!(!self.busy, "one request at a time");
+        self.busy = true;
         self.job = job;
-        let (to_head, needle) = io.source.expectation(job.step);
-        self.parser.reset(to_head, needle);
-        if self.stream.is_some() {
+        self.times = Times { intended, started: now, ..Times::default() };
+        if let Link::Open(client) = &mut self.link
+            && client.begin(io.source.expectation(job.step))
+        {
             self.times.connected = Some(now);
-            self.send(io)
-        } else {
-            self.tried = 0;
-            self.times.connect_started = Some(now);
-            self.connect(io)
+            return self.send(io);
         }
+        self.link = Link::Closed;
+        self.tried = 0;
+        self.times.connect_started = Some(now);
+        self.connect(io)
     }
 
     /// Something happened on the socket.
     pub(super) fn on_event(&mut self, io: &mut Io<'_>, flags: EpollFlags) -> Step {
         const HUNG_UP: EpollFlags =
             EpollFlags::EPOLLRDHUP.union(EpollFlags::EPOLLHUP).union(EpollFlags::EPOLLERR);
-        if self.stream.is_none() {
-            return Step::Pending;
-        }
         let hung_up = flags.intersects(HUNG_UP);
-        let readable = hung_up || flags.contains(EpollFlags::EPOLLIN);
-        match self.stage {
-            Stage::Idle => {
-                // The server has closed the idle connection, or spoke unasked: the next request makes a new one.
-                if readable {
-                    self.disconnect();
+        let ready = Ready {
+            readable: hung_up || flags.contains(EpollFlags::EPOLLIN),
+            writable: flags.contains(EpollFlags::EPOLLOUT),
+            hung_up,
+        };
+        match &mut self.link {
+            Link::Open(_) if self.busy => self.go_on(io, ready),
+            Link::Open(client) => {
+                if !client.on_idle(ready) {
+                    self.link = Link::Closed;
                 }
                 Step::Pending
             }
-            Stage::Connecting => self.on_connect_event(io, flags),
-            Stage::Sending | Stage::Receiving => {
-                self.hung_up |= hung_up;
-                let step = if readable { self.receive(io) } else { Step::Pending };
-                match step {
-                    Step::Pending if self.stage == Stage::Sending && flags.contains(EpollFlags::EPOLLOUT) => {
-                        self.send(io)
-                    }
-                    step => step,
-                }
+            Link::Connecting(_) => self.on_connect_event(io, ready.writable),
+            Link::Handshaking(stream) => {
+                stream.on_readable(ready.hung_up);
+                self.shake_hands(io)
             }
+            Link::Closed => Step::Pending,
         }
     }
 
     /// Goes on after [`Step::Again`].
     pub(super) fn resume(&mut self, io: &mut Io<'_>) -> Step {
-        match self.stage {
-            Stage::Sending | Stage::Receiving if self.stream.is_some() => self.receive(io),
+        match self.link {
+            Link::Open(_) if self.busy => {
+                self.go_on(io, Ready { readable: true, writable: false, hung_up: false })
+            }
             _ => Step::Pending,
         }
     }
@@ -176,20 +160,21 @@ impl Connection {
 
     /// Gives the request up because the run is over. `None` if there was none, else whether any of it was sent.
     pub(super) fn abort(&mut self) -> Option<bool> {
-        if self.stage == Stage::Idle {
+        if !self.busy {
             return None;
         }
-        self.stage = Stage::Idle;
-        self.disconnect();
-        Some(self.sent > 0)
+        let sent = self.bytes().0 > 0;
+        self.busy = false;
+        self.link = Link::Closed;
+        Some(sent)
     }
 
     fn connect(&mut self, io: &mut Io<'_>) -> Step {
         loop {
             match self.open(io) {
-                Ok(true) => return self.established(io),
-                Ok(false) => {
-                    self.stage = Stage::Connecting;
+                Ok((stream, true)) => return self.on_connected(io, stream),
+                Ok((stream, false)) => {
+                    self.link = Link::Connecting(stream);
                     return Step::Pending;
                 }
                 Err(error) => {
@@ -201,8 +186,8 @@ impl Connection {
         }
     }
 
-    /// Opens a socket; returns whether it is connected already.
-    fn open(&mut self, io: &Io<'_>) -> io::Result<bool> {
+    /// Opens a socket; returns it, and whether it is connected already.
+    fn open(&mut self, io: &Io<'_>) -> io::Result<(TcpStream, bool)> {
         let address = io.target.addresses[self.address];
         let socket = Socket::new(
             Domain::for_address(address),
@@ -210,6 +195,7 @@ impl Connection {
             Some(Protocol::TCP),
         )?;
         socket.set_tcp_nodelay(true)?;
+        io.connecting.bind(&socket, self.user, address)?;
         let connected = match socket.connect(&address.into()) {
             Ok(()) => true,
             Err(error) if error.raw_os_error() == Some(Errno::EINPROGRESS as i32) => false,
@@ -220,25 +206,27 @@ impl Connection {
         let interest =
             EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
         io.epoll.add(&socket, EpollEvent::new(interest, token))?;
-        self.stream = Some(TcpStream::from(socket));
-        self.hung_up = false;
-        Ok(connected)
+        Ok((TcpStream::from(socket), connected))
     }
 
-    fn on_connect_event(&mut self, io: &mut Io<'_>, flags: EpollFlags) -> Step {
-        let failed = match self.stream.as_ref().map(TcpStream::take_error) {
-            Some(Ok(Some(error)) | Err(error)) => Some(error),
-            _ => None,
+    fn on_connect_event(&mut self, io: &mut Io<'_>, writable: bool) -> Step {
+        let Link::Connecting(stream) = std::mem::replace(&mut self.link, Link::Closed) else {
+            return Step::Pending;
         };
-        if let Some(error) = failed {
-            self.disconnect();
-            return if self.next_address(io) {
-                self.connect(io)
-            } else {
+        match stream.take_error() {
+            Ok(None) if writable => self.on_connected(io, stream),
+            Ok(None) => {
+                self.link = Link::Connecting(stream);
+                Step::Pending
+            }
+            Ok(Some(error)) | Err(error) => {
+                drop(stream);
+                if self.next_address(io) {
+                    return self.connect(io);
+                }
                 Step::Done(self.end(io, Outcome::Failed(Failure::of_connect(&error))))
-            };
+            }
         }
-        if flags.contains(EpollFlags::EPOLLOUT) { self.established(io) } else { Step::Pending }
     }
 
     /// Moves on to the next address; false once this request has tried all of them.
@@ -249,100 +237,115 @@ impl Connection {
         self.tried < addresses
     }
 
-    fn established(&mut self, io: &mut Io<'_>) -> Step {
-        self.times.connected = Some(io.clock.now());
+    fn on_connected(&mut self, io: &mut Io<'_>, stream: TcpStream) -> Step {
+        let now = io.clock.now();
+        self.times.tcp_connected = Some(now);
+        let Some((config, name)) = io.connecting.tls() else {
+            let transport = Transport::Plain(stream);
+            return self.open_client(io, transport, io.connecting.http() == HttpVersion::Http2, now);
+        };
+        match TlsStream::new(stream, config, name) {
+            Ok(stream) => {
+                self.link = Link::Handshaking(Box::new(stream));
+                self.shake_hands(io)
+            }
+            Err(_) => Step::Done(self.end(io, Outcome::Failed(Failure::TlsFailed))),
+        }
+    }
+
+    fn shake_hands(&mut self, io: &mut Io<'_>) -> Step {
+        let Link::Handshaking(mut stream) = std::mem::replace(&mut self.link, Link::Closed) else {
+            return Step::Pending;
+        };
+        match stream.handshake() {
+            Ok(true) => {
+                let http2 = stream.protocol() == Some(tls::ALPN_HTTP2);
+                if !http2 && io.connecting.http() == HttpVersion::Http2 {
+                    return Step::Done(self.end(io, Outcome::Failed(Failure::TlsFailed)));
+                }
+                let now = io.clock.now();
+                self.open_client(io, Transport::Tls(stream), http2, now)
+            }
+            Ok(false) => {
+                self.link = Link::Handshaking(stream);
+                Step::Pending
+            }
+            Err(error) => Step::Done(self.end(io, Outcome::Failed(Failure::of_established(&error)))),
+        }
+    }
+
+    fn open_client(&mut self, io: &mut Io<'_>, transport: Transport, http2: bool, now: Nanos) -> Step {
+        self.times.connected = Some(now);
+        let mut client = if http2 {
+            Client::Http2(Box::new(Http2::new(transport, io.clock)))
+        } else {
+            Client::Http1(Http1::new(transport))
+        };
+        client.begin(io.source.expectation(self.job.step));
+        self.link = Link::Open(client);
         self.send(io)
     }
 
     fn send(&mut self, io: &mut Io<'_>) -> Step {
-        self.stage = Stage::Sending;
+        let Link::Open(client) = &mut self.link else { return Step::Pending };
         let request = io.source.render(self.user, self.job);
-        while let Some(mut stream) = self.stream.as_ref() {
-            match stream.write(&request[self.sent..]) {
-                Ok(written) => {
-                    self.sent += written;
-                    if self.sent == request.len() {
-                        self.times.sent = Some(io.clock.now());
-                        self.stage = Stage::Receiving;
-                        break;
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => {
-                    // The server may have answered, such as with 413, before it closed.
-                    self.hung_up = true;
-                    let outcome = match self.read(io) {
-                        Read::Ended(outcome @ Outcome::Response(_)) => outcome,
-                        _ => Outcome::Failed(Failure::of_established(&error)),
-                    };
-                    return Step::Done(self.end(io, outcome));
-                }
-            }
-        }
-        Step::Pending
+        let mut resources = Resources { clock: io.clock, buffer: &mut io.buffer };
+        let progress = client.send(request, &mut resources, &mut self.times);
+        self.conclude(io, progress)
     }
 
-    fn receive(&mut self, io: &mut Io<'_>) -> Step {
-        match self.read(io) {
-            Read::Pending => Step::Pending,
-            Read::Again => Step::Again,
-            Read::Ended(outcome) => Step::Done(self.end(io, outcome)),
+    /// Goes on with a request after an event.
+    fn go_on(&mut self, io: &mut Io<'_>, ready: Ready) -> Step {
+        let Link::Open(client) = &mut self.link else { return Step::Pending };
+        let mut resources = Resources { clock: io.clock, buffer: &mut io.buffer };
+        match client.on_ready(ready, &mut resources, &mut self.times) {
+            Progress::Pending if client.wants_to_send(ready) => self.send(io),
+            progress => self.conclude(io, progress),
         }
     }
 
-    fn read(&mut self, io: &mut Io<'_>) -> Read {
-        let Some(mut stream) = self.stream.as_ref() else { return Read::Pending };
-        for _ in 0..MAX_READS_AT_ONCE {
-            let count = match stream.read(&mut io.buffer) {
-                Ok(0) if self.parser.close() => return Read::Ended(Outcome::Response(self.parser.status())),
-                Ok(0) => return Read::Ended(Outcome::Failed(Failure::Eof)),
-                Ok(count) => count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Read::Pending,
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => return Read::Ended(Outcome::Failed(Failure::of_established(&error))),
-            };
-            if self.times.first_byte.is_none() {
-                self.times.first_byte = Some(io.clock.now());
-            }
-            self.received += count as u64;
-            match self.parser.feed(&io.buffer[..count]) {
-                Err(_) => return Read::Ended(Outcome::Failed(Failure::Malformed)),
-                Ok(Fed::Complete { rest }) => {
-                    // What is left over was not asked for, and a request not sent whole would garble the next.
-                    let in_step = rest == 0 && self.stage == Stage::Receiving;
-                    self.reusable = in_step && self.parser.keep_alive() && !self.hung_up;
-                    return Read::Ended(Outcome::Response(self.parser.status()));
-                }
-                // A read that does not fill the buffer has emptied the socket (epoll(7)); more comes as an event.
-                Ok(Fed::More) if count < io.buffer.len() && !self.hung_up => return Read::Pending,
-                Ok(Fed::More) => {}
-            }
+    fn conclude(&mut self, io: &Io<'_>, progress: Progress) -> Step {
+        match progress {
+            Progress::Pending => Step::Pending,
+            Progress::Again => Step::Again,
+            Progress::Ended(outcome) => Step::Done(self.end(io, outcome)),
         }
-        Read::Again
     }
 
     fn end(&mut self, io: &Io<'_>, outcome: Outcome) -> Exchange {
         self.times.ended = io.clock.now();
-        if !self.reusable {
-            self.disconnect();
+        let (bytes_sent, bytes_received) = self.bytes();
+        let body_has = matches!(&self.link, Link::Open(client) if client.body_has());
+        let answered = matches!(outcome, Outcome::Response(_));
+        let reusable = answered && matches!(&self.link, Link::Open(client) if client.is_reusable());
+        if !(reusable && io.connecting.reuse()) {
+            // Closing removes the socket from epoll, too, since nothing else holds it.
+            self.link = Link::Closed;
         }
         if self.times.connected.is_none() && self.tried < io.target.addresses.len() {
             // A connection that timed out: let the next request try another address.
             self.address = (self.address + 1) % io.target.addresses.len();
         }
-        self.stage = Stage::Idle;
-        Exchange {
-            times: self.times,
-            outcome,
-            bytes_sent: self.sent as u64,
-            bytes_received: self.received,
-            body_has: self.parser.body_has(),
-        }
+        self.busy = false;
+        Exchange { times: self.times, outcome, bytes_sent, bytes_received, body_has }
     }
 
-    /// Closing removes the socket from epoll, too, since nothing else holds it.
-    fn disconnect(&mut self) {
-        self.stream = None;
+    /// Sent and received for this request.
+    fn bytes(&self) -> (u64, u64) {
+        match &self.link {
+            Link::Open(client) => client.bytes(),
+            _ => (0, 0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ten thousand users of plain HTTP/1.1 shall fit into a few megabytes.
+    #[test]
+    fn a_connection_is_small() {
+        assert!(size_of::<Connection>() <= 384, "{}", size_of::<Connection>());
     }
 }

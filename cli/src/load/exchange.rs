@@ -12,7 +12,9 @@ pub(super) struct Times {
     pub(super) started: Nanos,
     /// The start of the connection, if there had to be a new one.
     pub(super) connect_started: Option<Nanos>,
-    /// When there was a connection.
+    /// When there was a connection of TCP.
+    pub(super) tcp_connected: Option<Nanos>,
+    /// When there was a connection to send on: after the TLS handshake, if there is one.
     pub(super) connected: Option<Nanos>,
     /// When the last byte of the request was handed to the kernel.
     pub(super) sent: Option<Nanos>,
@@ -35,7 +37,9 @@ pub(super) struct Exchange {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Stages {
     pub(super) blocked: Nanos,
+    /// TCP alone.
     pub(super) connecting: Nanos,
+    pub(super) tls_handshaking: Nanos,
     pub(super) sending: Nanos,
     pub(super) waiting: Nanos,
     pub(super) receiving: Nanos,
@@ -53,7 +57,8 @@ impl Times {
         let since = |from: Option<Nanos>, to: Nanos| from.map_or(0, |from| to.saturating_sub(from));
         Stages {
             blocked: self.connected.map_or(0, |connected| connected.saturating_sub(self.started)),
-            connecting: self.connected.map_or(0, |connected| since(self.connect_started, connected)),
+            connecting: self.tcp_connected.map_or(0, |connected| since(self.connect_started, connected)),
+            tls_handshaking: self.connected.map_or(0, |connected| since(self.tcp_connected, connected)),
             sending: self.sent.map_or(0, |sent| since(self.connected, sent)),
             // A request that is never answered waits until it is given up.
             waiting: since(self.sent, self.first_byte.unwrap_or(self.ended)),
@@ -82,30 +87,42 @@ mod tests {
             intended: 5,
             started: 10,
             connect_started: Some(11),
+            tcp_connected: Some(22),
             connected: Some(30),
             sent: Some(34),
             first_byte: Some(60),
             ended: 70,
         };
-        let stages = |blocked, connecting, sending, waiting, receiving| Stages {
+        let stages = |blocked, connecting, tls_handshaking, sending, waiting, receiving| Stages {
             blocked,
             connecting,
+            tls_handshaking,
             sending,
             waiting,
             receiving,
         };
         assert_eq!((fresh.total(), fresh.lag(), fresh.stages().duration()), (65, 5, 40));
         for (times, expected) in [
-            (fresh, stages(20, 19, 4, 26, 10)),
-            (Times { connect_started: None, connected: Some(10), ..fresh }, stages(0, 0, 24, 26, 10)),
+            (fresh, stages(20, 11, 8, 4, 26, 10)),
+            (
+                Times { connect_started: None, tcp_connected: None, connected: Some(10), ..fresh },
+                stages(0, 0, 0, 24, 26, 10),
+            ),
+            // No TLS.
+            (Times { connected: Some(22), ..fresh }, stages(12, 11, 0, 12, 26, 10)),
             // Never answered.
-            (Times { first_byte: None, ..fresh }, stages(20, 19, 4, 36, 0)),
+            (Times { first_byte: None, ..fresh }, stages(20, 11, 8, 4, 36, 0)),
             // Answered before it was sent whole.
-            (Times { sent: None, ..fresh }, stages(20, 19, 0, 0, 10)),
+            (Times { sent: None, ..fresh }, stages(20, 11, 8, 0, 0, 10)),
             // Not sent whole, not answered.
-            (Times { sent: None, first_byte: None, ..fresh }, stages(20, 19, 0, 0, 0)),
+            (Times { sent: None, first_byte: None, ..fresh }, stages(20, 11, 8, 0, 0, 0)),
+            // The handshake failed.
+            (Times { connected: None, sent: None, first_byte: None, ..fresh }, stages(0, 11, 0, 0, 0, 0)),
             // Never connected.
-            (Times { connected: None, sent: None, first_byte: None, ..fresh }, stages(0, 0, 0, 0, 0)),
+            (
+                Times { tcp_connected: None, connected: None, sent: None, first_byte: None, ..fresh },
+                stages(0, 0, 0, 0, 0, 0),
+            ),
         ] {
             assert_eq!(times.stages(), expected, "{times:?}");
         }

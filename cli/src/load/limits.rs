@@ -39,11 +39,12 @@ fn files_to_ask_for(users: u32, threads: usize, soft: u64, hard: u64) -> Result<
     }
 }
 
-/// Makes sure that each user can have a local port: one connection each, to one of `addresses` addresses.
-pub(super) fn ensure_ports(users: u32, addresses: usize) -> Result<(), PlanError> {
+/// Makes sure that each user can have a local port: one connection each, from one of `locals` addresses to one of
+/// `remotes`.
+pub(super) fn ensure_ports(users: u32, locals: usize, remotes: usize) -> Result<(), PlanError> {
     // Unreadable, as in some sandboxes: then a shortage shows as no_free_port during the run.
     match read_port_range(Path::new(PORT_RANGE)) {
-        Some(range) => check_ports(users, addresses, &range),
+        Some(range) => check_ports(users, locals * remotes, &range),
         None => Ok(()),
     }
 }
@@ -54,9 +55,9 @@ fn read_port_range(path: &Path) -> Option<RangeInclusive<u16>> {
     Some(low.trim().parse().ok()?..=high.trim().parse().ok()?)
 }
 
-fn check_ports(users: u32, addresses: usize, range: &RangeInclusive<u16>) -> Result<(), PlanError> {
-    // A port can be used once towards each remote address.
-    let available = range.len() as u64 * addresses as u64;
+fn check_ports(users: u32, pairs: usize, range: &RangeInclusive<u16>) -> Result<(), PlanError> {
+    // A port can be used once for each pair of a local and a remote address.
+    let available = range.len() as u64 * pairs as u64;
     if u64::from(users) <= available {
         return Ok(());
     }
@@ -87,7 +88,7 @@ mod tests {
         assert!(check_ports(28_232, 1, &(32768..=60999)).is_ok());
         assert!(check_ports(40_000, 2, &(32768..=60999)).is_ok());
         let error = check_ports(28_233, 1, &(32768..=60999)).unwrap_err().to_string();
-        for part in ["28233 users", "28232", "32768", "60999", "ip_local_port_range"] {
+        for part in ["28233 users", "28232", "32768", "60999", "ip_local_port_range", "--local-ips"] {
             assert!(error.contains(part), "{part}: {error}");
         }
     }

@@ -2,13 +2,16 @@
 //! virtual user owns one connection; the [`recording`] is what came of it.
 //!
 //! The parts are kept apart so that each can be replaced: when a request is due (`pacer`), what is sent
-//! (`scenario`, `transactions`), how it gets there (`connection`, `response`), what is noted (`recorder`, `series`,
-//! `ledger`), what may end it early (`running`), what spoils it (`effort`, `heartbeat`, `withheld`).
+//! (`scenario`, `transactions`), how it gets there (`connection`, `transport`, `http1`, `http2`), what is noted
+//! (`recorder`, `series`, `ledger`), what may end it early (`running`), what spoils it (`effort`, `heartbeat`,
+//! `withheld`).
 
 mod cgroup;
 mod check;
 mod chunked;
+mod client;
 mod clock;
+mod connecting;
 mod connection;
 mod data;
 mod deadlines;
@@ -17,6 +20,9 @@ mod engine;
 mod exchange;
 mod harvest;
 mod heartbeat;
+mod http1;
+mod http2;
+mod http2_request;
 mod latencies;
 mod ledger;
 mod limits;
@@ -33,11 +39,15 @@ mod schedule;
 mod series;
 mod share;
 mod target;
+mod tasks;
 mod template;
 mod tick;
+mod tls;
 mod transactions;
 mod transfer;
+mod transport;
 mod unite;
+mod wire;
 mod withheld;
 mod worker;
 
@@ -45,6 +55,7 @@ mod worker;
 mod tests;
 
 pub(crate) use check::Check;
+pub(crate) use connecting::{ConnectOptions, Connecting, HttpVersion};
 pub(crate) use data::Data;
 #[cfg(test)]
 pub(crate) use engine::Ticks;
@@ -55,5 +66,6 @@ pub(crate) use recording::{CheckCount, Recording, StepRecording};
 pub(crate) use running::{Running, Watch};
 pub(crate) use series::{Interval, SecondLatency, SeriesBuilder};
 pub(crate) use tick::{Phase, Tick};
+pub(crate) use tls::TlsOptions;
 pub(crate) use transactions::seed_requests;
 pub(crate) use unite::unite;

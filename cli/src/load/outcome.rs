@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::ledger::Fate;
+use super::tls;
 
 /// The end of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,10 +42,27 @@ pub(crate) enum Failure {
     Malformed,
     /// Any other error of the socket.
     Io,
+    /// The TLS handshake failed, or TLS did later: no common version, not TLS at all, an alert, the protocol that
+    /// was asked for not agreed on.
+    TlsFailed,
+    /// The certificate is from no authority that is trusted.
+    TlsUnknownAuthority,
+    /// The certificate is for another name.
+    TlsHostname,
+    /// The certificate is not valid for another reason, such as its age.
+    TlsCertificate,
+    /// HTTP/2: the server said that it goes away (GOAWAY).
+    Http2GoAway,
+    /// HTTP/2: the stream was reset (RST_STREAM).
+    Http2Stream,
+    /// HTTP/2: what came breaks the protocol, or the connection failed as a whole.
+    Http2Connection,
+    /// The request cannot be said in HTTP/2, such as a path with characters that no URI has.
+    Unsendable,
 }
 
 impl Failure {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::ConnectTimeout,
         Self::Refused,
         Self::ConnectFailed,
@@ -56,6 +74,14 @@ impl Failure {
         Self::Eof,
         Self::Malformed,
         Self::Io,
+        Self::TlsFailed,
+        Self::TlsUnknownAuthority,
+        Self::TlsHostname,
+        Self::TlsCertificate,
+        Self::Http2GoAway,
+        Self::Http2Stream,
+        Self::Http2Connection,
+        Self::Unsendable,
     ];
 
     /// The name in reports.
@@ -72,6 +98,14 @@ impl Failure {
             Self::Eof => "eof",
             Self::Malformed => "malformed_response",
             Self::Io => "io_error",
+            Self::TlsFailed => "tls_failed",
+            Self::TlsUnknownAuthority => "tls_unknown_authority",
+            Self::TlsHostname => "tls_hostname_mismatch",
+            Self::TlsCertificate => "tls_invalid_certificate",
+            Self::Http2GoAway => "http2_goaway",
+            Self::Http2Stream => "http2_stream_reset",
+            Self::Http2Connection => "http2_connection_error",
+            Self::Unsendable => "request_not_sendable",
         }
     }
 
@@ -84,7 +118,20 @@ impl Failure {
             Self::ConnectTimeout => Some(1211),
             Self::Refused => Some(1212),
             Self::Reset => Some(1220),
-            Self::NoFreePort | Self::TooManyFiles | Self::Eof | Self::Malformed | Self::Io => None,
+            Self::TlsFailed => Some(1300),
+            Self::TlsUnknownAuthority => Some(1310),
+            Self::TlsHostname => Some(1311),
+            // The general codes; k6 adds HTTP/2's own error code to these.
+            Self::Http2GoAway => Some(1610),
+            Self::Http2Stream => Some(1630),
+            Self::Http2Connection => Some(1650),
+            Self::NoFreePort
+            | Self::TooManyFiles
+            | Self::Eof
+            | Self::Malformed
+            | Self::Io
+            | Self::TlsCertificate
+            | Self::Unsendable => None,
         }
     }
 
@@ -102,6 +149,13 @@ impl Failure {
 
     /// The class of an error on an established connection.
     pub(super) fn of_established(error: &io::Error) -> Self {
+        if let Some(failure) = tls::failure_of(error) {
+            return failure;
+        }
+        // TLS: the connection ended without a close_notify.
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            return Self::Eof;
+        }
         match errno(error) {
             Errno::ECONNRESET => Self::Reset,
             Errno::EPIPE => Self::BrokenPipe,

@@ -1,13 +1,17 @@
 //! What to do: the target, the scenario, how many users, for how long. Checked as a whole before the start.
 
 use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::check::Check;
+use super::connecting::Connecting;
 use super::data::{Data, DataError};
+use super::scenario::{Job, RequestSource};
 pub(crate) use super::share::Share;
 pub(crate) use super::target::Target;
 use super::template::TemplateError;
@@ -26,6 +30,8 @@ const MAX_DURATION: Duration = Duration::from_secs(24 * 3600);
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Plan {
     pub(crate) target: Target,
+    /// How the users reach it.
+    pub(crate) connecting: Connecting,
     pub(crate) scenario: Scenario,
     /// Virtual users, each with one connection and at most one request at a time. With stages of users the most
     /// there will be; in the open model how many iterations can be under way at once.
@@ -160,10 +166,14 @@ pub(crate) enum PlanError {
     #[error("the URL \"{url}\" cannot be used: {problem}")]
     Url { url: String, problem: &'static str },
     #[error(
-        "https is not supported by this version; the URL \"{url}\" needs TLS. Point the test at a plain http:// \
-         listener of the service, behind its TLS terminator"
+        "the certificate authorities in {} cannot be used: {problem}; expected a PEM file of certificates",
+        path.display()
     )]
-    Https { url: String },
+    Authorities { path: PathBuf, problem: String },
+    #[error(
+        "the local address {ip} cannot be used: {source}; expected an address of this machine (`ip addr` lists them)"
+    )]
+    LocalAddress { ip: IpAddr, source: io::Error },
     #[error(
         "the host \"{host}\" cannot be resolved: {source}; check the name and the resolver (/etc/resolv.conf)"
     )]
@@ -192,9 +202,9 @@ pub(crate) enum PlanError {
     #[error("the soft limit on open files cannot be raised from {soft} to {need}: {source}")]
     RaiseLimit { soft: u64, need: u64, source: io::Error },
     #[error(
-        "{users} users need as many local ports, but there are {available} ({low} to {high} for each remote address): \
-         widen net.ipv4.ip_local_port_range (`scalekit tune`, or `sysctl -w net.ipv4.ip_local_port_range=\"1024 \
-         65535\"`), or ask for fewer users"
+        "{users} users need as many local ports, but there are {available} ({low} to {high} for each pair of a \
+         local and a remote address): widen net.ipv4.ip_local_port_range (`scalekit tune`, or `sysctl -w \
+         net.ipv4.ip_local_port_range=\"1024 65535\"`), connect from more local addresses (--local-ips), or ask for fewer users"
     )]
     Ports { users: u32, available: u64, low: u16, high: u16 },
 }
@@ -215,7 +225,7 @@ impl Plan {
         self.check_bounds()?;
         let users = self.own_users();
         limits::ensure_files(users, self.worker_threads())?;
-        limits::ensure_ports(users, self.target.preferred())
+        limits::ensure_ports(users, self.connecting.local_addresses(), self.target.preferred())
     }
 
     /// Checks every bound, whichever machine it is for.
@@ -241,13 +251,28 @@ impl Plan {
         }
         self.share.check(self.users)?;
         self.check_model()?;
-        scenario::check(self)
+        scenario::check(self)?;
+        let mut source = RequestSource::new(self)?;
+        for step in (0u16..).take(self.scenario.step_names().len()) {
+            self.connecting.check_request(source.render(0, Job { iteration: 0, step }))?;
+        }
+        Ok(())
     }
 
     /// The part of the plan that the `index`th of `of` machines carries out. Users keep their numbers, and with
     /// them their ids and when they start.
     pub(crate) fn share(&self, index: u32, of: u32) -> Self {
         Self { share: self.share.part(index, of), ..self.clone() }
+    }
+
+    /// The plan for this machine, after it came from another one: its own addresses of the target, and its own trust.
+    ///
+    /// # Errors
+    /// The target cannot be resolved here, or an address or a file of the plan is not here.
+    pub(crate) fn made_here(self) -> Result<Self, PlanError> {
+        let target = self.target.resolved_here()?;
+        let connecting = self.connecting.made_here(&target)?;
+        Ok(Self { target, connecting, ..self })
     }
 
     /// How many users this process is.

@@ -205,7 +205,7 @@ impl Recorder {
             (by_success, times.total()),
             (&mut trends.blocked, stages.blocked),
             (&mut trends.connecting, stages.connecting),
-            (&mut trends.tls_handshaking, 0),
+            (&mut trends.tls_handshaking, stages.tls_handshaking),
             (&mut trends.sending, stages.sending),
             (&mut trends.waiting, stages.waiting),
             (&mut trends.receiving, stages.receiving),

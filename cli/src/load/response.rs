@@ -50,12 +50,11 @@ pub(super) struct ResponseParser {
 }
 
 impl ResponseParser {
-    /// `to_head`: the requests are HEAD requests, whose responses have no body whatever they say.
-    pub(super) fn new(to_head: bool) -> Self {
+    pub(super) fn new() -> Self {
         Self {
             state: State::Head,
             partial: Vec::new(),
-            to_head,
+            to_head: false,
             status: 0,
             keep_alive: true,
             body_bytes: 0,
@@ -64,10 +63,11 @@ impl ResponseParser {
         }
     }
 
-    /// Makes ready for the next response, the body of which is searched for `needle`.
-    pub(super) fn reset(&mut self, to_head: bool, needle: Option<&Arc<Needle>>) {
+    /// Makes ready for the next response, the body of which is searched for `needle`. `to_head`: it answers a HEAD
+    /// request and has no body whatever it says.
+    pub(super) fn reset(&mut self, to_head: bool, needle: Option<Arc<Needle>>) {
         self.to_head = to_head;
-        self.needle = needle.cloned();
+        self.needle = needle;
         self.search.reset();
         self.state = State::Head;
         self.clear_partial();

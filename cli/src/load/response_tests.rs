@@ -8,7 +8,8 @@ use super::*;
 type Parsed = Option<(u16, u64, bool, usize)>;
 
 fn parse(pieces: &[&[u8]], to_head: bool, close: bool) -> Result<Parsed, Malformed> {
-    let mut parser = ResponseParser::new(to_head);
+    let mut parser = ResponseParser::new();
+    parser.reset(to_head, None);
     let mut complete = None;
     for piece in pieces {
         match (complete, parser.feed(piece)?) {
@@ -112,7 +113,7 @@ fn heads_and_trailers_are_limited() {
 
 #[test]
 fn a_parser_is_reusable() {
-    let mut parser = ResponseParser::new(false);
+    let mut parser = ResponseParser::new();
     for (text, status) in [
         ("HTTP/1.1 500 Oops\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx", 500),
         ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 200),
@@ -223,7 +224,8 @@ proptest! {
         pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..20),
         to_head: bool,
     ) {
-        let mut parser = ResponseParser::new(to_head);
+        let mut parser = ResponseParser::new();
+    parser.reset(to_head, None);
         let text = responses()[prefix].0.as_bytes();
         let mut failed = parser.feed(&text[..keep.min(text.len())]).is_err();
         for piece in pieces {
@@ -247,8 +249,8 @@ fn a_body_is_searched_however_it_is_framed_and_cut() {
     for (text, length) in bodies.into_iter().flat_map(|text| (1..12).map(move |length| (text, length))) {
         for (wanted, found) in [("needle", true), ("noodle", false), ("200", false)] {
             let needle = std::sync::Arc::new(Needle::new(wanted));
-            let mut parser = ResponseParser::new(false);
-            parser.reset(false, Some(&needle));
+            let mut parser = ResponseParser::new();
+            parser.reset(false, Some(needle));
             for piece in text.as_bytes().chunks(length) {
                 parser.feed(piece).unwrap();
             }

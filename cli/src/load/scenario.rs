@@ -56,6 +56,15 @@ enum Request {
     },
 }
 
+/// What a response is to be read with.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Expectation {
+    /// It answers a HEAD request and has no body, whatever its head says.
+    pub(super) to_head: bool,
+    /// What its body is searched for.
+    pub(super) needle: Option<Arc<Needle>>,
+}
+
 /// Which request of a user.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Job {
@@ -122,13 +131,13 @@ impl RequestSource {
         }
     }
 
-    /// Whether the response to this step has no body whatever its head says, and what its body is searched for.
-    pub(super) fn expectation(&self, step: u16) -> (bool, Option<&Arc<Needle>>) {
+    /// What is to be known of a step before its response comes.
+    pub(super) fn expectation(&self, step: u16) -> Expectation {
         match &self.kind {
-            Kind::Transactions(_) => (false, None),
+            Kind::Transactions(_) => Expectation::default(),
             Kind::Steps(steps) => {
                 let step = &steps[usize::from(step)];
-                (step.to_head, step.needle.as_ref())
+                Expectation { to_head: step.to_head, needle: step.needle.clone() }
             }
         }
     }
@@ -345,7 +354,7 @@ mod tests {
     fn only_a_head_request_has_no_body_in_the_response() {
         for (method, to_head) in [("HEAD", true), ("GET", false)] {
             let source = RequestSource::new(&request(method, &[], "")).unwrap();
-            assert_eq!(source.expectation(0).0, to_head);
+            assert_eq!(source.expectation(0).to_head, to_head);
         }
     }
 

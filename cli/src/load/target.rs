@@ -1,4 +1,4 @@
-//! Where the requests go: an http URL taken apart, and its addresses, resolved once before the start.
+//! Where the requests go: an http or https URL taken apart, and its addresses, resolved once before the start.
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
 
@@ -6,11 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::PlanError;
 
-/// A parsed and resolved http URL.
+/// A parsed and resolved http or https URL.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Target {
     /// The URL as it was given.
     pub(crate) url: String,
+    /// It is https.
+    pub(crate) tls: bool,
     pub(crate) host: String,
     pub(crate) port: u16,
     /// Path and query, as in the request line; never empty.
@@ -27,14 +29,11 @@ impl Target {
     /// Parses a URL and resolves its host (a blocking look-up: the only one of a run).
     ///
     /// # Errors
-    /// The URL is not a plain http URL, or its host has no address.
+    /// The URL is not an http or https URL, or its host has no address.
     pub(crate) fn parse(url: &str) -> Result<Self, PlanError> {
         // What comes before an @ may be a password.
         let shown = || url.rsplit_once('@').map_or_else(|| url.to_owned(), |(_, host)| format!("***@{host}"));
-        let parts = Parts::of(url).map_err(|flaw| match flaw {
-            Flaw::Https => PlanError::Https { url: shown() },
-            Flaw::Text(problem) => PlanError::Url { url: shown(), problem },
-        })?;
+        let parts = Parts::of(url).map_err(|Flaw(problem)| PlanError::Url { url: shown(), problem })?;
         let resolved = (parts.host, parts.port).to_socket_addrs();
         let addresses: Vec<SocketAddr> = resolved
             .map_err(|source| PlanError::Resolve { host: parts.host.to_owned(), source })?
@@ -50,6 +49,7 @@ impl Target {
         }
         Ok(Self {
             url: url.to_owned(),
+            tls: parts.tls,
             host: parts.host.to_owned(),
             port: parts.port,
             path: parts.path,
@@ -81,60 +81,54 @@ impl Target {
 }
 
 struct Parts<'a> {
+    tls: bool,
     host: &'a str,
     port: u16,
     authority: &'a str,
     path: String,
 }
 
-enum Flaw {
-    Https,
-    Text(&'static str),
-}
+struct Flaw(&'static str);
 
 impl<'a> Parts<'a> {
     fn of(url: &'a str) -> Result<Self, Flaw> {
         let (scheme, rest) =
-            url.split_once("://").ok_or(Flaw::Text("it has no scheme; expected http://HOST[:PORT]/PATH"))?;
-        match scheme.to_ascii_lowercase().as_str() {
-            "http" => {}
-            "https" => return Err(Flaw::Https),
-            _ => return Err(Flaw::Text("its scheme is not http; expected http://HOST[:PORT]/PATH")),
-        }
+            url.split_once("://").ok_or(Flaw("it has no scheme; expected http://HOST[:PORT]/PATH"))?;
+        let tls = match scheme.to_ascii_lowercase().as_str() {
+            "http" => false,
+            "https" => true,
+            _ => return Err(Flaw("its scheme is neither http nor https; expected http://HOST[:PORT]/PATH")),
+        };
         if !url.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(Flaw::Text(
-                "it contains a space, a control or a non-ASCII character; percent-encode it",
-            ));
+            return Err(Flaw("it contains a space, a control or a non-ASCII character; percent-encode it"));
         }
         let rest = rest.split_once('#').map_or(rest, |(before, _)| before);
         let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         if authority.contains('@') {
-            return Err(Flaw::Text(
-                "it contains a user name; send credentials with --header 'Authorization: …'",
-            ));
+            return Err(Flaw("it contains a user name; send credentials with --header 'Authorization: …'"));
         }
-        let (host, port) = host_and_port(authority)?;
+        let (host, port) = host_and_port(authority, if tls { 443 } else { 80 })?;
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        Ok(Self { host, port, authority, path })
+        Ok(Self { tls, host, port, authority, path })
     }
 }
 
-fn host_and_port(authority: &str) -> Result<(&str, u16), Flaw> {
+fn host_and_port(authority: &str, default_port: u16) -> Result<(&str, u16), Flaw> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
             let (host, rest) =
-                rest.split_once(']').ok_or(Flaw::Text("its IPv6 address lacks the closing bracket"))?;
+                rest.split_once(']').ok_or(Flaw("its IPv6 address lacks the closing bracket"))?;
             if host.parse::<std::net::Ipv6Addr>().is_err() {
-                return Err(Flaw::Text("what stands in brackets is not an IPv6 address"));
+                return Err(Flaw("what stands in brackets is not an IPv6 address"));
             }
             match rest.strip_prefix(':') {
                 Some(port) => (host, Some(port)),
                 None if rest.is_empty() => (host, None),
-                None => return Err(Flaw::Text("only :PORT may follow the closing bracket")),
+                None => return Err(Flaw("only :PORT may follow the closing bracket")),
             }
         }
         None if authority.matches(':').count() > 1 => {
-            return Err(Flaw::Text("an IPv6 address must stand in brackets: http://[::1]:80/"));
+            return Err(Flaw("an IPv6 address must stand in brackets: http://[::1]:80/"));
         }
         None => match authority.split_once(':') {
             Some((host, port)) => (host, Some(port)),
@@ -142,17 +136,15 @@ fn host_and_port(authority: &str) -> Result<(&str, u16), Flaw> {
         },
     };
     if host.is_empty() {
-        return Err(Flaw::Text("it has no host; expected http://HOST[:PORT]/PATH"));
+        return Err(Flaw("it has no host; expected http://HOST[:PORT]/PATH"));
     }
     let port = match port {
-        None => 80,
-        Some(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => text
-            .parse()
-            .ok()
-            .filter(|&port| port != 0)
-            .ok_or(Flaw::Text("its port is not within 1 to 65535"))?,
+        None => default_port,
+        Some(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => {
+            text.parse().ok().filter(|&port| port != 0).ok_or(Flaw("its port is not within 1 to 65535"))?
+        }
         Some(_) => {
-            return Err(Flaw::Text(
+            return Err(Flaw(
                 "its port is not a number; an IPv6 address stands in brackets: http://[::1]:80/",
             ));
         }
@@ -172,6 +164,8 @@ mod tests {
             ("http://127.0.0.1?q", "127.0.0.1", 80, "/?q", "127.0.0.1"),
             ("http://[::1]:9/x", "::1", 9, "/x", "[::1]:9"),
             ("http://[::1]", "::1", 80, "/", "[::1]"),
+            ("https://127.0.0.1/x", "127.0.0.1", 443, "/x", "127.0.0.1"),
+            ("HTTPS://127.0.0.1:8443", "127.0.0.1", 8443, "/", "127.0.0.1:8443"),
         ] {
             let target = Target::parse(url).unwrap();
             assert_eq!(
@@ -179,7 +173,7 @@ mod tests {
                 (host, port, path, authority),
                 "{url}"
             );
-            assert_eq!(target.addresses.len(), 1);
+            assert_eq!((target.addresses.len(), target.tls), (1, url.to_lowercase().starts_with("https")));
         }
     }
 
@@ -187,8 +181,7 @@ mod tests {
     fn bad_urls_say_what_is_wrong() {
         for (url, part) in [
             ("example.com", "no scheme"),
-            ("ftp://example.com", "scheme is not http"),
-            ("https://example.com", "https is not supported by this version"),
+            ("ftp://example.com", "scheme is neither http nor https"),
             ("http://", "no host"),
             ("http:///path", "no host"),
             ("http://:80/", "no host"),

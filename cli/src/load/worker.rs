@@ -119,9 +119,10 @@ impl<'a> Worker<'a> {
         // Users are dealt out in turn, so that each thread's starts are spread as the whole run's are.
         // Fewer than a thousand threads, by the plan's check.
         let share = plan.share.part(index as u32, threads as u32);
-        let users = share.of(plan.users);
-        let connections: Vec<Connection> =
-            (0u32..).zip(users).map(|(slot, user)| Connection::new(user, slot, &plan.target)).collect();
+        let connections: Vec<Connection> = (0u32..)
+            .zip(share.of(plan.users))
+            .map(|(slot, user)| Connection::new(user, slot, &plan.target, &plan.connecting))
+            .collect();
         let measure_start = nanos(plan.warmup);
         let first_due = |(slot, c): (u32, &Connection)| Some(Reverse((pacer.first_due(c.user())?, slot)));
         let due = (0u32..).zip(&connections).filter_map(first_due).collect();
@@ -132,7 +133,14 @@ impl<'a> Worker<'a> {
         let (first, stride) = (u64::from(share.first), u64::from(share.step));
         Ok(Self {
             index,
-            io: Io { epoll, clock, target: &plan.target, source, buffer: vec![0; BUFFER_BYTES].into() },
+            io: Io {
+                epoll,
+                clock,
+                target: &plan.target,
+                connecting: &plan.connecting,
+                source,
+                buffer: vec![0; BUFFER_BYTES].into(),
+            },
             timer,
             armed: None,
             ledgers: vec![UserLedger::default(); count],

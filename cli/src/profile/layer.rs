@@ -10,7 +10,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use super::setting::{Merge, Setting};
 use super::steps::{Stages, Steps};
 use super::thresholds::CriteriaLayer;
-use super::types::{Backend, DeployTarget, Durability, ScenarioKind};
+use super::types::{Backend, DeployTarget, Durability, HttpVersion, ScenarioKind};
 use super::units::{Rate, Size, Span, Whole};
 
 impl Merge for String {}
@@ -23,6 +23,9 @@ impl Merge for DeployTarget {}
 impl Merge for Durability {}
 impl Merge for ScenarioKind {}
 impl Merge for Headers {}
+impl Merge for HttpVersion {}
+impl Merge for bool {}
+impl Merge for Vec<String> {}
 
 /// A section: a struct of settings, merged key by key. The macro keeps the three walks over the keys in step
 /// with the keys.
@@ -149,6 +152,16 @@ section! {
         /// CSV file with a line of column names, relative to this file; its rows are what `${data.COLUMN}` takes in
         /// turn (up to 64 MiB).
         data: String,
+        /// The protocol: `auto` (over https what the server picks of HTTP/2 and HTTP/1.1, else HTTP/1.1), `1.1` or
+        /// `2`.
+        http: HttpVersion,
+        /// Whether a user keeps its connection from one request to the next.
+        connection_reuse: bool,
+        /// Local addresses that users connect from in turn, each an address or a range such as
+        /// `127.0.0.2-127.0.0.9` (up to 65536 in all); the kernel chooses, when left out.
+        local_ips: Vec<String>,
+        /// What users trust when the URL is https.
+        tls: TlsLayer,
         /// Users, each with a connection of its own (1 to 1000000). With `rate`, as many as can be busy at once.
         vus: Whole,
         /// How long a user pauses after each iteration (0s to 1h).
@@ -175,6 +188,16 @@ section! {
         timeout: Span,
         /// Threads of the load generator; chosen from the cores, when left out (1 to 1024).
         threads: Whole,
+    }
+}
+
+section! {
+    /// What users trust when the URL is https.
+    TlsLayer {
+        /// A PEM file of certificate authorities to trust beside Mozilla's.
+        ca: String,
+        /// Trust any certificate.
+        insecure_skip_verify: bool,
     }
 }
 

@@ -22,7 +22,9 @@ mod units;
 pub(crate) use error::ProfileError;
 pub(crate) use layer::{Headers, Layer};
 pub(crate) use steps::{StageText, Stages};
-pub(crate) use types::{Backend, CriterionSpec, Deploy, Durability, Profile, ScenarioKind, StepSpec};
+pub(crate) use types::{
+    Backend, CriterionSpec, Deploy, Durability, HttpVersion, Load, Profile, ScenarioKind, StepSpec,
+};
 pub(crate) use units::Whole;
 
 /// Loads a profile: a built-in name or a file (which wins), over what it extends, under the command line's

@@ -1,6 +1,7 @@
 //! Merges the layers and turns them into the domain `Profile`, bounds checked once, here.
 
 use std::fmt::Display;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,14 +10,15 @@ use scalekit_service::contract::{MAX_COLLECTION_BYTES, MAX_OPERATIONS_PER_REQUES
 
 use super::error::ProfileError;
 use super::layer::{
-    DeployLayer, Headers, Layer, LimitsLayer, LoadLayer, RequestLayer, TransactionsLayer, WorkerLayer,
+    DeployLayer, Headers, Layer, LimitsLayer, LoadLayer, RequestLayer, TlsLayer, TransactionsLayer,
+    WorkerLayer,
 };
 use super::setting::{Merge, Setting};
 use super::source::Source;
 use super::steps::StepLayer;
 use super::text;
 use super::types::{
-    CriterionSpec, Deploy, Limits, Load, Profile, RequestSpec, StepSpec, TransactionsSpec, Worker,
+    CriterionSpec, Deploy, Limits, Load, Profile, RequestSpec, StepSpec, TlsSpec, TransactionsSpec, Worker,
 };
 use super::units::{Rate, Size, Span, Whole};
 
@@ -255,6 +257,10 @@ impl Resolver<'_> {
             request: self.request(&layer.request.value().cloned().unwrap_or_default())?,
             steps: self.steps(layer.steps.value().map_or(&[], |steps| &steps.0))?,
             data: self.data(&layer.data),
+            http: self.required(&key("http"), &layer.http)?,
+            connection_reuse: self.required(&key("connection_reuse"), &layer.connection_reuse)?,
+            local_ips: self.local_ips(&layer.local_ips)?,
+            tls: self.tls(&layer.tls.value().cloned().unwrap_or_default())?,
             vus: self.whole(&key("vus"), &layer.vus, 1..=1_000_000)?,
             rate_per_s: self.optional(&key("rate"), &rate, 1..=10_000_000)?,
             pacing: layer
@@ -277,6 +283,25 @@ impl Resolver<'_> {
         };
         self.model(&mut load)?;
         Ok(load)
+    }
+
+    fn local_ips(&self, setting: &Setting<Vec<String>>) -> Found<Vec<IpAddr>> {
+        let mut ips = Vec::new();
+        for range in setting.value().into_iter().flatten() {
+            text::ip_range(range, &mut ips).map_err(|expected| {
+                let message = format!("expected {expected}, found {range:?}");
+                self.error(&["load", "local_ips"], message, "correct the address")
+            })?;
+        }
+        Ok(ips)
+    }
+
+    fn tls(&self, layer: &TlsLayer) -> Found<TlsSpec> {
+        let key = |key| ["load", "tls", key];
+        let ca = layer.ca.value().map(|_| self.text(&key("ca"), &layer.ca, text::path)).transpose()?;
+        let insecure_skip_verify =
+            self.required(&key("insecure_skip_verify"), &layer.insecure_skip_verify)?;
+        Ok(TlsSpec { ca, insecure_skip_verify })
     }
 
     fn transactions(&self, layer: &TransactionsLayer) -> Found<TransactionsSpec> {

@@ -93,6 +93,7 @@ fn default_is_complete_and_equals_local() {
         ("LoadLayer", &text["load"]),
         ("TransactionsLayer", &text["load"]["transactions"]),
         ("RequestLayer", &text["load"]["request"]),
+        ("TlsLayer", &text["load"]["tls"]),
     ] {
         for key in section(name).keys() {
             assert!(value.as_object().unwrap().contains_key(key), "{name}.{key}");
@@ -175,6 +176,27 @@ fn a_null_gives_the_default_back_and_no_text_is_the_default() {
     assert!(load_text("criteria: null\n").unwrap().criteria.is_empty());
 }
 
+#[test]
+fn how_users_connect() {
+    for (text, version) in
+        [("auto", HttpVersion::Auto), ("1.1", HttpVersion::Http1), ("2", HttpVersion::Http2)]
+    {
+        for quote in ["", "'"] {
+            let load = load_text(&format!("load: {{http: {quote}{text}{quote}}}\n")).unwrap().load;
+            assert_eq!(load.http, version, "{text}");
+            assert_eq!(serde_json::to_value(load.http).unwrap(), text);
+        }
+    }
+    let load =
+        load_text("load: {local_ips: [127.0.0.2, 127.0.0.4-127.0.0.5], tls: {ca: a.pem}}\n").unwrap().load;
+    assert_eq!(
+        load.local_ips.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["127.0.0.2", "127.0.0.4", "127.0.0.5"]
+    );
+    assert_eq!((load.connection_reuse, load.tls.insecure_skip_verify), (true, false));
+    assert_eq!(load.tls.ca.as_deref(), Some("a.pem"));
+}
+
 /// Each wrong text, where the error points, and what it says.
 #[test]
 fn errors_name_place_key_and_expectation() {
@@ -199,6 +221,12 @@ fn errors_name_place_key_and_expectation() {
         ("load:\n  vus: 5\n  vus: 6\n", "duplicate key `vus`"),
         ("load: 5\n", "x.yaml:1:7: load: expected a section of keys, found integer `5`"),
         ("load: {duration: 25h}\n", "load.duration: expected 1s to 24h, found 25h"),
+        ("load: {http: 3}\n", "x.yaml:1:14: load.http: expected auto, 1.1 or 2, found integer `3`"),
+        ("load: {http: spdy}\n", "load.http: expected auto, 1.1 or 2, found string \"spdy\""),
+        ("load: {local_ips: [127.0.0.2, here]}\n", "load.local_ips: expected an IP address, or a range"),
+        ("load: {local_ips: 127.0.0.2}\n", "x.yaml:1:19: load.local_ips: expected a"),
+        ("load: {connection_reuse: maybe}\n", "load.connection_reuse: expected a boolean"),
+        ("load: {tls: {ca: ''}}\n", "load.tls.ca: expected the path of a file"),
         ("load: {url: ftp://x}\n", "expected a URL such as http://host:port, found \"ftp://x\""),
         ("deploy: {listen: here}\n", "x.yaml:1:18: deploy.listen: expected an address and port"),
         ("load: {transactions: {writes: 65}}\n", "expected 0 to 64, found 65"),

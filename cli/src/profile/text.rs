@@ -1,9 +1,11 @@
 //! What texts in a profile may hold. Each check gives what was expected.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Largest request body, in bytes.
 const MAX_BODY_BYTES: usize = 1 << 20;
+/// Most local addresses.
+const MAX_ADDRESSES: usize = 1 << 16;
 
 pub(super) fn address(text: &str) -> Result<(), String> {
     text.parse::<SocketAddr>().map(drop).map_err(|_| "an address and port such as 127.0.0.1:8080".to_owned())
@@ -46,4 +48,69 @@ pub(super) fn header(name: &str, value: &str) -> Result<(), String> {
 
 pub(super) fn body(text: &str) -> Result<(), String> {
     (text.len() <= MAX_BODY_BYTES).then_some(()).ok_or_else(|| format!("at most {MAX_BODY_BYTES} bytes"))
+}
+
+pub(super) fn path(text: &str) -> Result<(), String> {
+    (!text.is_empty() && !text.contains('\0')).then_some(()).ok_or_else(|| "the path of a file".to_owned())
+}
+
+/// Adds an address, or all from the first to the last of `FIRST-LAST`.
+pub(super) fn ip_range(text: &str, ips: &mut Vec<IpAddr>) -> Result<(), String> {
+    let expected = || "an IP address, or a range such as 127.0.0.2-127.0.0.9".to_owned();
+    let parse = |text: &str| text.trim().parse::<IpAddr>().map_err(|_| expected());
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last, make): (u128, u128, fn(u128) -> IpAddr) = match (parse(first)?, parse(last)?) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => {
+            let make = |bits| Ipv4Addr::from_bits(u32::try_from(bits).unwrap_or(u32::MAX)).into();
+            (first.to_bits().into(), last.to_bits().into(), make)
+        }
+        (IpAddr::V6(first), IpAddr::V6(last)) => {
+            (first.to_bits(), last.to_bits(), |bits| Ipv6Addr::from_bits(bits).into())
+        }
+        _ => return Err(expected()),
+    };
+    if first > last {
+        return Err("a range from the lower to the higher address".to_owned());
+    }
+    if last - first >= (MAX_ADDRESSES - ips.len().min(MAX_ADDRESSES)) as u128 {
+        return Err(format!("at most {MAX_ADDRESSES} addresses in all"));
+    }
+    ips.extend((first..=last).map(make));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_of_addresses() {
+        let read = |texts: &[&str]| {
+            let mut ips = Vec::new();
+            texts.iter().try_for_each(|text| ip_range(text, &mut ips))?;
+            Ok::<_, String>(ips.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" "))
+        };
+        for (texts, expected) in [
+            (&["127.0.0.2"][..], "127.0.0.2"),
+            (&["127.0.0.2", "10.0.0.255 - 10.0.1.1"], "127.0.0.2 10.0.0.255 10.0.1.0 10.0.1.1"),
+            (&["fe80::1-fe80::3"], "fe80::1 fe80::2 fe80::3"),
+            (&["255.255.255.254-255.255.255.255"], "255.255.255.254 255.255.255.255"),
+        ] {
+            assert_eq!(read(texts).unwrap(), expected);
+        }
+        for (texts, part) in [
+            (&[""][..], "an IP address"),
+            (&["localhost"], "an IP address"),
+            (&["127.0.0.1-"], "an IP address"),
+            (&["127.0.0.1-::1"], "an IP address"),
+            (&["127.0.0.9-127.0.0.2"], "lower to the higher"),
+            (&["10.0.0.0-10.1.0.0"], "at most 65536"),
+            (&["10.0.0.0-10.0.255.255", "127.0.0.1"], "at most 65536"),
+            (&["::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"], "at most 65536"),
+        ] {
+            let error = read(texts).unwrap_err();
+            assert!(error.contains(part), "{texts:?}: {error}");
+        }
+        assert_eq!(read(&["10.0.0.0-10.0.255.255"]).unwrap().split(' ').count(), MAX_ADDRESSES);
+    }
 }

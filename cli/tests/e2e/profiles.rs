@@ -77,3 +77,22 @@ fn an_unusable_url_is_refused() {
     }
     assert!(sandbox.folders().is_empty());
 }
+
+#[test]
+fn unusable_ways_to_connect_are_refused() {
+    let sandbox = Sandbox::new();
+    std::fs::write(sandbox.path("empty.pem"), "").unwrap();
+    for (url, flags, part) in [
+        ("http://127.0.0.1:1/", &["--http-version", "3"][..], "auto, 1.1 or 2"),
+        ("http://127.0.0.1:1/", &["--local-ips", "127.0.0.2,here"], "IP address"),
+        // RFC 5737: for documentation, so nobody's.
+        ("http://127.0.0.1:1/", &["--local-ips", "192.0.2.1"], "the local address 192.0.2.1"),
+        ("http://127.0.0.1:1/", &["--local-ips", "::1"], "an IPv4 address"),
+        ("https://127.0.0.1:1/", &["--ca", "none.pem"], "none.pem"),
+        ("https://127.0.0.1:1/", &["--ca", "empty.pem"], "there is no certificate in it"),
+    ] {
+        let words = [&["bench", "-p", "ci", "--url", url], flags].concat();
+        sandbox.scalekit(&words).expect(104).says(&[part]);
+    }
+    assert!(sandbox.folders().is_empty());
+}
