@@ -78,12 +78,12 @@ impl RequestSource {
         let target = &plan.target;
         let kind = match &plan.scenario {
             Scenario::Steps(steps) => {
-                let source = |step| StepSource::new(target, step, plan.data.as_deref());
+                let source = |step| StepSource::new(plan, step);
                 Kind::Steps(steps.iter().map(source).collect::<Result<_, _>>()?)
             }
             Scenario::Transactions { run, items, item_collection, write_collection, reads, writes } => {
                 Kind::Transactions(Box::new(Transactions::new(
-                    &head(target, "POST", &transactions::path(target)),
+                    &head(plan, "POST", &transactions::path(target)),
                     &transactions::Shape {
                         run,
                         items: *items,
@@ -151,7 +151,8 @@ impl RequestSource {
 }
 
 impl StepSource {
-    fn new(target: &Target, step: &Step, data: Option<&Data>) -> Result<Self, PlanError> {
+    fn new(plan: &Plan, step: &Step) -> Result<Self, PlanError> {
+        let (target, data) = (&plan.target, plan.data.as_deref());
         let template = |text: &str, what| {
             Template::parse(text, data).map_err(|source| PlanError::Template {
                 step: step.name.clone(),
@@ -167,7 +168,7 @@ impl StepSource {
                 .map(|()| name)?;
         }
         safe_cells(step, &template(path, "path")?, data, "path")?;
-        let head = template(&head_of(target, step, path), "head")?;
+        let head = template(&head_of(plan, step, path), "head")?;
         let has_body = !step.body.is_empty() || matches!(step.method.as_str(), "POST" | "PUT" | "PATCH");
         let body = if has_body { Some(template(&step.body, "body")?) } else { None };
         let constant = head.is_constant() && body.as_ref().is_none_or(Template::is_constant);
@@ -282,16 +283,22 @@ fn is_token(text: &str) -> bool {
 }
 
 /// The request line and the headers that every request has.
-fn head(target: &Target, method: &str, path: &str) -> String {
-    format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n{USER_AGENT}", target.authority)
+fn head(plan: &Plan, method: &str, path: &str) -> String {
+    format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n{USER_AGENT}{}", plan.target.authority, closing(plan))
+}
+
+/// The server closes a connection that is not used again: then the port is free at once, which waits for a minute on
+/// the side that closes first.
+fn closing(plan: &Plan) -> &'static str {
+    if plan.connecting.reuse() { "" } else { "Connection: close\r\n" }
 }
 
 /// The request line and the headers, each with its line end; without the length and the empty line.
-fn head_of(target: &Target, step: &Step, path: &str) -> String {
+fn head_of(plan: &Plan, step: &Step, path: &str) -> String {
     let given = |name: &str| step.headers.iter().any(|(given, _)| given.eq_ignore_ascii_case(name));
     let mut text = format!("{} {path} HTTP/1.1\r\n", step.method);
     if !given("host") {
-        text += &format!("Host: {}\r\n", target.authority);
+        text += &format!("Host: {}\r\n", plan.target.authority);
     }
     if !given("user-agent") {
         text += USER_AGENT;
@@ -299,11 +306,15 @@ fn head_of(target: &Target, step: &Step, path: &str) -> String {
     for (name, value) in &step.headers {
         text += &format!("{name}: {value}\r\n");
     }
+    if !given("connection") {
+        text += closing(plan);
+    }
     text
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::connecting::{ConnectOptions, Connecting};
     use super::super::tests::any_plan;
     use super::*;
 
@@ -331,6 +342,15 @@ mod tests {
             "POST /a?b HTTP/1.1\r\nhost: x\r\nUser-Agent: y\r\nX-A: b c\r\nContent-Length: 4\r\n\r\nbody"
         );
         assert!(rendered(request("PUT", &[], "")).ends_with("Content-Length: 0\r\n\r\n"));
+    }
+
+    #[test]
+    fn a_connection_for_one_request_is_announced_as_such() {
+        let plan = request("GET", &[], "");
+        let options = ConnectOptions { reuse: false, ..ConnectOptions::default() };
+        let connecting = Connecting::new(&options, &plan.target).unwrap();
+        let text = rendered(&Plan { connecting, ..plan }, 0, Job::default());
+        assert!(text.ends_with("\r\nConnection: close\r\n\r\n"), "{text}");
     }
 
     #[test]
