@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::check::{Check, MAX_NEEDLE_BYTES, Needle};
 use super::data::Data;
 use super::outcome::Acknowledgement;
-use super::plan::{Plan, PlanError, Scenario, Step, Target};
+use super::plan::{Plan, PlanError, Scenario, Step};
 use super::random::SplitMix64;
 use super::template::{Template, Values};
 use super::transactions::{self, Transactions};
@@ -315,6 +315,7 @@ fn head_of(plan: &Plan, step: &Step, path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::connecting::{ConnectOptions, Connecting};
+    use super::super::plan::Target;
     use super::super::tests::any_plan;
     use super::*;
 
