@@ -8,8 +8,9 @@ use crate::figures::{Figures, bench, crowd};
 use crate::sandbox::{Sandbox, free_port, wait_for};
 use crate::servers::{Act, Blackhole, End, Server};
 
-/// What the generator may take in all, however much it is sent: twice what a debug build takes idle.
-const MEMORY: u64 = 64 << 20;
+/// What the generator may take in all, however much it is sent. Of a debug build, up to 90 MiB are pages of the program
+/// itself, as many as the page cache happens to map at once.
+const MEMORY: u64 = 256 << 20;
 
 /// A few users for a second, who give up after another: what drips on a slow machine is done by then.
 fn few() -> Vec<String> {
@@ -152,7 +153,7 @@ fn two_gigabytes_are_counted_and_not_kept() {
     assert_eq!(figures.outcome("ok") + figures.outcome("request_timeout"), requests);
     assert_eq!(server.log.requests(), requests);
     let (received, sent) = (figures.counter("data_received"), server.log.sent_bytes());
-    assert!(received >= 4 * MEMORY, "{received} bytes");
+    assert!(received >= 2 * MEMORY, "{received} bytes");
     assert!(received >= figures.outcome("ok") * ANNOUNCED && received <= sent, "{received} of {sent}");
     // What is missing was still in the sockets' buffers.
     assert!(sent - received < requests * (32 << 20), "{received} of {sent}");
