@@ -8,6 +8,7 @@ mod criteria;
 mod deploy;
 mod exit;
 mod load;
+mod memory;
 mod profile;
 mod report;
 

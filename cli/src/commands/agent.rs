@@ -12,14 +12,12 @@ use super::serve::{raise_open_files, stop_on_signal, tell};
 use crate::agent::{self, Settings, Token};
 use crate::args::AgentArgs;
 use crate::exit::ExitStatus;
-use crate::load;
 use crate::profile::{ProfileError, flag_error};
 
 /// A token file holds one line.
 const MAX_TOKEN_FILE_BYTES: u64 = 8192;
 
 pub(super) fn agent(args: &AgentArgs) -> anyhow::Result<ExitStatus> {
-    load::spare_memory();
     let token = args.token_file.as_deref().map(|file| token("--token-file", file)).transpose()?;
     let listen = listen(&args.listen, token.is_some())?;
     raise_open_files();

@@ -13,12 +13,10 @@ use crate::agent::Crowd;
 use crate::args::{BenchArgs, Global};
 use crate::deploy::{Deployment, Role, StateDir};
 use crate::exit::ExitStatus;
-use crate::load;
 use crate::profile::{self, Layer, Profile, ScenarioKind};
 use crate::report::{self, Report, RunFolder};
 
 pub(super) fn bench(global: &Global, args: &BenchArgs) -> anyhow::Result<ExitStatus> {
-    load::spare_memory();
     let mut layer = Layer::default();
     options::load(&args.load, &mut layer)?;
     options::connect(&args.connect, &mut layer)?;

@@ -29,12 +29,16 @@ use crate::criteria::CriteriaError;
 use crate::deploy::DeployError;
 use crate::exit::ExitStatus;
 use crate::load::PlanError;
+use crate::memory;
 use crate::profile::ProfileError;
 use crate::report::{LogError, ReadError};
 
 /// Runs the command that was asked for; an error is printed here and nowhere else.
 pub(crate) fn run(cli: Cli) -> ExitStatus {
     let Cli { global, command } = cli;
+    // A service has a use for them, and a database that is started here, too.
+    let generates = matches!(command, CliCommand::Bench(_) | CliCommand::Agent(_));
+    memory::allow_huge_pages(!generates);
     start_log(&global, matches!(command, CliCommand::Serve(_) | CliCommand::Agent(_)));
     let result = match command {
         CliCommand::Run(args) => run::run(&global, &args),

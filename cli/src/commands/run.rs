@@ -14,6 +14,7 @@ use crate::args::{Global, RunArgs};
 use crate::criteria::{Criterion, Spec};
 use crate::deploy::{self, Deployment, Lifetime, StateDir};
 use crate::exit::ExitStatus;
+use crate::memory;
 use crate::profile::{self, Layer, Profile, flag_error};
 use crate::report::{self, Report, RunFolder};
 
@@ -123,6 +124,8 @@ async fn measure(
     let service = Some(Service::new(deployment.roles.clone())?);
     let mongo = deployment.mongo_url.clone().map(|url| (url, deployment.mongo_database.clone()));
     let crowd = None;
+    // The service has its processes; from here on this one only generates load.
+    memory::allow_huge_pages(false);
     let experiment = Experiment { profile, specs, criteria, run, service, mongo, interrupt, folder, crowd };
     let mut report = experiment.conduct(plan).await?;
     for process in &deployment.processes {

@@ -63,14 +63,6 @@ impl Observer for Ticks<'_> {
     }
 }
 
-/// Does without huge pages, with which a process that touches a little of much takes several times the memory that it
-/// uses. Of this process and of those that it starts from now on, so it comes after the deployment of a service; the
-/// earlier, the less is taken already.
-pub(crate) fn spare_memory() {
-    // A kernel that knows no such thing has nothing to spare.
-    let _ = nix::sys::prctl::set_thp_disable(true);
-}
-
 /// Carries out a checked plan. Blocks. Setting `stop` ends the run within about 100 ms, and what was measured until
 /// then is returned. What `watch` breaks ends as a stop does, and is marked as cut short.
 ///
@@ -82,7 +74,6 @@ pub(crate) fn run(
     observer: &mut dyn Observer,
     mut watch: Option<Watch<'_>>,
 ) -> Result<Recording, LoadError> {
-    spare_memory();
     let threads = plan.worker_threads();
     let shared = Shared {
         abort: AtomicBool::new(false),

@@ -59,7 +59,7 @@ pub(crate) use connecting::{ConnectOptions, Connecting, HttpVersion};
 pub(crate) use data::Data;
 #[cfg(test)]
 pub(crate) use engine::Ticks;
-pub(crate) use engine::{Observer, run, spare_memory};
+pub(crate) use engine::{Observer, run};
 pub(crate) use ledger::{Fate, Ledger};
 pub(crate) use plan::{Arrivals, Plan, PlanError, Scenario, Share, Stage, Step, Target};
 pub(crate) use recording::{CheckCount, Recording, StepRecording};
