@@ -3,6 +3,7 @@
 
 use super::clock::Clock;
 use super::exchange::Times;
+use super::head::HeadMemo;
 use super::http1::Http1;
 use super::http2::Http2;
 use super::outcome::Outcome;
@@ -31,6 +32,7 @@ pub(super) struct Resources<'a> {
     pub(super) clock: Clock,
     /// Received bytes pass through here and are gone.
     pub(super) buffer: &'a mut [u8],
+    pub(super) memo: &'a mut HeadMemo,
 }
 
 #[derive(Debug)]

@@ -12,6 +12,7 @@ use super::client::{Client, Progress, Ready, Resources};
 use super::clock::{Clock, Nanos};
 use super::connecting::{Connecting, HttpVersion};
 use super::exchange::{Exchange, Times};
+use super::head::HeadMemo;
 use super::http1::Http1;
 use super::http2::Http2;
 use super::outcome::{Failure, Outcome};
@@ -29,6 +30,7 @@ pub(super) struct Io<'a> {
     pub(super) source: RequestSource,
     /// Received bytes pass through here and are gone.
     pub(super) buffer: Box<[u8]>,
+    pub(super) memo: HeadMemo,
 }
 
 /// How far a connection has come.
@@ -83,10 +85,6 @@ impl Connection {
         }
     }
 
-    pub(super) fn user(&self) -> u32 {
-        self.user
-    }
-
     /// The slot and the generation that an event's token names.
     pub(super) fn parse_token(token: u64) -> (u32, u32) {
         (token as u32, (token >> 32) as u32)
@@ -112,6 +110,11 @@ impl Connection {
         self.tried = 0;
         self.times.connect_started = Some(now);
         self.connect(io)
+    }
+
+    /// When the generator was last known to be at work on this user: the end of the send, if there was one.
+    pub(super) fn sent_at(&self) -> Option<Nanos> {
+        self.times.sent
     }
 
     /// Something happened on the socket.
@@ -289,7 +292,7 @@ impl Connection {
     fn send(&mut self, io: &mut Io<'_>) -> Step {
         let Link::Open(client) = &mut self.link else { return Step::Pending };
         let request = io.source.render(self.user, self.job);
-        let mut resources = Resources { clock: io.clock, buffer: &mut io.buffer };
+        let mut resources = Resources { clock: io.clock, buffer: &mut io.buffer, memo: &mut io.memo };
         let progress = client.send(request, &mut resources, &mut self.times);
         self.conclude(io, progress)
     }
@@ -297,7 +300,7 @@ impl Connection {
     /// Goes on with a request after an event.
     fn go_on(&mut self, io: &mut Io<'_>, ready: Ready) -> Step {
         let Link::Open(client) = &mut self.link else { return Step::Pending };
-        let mut resources = Resources { clock: io.clock, buffer: &mut io.buffer };
+        let mut resources = Resources { clock: io.clock, buffer: &mut io.buffer, memo: &mut io.memo };
         match client.on_ready(ready, &mut resources, &mut self.times) {
             Progress::Pending if client.wants_to_send(ready) => self.send(io),
             progress => self.conclude(io, progress),
@@ -313,7 +316,9 @@ impl Connection {
     }
 
     fn end(&mut self, io: &Io<'_>, outcome: Outcome) -> Exchange {
-        self.times.ended = io.clock.now();
+        if self.times.ended == 0 {
+            self.times.ended = io.clock.now();
+        }
         let (bytes_sent, bytes_received) = self.bytes();
         let body_has = matches!(&self.link, Link::Open(client) if client.body_has());
         let answered = matches!(outcome, Outcome::Response(_));

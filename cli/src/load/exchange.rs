@@ -20,6 +20,7 @@ pub(super) struct Times {
     pub(super) sent: Option<Nanos>,
     /// When the first byte of the response arrived.
     pub(super) first_byte: Option<Nanos>,
+    /// 0 until it is over.
     pub(super) ended: Nanos,
 }
 

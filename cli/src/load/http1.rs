@@ -137,13 +137,14 @@ impl Http1 {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Progress::Ended(Outcome::Failed(Failure::of_established(&error))),
             };
-            if times.first_byte.is_none() {
-                times.first_byte = Some(resources.clock.now());
-            }
+            // Of the first read, its time is that of all that it brought.
+            let first = times.first_byte.is_none().then(|| resources.clock.now());
+            times.first_byte = times.first_byte.or(first);
             self.received += count as u64;
-            match self.parser.feed(&resources.buffer[..count]) {
+            match self.parser.feed(&resources.buffer[..count], resources.memo) {
                 Err(_) => return Progress::Ended(Outcome::Failed(Failure::Malformed)),
                 Ok(Fed::Complete { rest }) => {
+                    times.ended = first.unwrap_or_else(|| resources.clock.now());
                     // What is left over was not asked for, and a request not sent whole would garble the next.
                     let in_step = rest == 0 && !self.sending;
                     self.reusable = in_step && self.parser.keep_alive() && !self.hung_up;

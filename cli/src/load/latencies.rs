@@ -44,6 +44,10 @@ impl Latencies {
         &self.total
     }
 
+    pub(super) fn duration(&self) -> &Histogram<u32> {
+        &self.duration
+    }
+
     /// All of them with the names that reports and criteria use: from the intended start, and from the send.
     pub(super) fn named(&self) -> [(&'static str, &Histogram<u32>); 2] {
         [("http_req_total_duration", &self.total), ("http_req_duration", &self.duration)]

@@ -6,6 +6,7 @@
 //! (`recorder`, `series`, `ledger`), what may end it early (`running`), what spoils it (`effort`, `heartbeat`,
 //! `withheld`).
 
+mod agenda;
 mod cgroup;
 mod check;
 mod chunked;
@@ -19,6 +20,7 @@ mod effort;
 mod engine;
 mod exchange;
 mod harvest;
+mod head;
 mod heartbeat;
 mod http1;
 mod http2;

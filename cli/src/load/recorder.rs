@@ -6,8 +6,9 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use super::clock::Nanos;
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Stages, Times};
 use super::outcome::{Failure, Outcome};
+use super::series::Interval;
 use super::transfer;
 
 /// Values are microseconds.
@@ -108,10 +109,13 @@ impl Trends {
     }
 }
 
-/// Counters and trends of the measured part.
+/// Counters and trends of the measured part. Each request is recorded in as few histograms as tell everything: what
+/// follows from others is brought up to date by [`Recorder::absorb`] and [`Recorder::derive`], once a second or once.
 #[derive(Clone, Debug)]
 pub(super) struct Recorder {
     pub(super) trends: Trends,
+    /// Requests on a connection that was there already, which spent no time on getting one: not yet in the trends.
+    kept: u64,
     pub(super) requests: u64,
     pub(super) failed: u64,
     by_status: Box<[u64; 1000]>,
@@ -164,6 +168,7 @@ impl Recorder {
     pub(super) fn new(checks: &[usize]) -> Self {
         Self {
             trends: Trends::new(),
+            kept: 0,
             requests: 0,
             failed: 0,
             by_status: Box::new([0; 1000]),
@@ -181,7 +186,7 @@ impl Recorder {
         self.iterations += 1;
         let micros = to_micros(length);
         self.clamped += u64::from(micros > HIGHEST_MICROS);
-        self.trends.iteration.saturating_record(micros.min(HIGHEST_MICROS));
+        record(&mut self.trends.iteration, micros);
     }
 
     /// Records a request of the measured part, and whether each check of its step was met.
@@ -197,25 +202,26 @@ impl Recorder {
             Outcome::Response(status) => self.by_status[usize::from(*status).min(999)] += 1,
             Outcome::Failed(failure) => self.by_failure[*failure as usize] += 1,
         }
-        let trends = &mut self.trends;
-        let by_success = if failed { &mut trends.total_failed } else { &mut trends.total_succeeded };
-        for (trend, value) in [
-            (&mut trends.duration, stages.duration()),
-            (&mut trends.total, times.total()),
-            (by_success, times.total()),
-            (&mut trends.blocked, stages.blocked),
-            (&mut trends.connecting, stages.connecting),
-            (&mut trends.tls_handshaking, stages.tls_handshaking),
-            (&mut trends.sending, stages.sending),
-            (&mut trends.waiting, stages.waiting),
-            (&mut trends.receiving, stages.receiving),
-            (&mut trends.lag, times.lag()),
-        ] {
-            let micros = to_micros(value);
-            self.clamped += u64::from(micros > HIGHEST_MICROS);
-            // The histogram's own end lies at the next power of two; clamping here makes it 60 s.
-            trend.saturating_record(micros.min(HIGHEST_MICROS));
+        let total = to_micros(times.total());
+        // No part of a request is longer than the whole.
+        if total > HIGHEST_MICROS {
+            self.clamped += beyond(times, &stages);
         }
+        let trends = &mut self.trends;
+        if failed {
+            record(&mut trends.total_failed, total);
+        }
+        if times.connect_started.is_some() {
+            record(&mut trends.blocked, to_micros(stages.blocked));
+            record(&mut trends.connecting, to_micros(stages.connecting));
+            record(&mut trends.tls_handshaking, to_micros(stages.tls_handshaking));
+        } else {
+            self.kept += 1;
+        }
+        record(&mut trends.sending, to_micros(stages.sending));
+        record(&mut trends.waiting, to_micros(stages.waiting));
+        record(&mut trends.receiving, to_micros(stages.receiving));
+        record(&mut trends.lag, to_micros(times.lag()));
         let only = self.steps.len() == 1;
         let step = &mut self.steps[usize::from(step)];
         step.requests += 1;
@@ -225,9 +231,28 @@ impl Recorder {
         }
         // The trends of an only step are those of the whole.
         if !only {
-            step.total.saturating_record(to_micros(times.total()).min(HIGHEST_MICROS));
-            step.duration.saturating_record(to_micros(stages.duration()).min(HIGHEST_MICROS));
+            record(&mut step.total, total);
+            record(&mut step.duration, to_micros(stages.duration()));
         }
+    }
+
+    /// Adds a second's latencies, from the intended start and from the send, to the trends. Every request of the measured
+    /// part is in exactly one such second.
+    pub(super) fn absorb(&mut self, second: &Interval) {
+        let Some(latencies) = second.measured() else { return };
+        add_up(&mut self.trends.total, latencies.total());
+        add_up(&mut self.trends.duration, latencies.duration());
+    }
+
+    /// Brings all trends up to date.
+    pub(super) fn derive(&mut self) {
+        let trends = &mut self.trends;
+        for trend in [&mut trends.blocked, &mut trends.connecting, &mut trends.tls_handshaking] {
+            trend.saturating_record_n(0, self.kept);
+        }
+        self.kept = 0;
+        trends.total_succeeded.clone_from(&trends.total);
+        trends.total_succeeded.subtract(&trends.total_failed).expect("all that failed is in the total");
     }
 
     pub(super) fn add(&mut self, other: &Self) {
@@ -258,9 +283,54 @@ impl Recorder {
     }
 }
 
+/// The histogram's own end lies at the next power of two; clamping here makes it 60 s.
+fn record(trend: &mut Trend, micros: u64) {
+    trend.saturating_record(micros.min(HIGHEST_MICROS));
+}
+
+/// Adds a histogram of the same bounds but narrower counters.
+fn add_up(trend: &mut Trend, seconds: &Histogram<u32>) {
+    for bucket in seconds.iter_recorded() {
+        trend.saturating_record_n(bucket.value_iterated_to(), bucket.count_at_value().into());
+    }
+}
+
+/// How many of a request's values lie above the histograms' range.
+fn beyond(times: &Times, stages: &Stages) -> u64 {
+    let Stages { blocked, connecting, tls_handshaking, sending, waiting, receiving } = *stages;
+    // The total counts for the trend of all and for that of the successes or failures.
+    [
+        times.total(),
+        times.total(),
+        stages.duration(),
+        blocked,
+        connecting,
+        tls_handshaking,
+        sending,
+        waiting,
+        receiving,
+        times.lag(),
+    ]
+    .into_iter()
+    .filter(|&value| to_micros(value) > HIGHEST_MICROS)
+    .count() as u64
+}
+
 /// To the nearest microsecond.
 pub(super) fn to_micros(nanos: Nanos) -> u64 {
     nanos.saturating_add(500) / 1000
+}
+
+#[cfg(test)]
+impl Recorder {
+    /// Records a request as the only one of a second of its own, and brings the trends up to date.
+    pub(super) fn record_alone(&mut self, exchange: &Exchange, met: impl Iterator<Item = bool>) {
+        let mut second = super::series::IntervalRecorder::new(0);
+        self.record(exchange, 0, met);
+        second.record(&exchange.times, exchange.outcome.failed());
+        self.absorb(&second.finish(1));
+        self.derive();
+    }
 }
 
 #[cfg(test)]
@@ -284,9 +354,9 @@ mod tests {
     #[test]
     fn what_exceeds_the_range_is_clamped_and_counted() {
         let mut recorder = Recorder::new(&[0]);
-        recorder.record(&exchange(60_000_000, Outcome::Response(200)), 0, std::iter::empty());
+        recorder.record_alone(&exchange(60_000_000, Outcome::Response(200)), std::iter::empty());
         assert_eq!(recorder.clamped, 0);
-        recorder.record(&exchange(61_000_000, Outcome::Response(200)), 0, std::iter::empty());
+        recorder.record_alone(&exchange(61_000_000, Outcome::Response(200)), std::iter::empty());
         // Duration, total, total of successes and receiving.
         assert_eq!(recorder.clamped, 4);
         assert!(recorder.trends.total.max().abs_diff(HIGHEST_MICROS) <= HIGHEST_MICROS / 1000);
@@ -296,8 +366,9 @@ mod tests {
     fn failures_index_their_own_counter() {
         let mut recorder = Recorder::new(&[0]);
         for (count, failure) in (1u64..).zip(Failure::ALL) {
-            (0..count)
-                .for_each(|_| recorder.record(&exchange(1, Outcome::Failed(failure)), 0, std::iter::empty()));
+            (0..count).for_each(|_| {
+                recorder.record_alone(&exchange(1, Outcome::Failed(failure)), std::iter::empty())
+            });
         }
         let expected: BTreeMap<_, _> = Failure::ALL.into_iter().zip(1u64..).collect();
         assert_eq!(recorder.by_failure(), expected);
@@ -315,8 +386,8 @@ mod tests {
             let mut parts = [(); 4].map(|()| Recorder::new(&[0]));
             for &(micros, status, part) in &values {
                 let exchange = exchange(micros, Outcome::Response(status));
-                whole.record(&exchange, 0, std::iter::empty());
-                parts[part].record(&exchange, 0, std::iter::empty());
+                whole.record_alone(&exchange, std::iter::empty());
+                parts[part].record_alone(&exchange, std::iter::empty());
             }
             let mut merged = Recorder::new(&[0]);
             parts.iter().for_each(|part| merged.add(part));

@@ -1,15 +1,14 @@
 //! The incremental parser of HTTP/1.x responses. It keeps a head only while that is incomplete, and of a body
 //! nothing but its length and what a search needs, so memory is bounded whatever a server sends.
 
-use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use super::check::{Needle, Search};
 use super::chunked::Chunked;
+use super::head::{BodyLength, Head, HeadMemo};
 
 /// Longest response head, and longest chunk extension or trailer section.
 pub(super) const MAX_HEAD_BYTES: usize = 64 * 1024;
-const MAX_HEADERS: usize = 128;
 /// A larger buffer of an incomplete head is given back once the head is complete.
 const KEPT_BYTES: usize = 4096;
 
@@ -102,11 +101,11 @@ impl ResponseParser {
         self.partial.capacity()
     }
 
-    /// Takes the next bytes of the connection.
-    pub(super) fn feed(&mut self, mut bytes: &[u8]) -> Result<Fed, Malformed> {
+    /// Takes the next bytes of the connection. `memo`: of any connection to the same server.
+    pub(super) fn feed(&mut self, mut bytes: &[u8], memo: &mut HeadMemo) -> Result<Fed, Malformed> {
         loop {
             match &mut self.state {
-                State::Head => match self.feed_head(bytes)? {
+                State::Head => match self.feed_head(bytes, memo)? {
                     Some(used) => bytes = &bytes[used..],
                     None => return Ok(Fed::More),
                 },
@@ -157,14 +156,20 @@ impl ResponseParser {
     }
 
     /// Returns how many bytes the head took, or `None` if it is not complete.
-    fn feed_head(&mut self, bytes: &[u8]) -> Result<Option<usize>, Malformed> {
+    fn feed_head(&mut self, bytes: &[u8], memo: &mut HeadMemo) -> Result<Option<usize>, Malformed> {
         let before = self.partial.len();
         if before == 0 {
             // The usual case: the head arrived whole and is parsed where it lies.
+            if let Some((head, end)) = memo.recall(bytes) {
+                self.take_head(head);
+                return Ok(Some(end));
+            }
             check_start(bytes)?;
             let visible = &bytes[..bytes.len().min(MAX_HEAD_BYTES)];
             if let Some(end) = head_end(visible, 0) {
-                self.take_head(&bytes[..end])?;
+                let head = Head::parse(&bytes[..end])?;
+                memo.keep(&bytes[..end], head);
+                self.take_head(head);
                 return Ok(Some(end));
             }
             self.keep(visible)?;
@@ -180,7 +185,7 @@ impl ResponseParser {
             return Ok(None);
         };
         let partial = std::mem::take(&mut self.partial);
-        self.take_head(&partial[..end])?;
+        self.take_head(Head::parse(&partial[..end])?);
         self.partial = partial;
         self.clear_partial();
         Ok(Some(end - before))
@@ -202,96 +207,23 @@ impl ResponseParser {
         }
     }
 
-    fn take_head(&mut self, head: &[u8]) -> Result<(), Malformed> {
-        let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
-        let mut response = httparse::Response::new(&mut []);
-        let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
-            &mut response,
-            head,
-            &mut headers,
-        );
-        match parsed {
-            Ok(httparse::Status::Complete(length)) if length == head.len() => {}
-            Ok(_) => return Err(Malformed("a head that does not end at its empty line")),
-            Err(httparse::Error::TooManyHeaders) => return Err(Malformed("more than 128 headers")),
-            Err(_) => return Err(Malformed("a head that is not HTTP/1.x")),
+    fn take_head(&mut self, head: Head) {
+        if head.is_interim() {
+            return;
         }
-        let status = response.code.unwrap_or(0);
-        match status {
-            100..=199 if status != 101 => {
-                // Interim; the final response follows.
-                self.state = State::Head;
-                return Ok(());
+        self.status = head.status;
+        self.keep_alive = head.keep_alive;
+        self.state = match head.body {
+            _ if self.to_head => State::Done,
+            BodyLength::Known(0) => State::Done,
+            BodyLength::Known(length) => State::Length(length),
+            BodyLength::Chunked => State::Chunked(Chunked::new()),
+            BodyLength::UntilClose => {
+                self.keep_alive = false;
+                State::UntilClose
             }
-            200..=999 => {}
-            _ => return Err(Malformed("a status that no request asked for")),
-        }
-        let framing = Framing::of(response.version == Some(1), response.headers)?;
-        self.status = status;
-        self.keep_alive = framing.keep_alive;
-        self.state = if self.to_head || status == 204 || status == 304 {
-            State::Done
-        } else if framing.chunked {
-            State::Chunked(Chunked::new())
-        } else if framing.until_close {
-            self.keep_alive = false;
-            State::UntilClose
-        } else {
-            State::Length(framing.length.unwrap_or(0))
         };
-        Ok(())
     }
-}
-
-/// How the body is delimited (RFC 9112, section 6.3) and whether the connection persists (section 9.3).
-struct Framing {
-    keep_alive: bool,
-    chunked: bool,
-    until_close: bool,
-    length: Option<u64>,
-}
-
-impl Framing {
-    fn of(http_1_1: bool, headers: &[httparse::Header<'_>]) -> Result<Self, Malformed> {
-        let (mut close, mut keep, mut coded, mut chunked) = (false, false, false, false);
-        let mut length = None;
-        for header in headers {
-            if header.name.eq_ignore_ascii_case("content-length") {
-                let value = content_length(header.value)?;
-                if length.is_some_and(|other| other != value) {
-                    return Err(Malformed("two different content lengths"));
-                }
-                length = Some(value);
-            } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
-                coded = true;
-                // Only the last coding delimits the body.
-                chunked = tokens(header.value).last().is_some_and(|t| t.eq_ignore_ascii_case(b"chunked"));
-            } else if header.name.eq_ignore_ascii_case("connection") {
-                close |= tokens(header.value).any(|token| token.eq_ignore_ascii_case(b"close"));
-                keep |= tokens(header.value).any(|token| token.eq_ignore_ascii_case(b"keep-alive"));
-            }
-        }
-        // A length beside a transfer coding is a sign of confusion on the way: use the coding, trust no more.
-        let confused = coded && length.is_some();
-        Ok(Self {
-            keep_alive: !close && !confused && (http_1_1 || keep),
-            chunked,
-            until_close: !chunked && (coded || length.is_none()),
-            length,
-        })
-    }
-}
-
-fn content_length(value: &[u8]) -> Result<u64, Malformed> {
-    let text = std::str::from_utf8(value).unwrap_or("").trim();
-    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(Malformed("a content length that is not a number"));
-    }
-    text.parse().map_err(|_| Malformed("a content length beyond 64 bits"))
-}
-
-fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii)
 }
 
 /// Finds garbage at its first byte rather than at the timeout.

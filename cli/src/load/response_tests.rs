@@ -10,9 +10,9 @@ type Parsed = Option<(u16, u64, bool, usize)>;
 fn parse(pieces: &[&[u8]], to_head: bool, close: bool) -> Result<Parsed, Malformed> {
     let mut parser = ResponseParser::new();
     parser.reset(to_head, None);
-    let mut complete = None;
+    let (mut complete, mut memo) = (None, HeadMemo::default());
     for piece in pieces {
-        match (complete, parser.feed(piece)?) {
+        match (complete, parser.feed(piece, &mut memo)?) {
             (None, Fed::Complete { rest }) => complete = Some(rest),
             (Some(before), Fed::Complete { rest }) => complete = Some(before + rest),
             (_, Fed::More) => {}
@@ -113,12 +113,12 @@ fn heads_and_trailers_are_limited() {
 
 #[test]
 fn a_parser_is_reusable() {
-    let mut parser = ResponseParser::new();
+    let (mut parser, mut memo) = (ResponseParser::new(), HeadMemo::default());
     for (text, status) in [
         ("HTTP/1.1 500 Oops\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx", 500),
         ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 200),
     ] {
-        assert_eq!(parser.feed(text.as_bytes()), Ok(Fed::Complete { rest: 0 }));
+        assert_eq!(parser.feed(text.as_bytes(), &mut memo), Ok(Fed::Complete { rest: 0 }));
         assert_eq!((parser.status(), parser.keep_alive()), (status, status == 200));
         parser.reset(false, None);
     }
@@ -224,19 +224,63 @@ proptest! {
         pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..20),
         to_head: bool,
     ) {
-        let mut parser = ResponseParser::new();
-    parser.reset(to_head, None);
+        let (mut parser, mut memo) = (ResponseParser::new(), HeadMemo::default());
+        parser.reset(to_head, None);
         let text = responses()[prefix].0.as_bytes();
-        let mut failed = parser.feed(&text[..keep.min(text.len())]).is_err();
+        let mut failed = parser.feed(&text[..keep.min(text.len())], &mut memo).is_err();
         for piece in pieces {
             if failed {
                 break;
             }
-            failed = parser.feed(&piece).is_err();
+            failed = parser.feed(&piece, &mut memo).is_err();
             prop_assert!(parser.buffered() <= 2 * MAX_HEAD_BYTES);
         }
         parser.close();
     }
+}
+
+/// What a response comes to, fed in one piece: `None` if it is malformed, else whether it is complete, its status, whether
+/// the connection persists, and the length of its body.
+fn outcome(text: &[u8], to_head: bool, memo: &mut HeadMemo) -> Option<(Fed, u16, bool, u64)> {
+    let mut parser = ResponseParser::new();
+    parser.reset(to_head, None);
+    let fed = parser.feed(text, memo).ok()?;
+    Some((fed, parser.status(), parser.keep_alive(), parser.body_bytes()))
+}
+
+proptest! {
+    #[test]
+    fn what_was_remembered_of_other_responses_changes_nothing(
+        picks in prop::collection::vec((0usize..20, any::<bool>(), prop::option::of(Mutation::any())), 1..30),
+    ) {
+        let mut memo = HeadMemo::default();
+        for (which, to_head, mutation) in picks {
+            let mut bytes = responses()[which].0.as_bytes().to_vec();
+            if let Some(mutation) = mutation {
+                mutation.apply(&mut bytes);
+            }
+            for _ in 0..2 {
+                let alone = outcome(&bytes, to_head, &mut HeadMemo::default());
+                prop_assert_eq!(outcome(&bytes, to_head, &mut memo), alone);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_last_head_is_remembered_and_no_other() {
+    let (one, other) = (responses()[0].0, "HTTP/1.1 500 Oops\r\nContent-Length: 2\r\n\r\n");
+    let mut memo = HeadMemo::default();
+    assert!(memo.recall(one.as_bytes()).is_none());
+    outcome(one.as_bytes(), false, &mut memo);
+    let length = one.find("\r\n\r\n").unwrap() + 4;
+    assert!(memo.recall(one.as_bytes()).is_some_and(|(head, end)| (head.status, end) == (200, length)));
+    assert!(memo.recall(&one.as_bytes()[..length - 1]).is_none());
+    outcome(other.as_bytes(), false, &mut memo);
+    assert!(memo.recall(one.as_bytes()).is_none() && memo.recall(other.as_bytes()).is_some());
+    // One that is long is parsed each time.
+    outcome(format!("HTTP/1.1 204 No\r\nA: {}\r\n\r\n", "b".repeat(1024)).as_bytes(), false, &mut memo);
+    assert!(memo.recall(other.as_bytes()).is_none());
 }
 
 #[test]
@@ -252,7 +296,7 @@ fn a_body_is_searched_however_it_is_framed_and_cut() {
             let mut parser = ResponseParser::new();
             parser.reset(false, Some(needle));
             for piece in text.as_bytes().chunks(length) {
-                parser.feed(piece).unwrap();
+                parser.feed(piece, &mut HeadMemo::default()).unwrap();
             }
             assert_eq!(parser.body_has(), found, "{wanted} in {text:?} by {length}");
         }

@@ -58,6 +58,10 @@ impl Board {
         Self { trends: watch.trends.to_vec(), users_requested, parts }
     }
 
+    pub(super) fn is_watched(&self) -> bool {
+        !self.parts.is_empty()
+    }
+
     /// Leaves a thread's figures as of `now`. `measure_start`: when the measured part began.
     pub(super) fn post(
         &self,
@@ -169,7 +173,7 @@ mod tests {
                 bytes_received: 4,
                 body_has: false,
             };
-            recorder.record(&exchange, 0, std::iter::once(true));
+            recorder.record_alone(&exchange, std::iter::once(true));
             recorder.record_iteration(ended);
         }
         recorder

@@ -56,6 +56,11 @@ impl Interval {
         u32::try_from(self.index).ok()
     }
 
+    /// Its latencies, if it is of the measured part and any request ended in it.
+    pub(super) fn measured(&self) -> Option<&Latencies> {
+        self.latencies.as_deref().filter(|_| self.index >= 0)
+    }
+
     /// Histograms of microseconds by metric; `None` if no request ended in this second.
     pub(crate) fn latencies(&self) -> Option<[(&'static str, &Histogram<u32>); 2]> {
         self.latencies.as_deref().map(Latencies::named)

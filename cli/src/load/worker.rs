@@ -1,8 +1,7 @@
 //! One generator thread: an epoll loop that starts what is due, moves what is in flight, and gives up what takes
 //! too long. Nothing in it waits for anything but events, and nothing on the way of a request allocates.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
@@ -12,18 +11,19 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::timer::{Expiration, TimerSetTimeFlags};
 use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
 
+use super::agenda::{Agenda, Start};
 use super::clock::{Clock, Nanos, nanos};
 use super::connection::{Connection, Io, Step};
 use super::deadlines::Deadlines;
 use super::effort::Effort;
-use super::exchange::{Exchange, Times};
+use super::exchange::Exchange;
 use super::harvest::{Counts, Harvest, Shared};
+use super::head::HeadMemo;
 use super::ledger::{Fate, UserLedger};
 use super::outcome::{Failure, Outcome};
-use super::pacer::Pacer;
 use super::plan::Plan;
 use super::recorder::Recorder;
-use super::scenario::{Job, RequestSource};
+use super::scenario::RequestSource;
 use super::series::{Interval, IntervalRecorder, second_of};
 
 const TIMER_TOKEN: u64 = u64::MAX;
@@ -43,19 +43,10 @@ pub(super) struct Worker<'a> {
     ledgers: Vec<UserLedger>,
     online: Vec<bool>,
     online_count: u32,
-    due: BinaryHeap<Reverse<(Nanos, u32)>>,
+    agenda: Agenda<'a>,
     in_flight: Deadlines,
     unfinished_reads: VecDeque<u32>,
-    pacer: Pacer,
-    /// In the open model: users without an iteration, and the next arrival of this thread's.
-    idle: Vec<u32>,
-    arrivals: ArrivalCursor,
-    users: Vec<User>,
-    /// Iterations that this thread may still start.
-    quota: Option<u64>,
     plan: &'a Plan,
-    /// Of an iteration.
-    steps: usize,
     recorder: Recorder,
     interval: IntervalRecorder,
     counts: Counts,
@@ -68,35 +59,6 @@ pub(super) struct Worker<'a> {
     shared: &'a Shared,
     stop: &'a AtomicBool,
     intervals: SyncSender<(usize, Interval)>,
-}
-
-/// Where a user is.
-#[derive(Clone, Copy, Debug, Default)]
-struct User {
-    job: Job,
-    /// Of the iteration that is under way.
-    intended: Nanos,
-    started: Nanos,
-}
-
-/// A thread's way through the arrivals of the open model, which are dealt out to the threads in turn.
-#[derive(Clone, Copy, Debug)]
-struct ArrivalCursor {
-    number: u64,
-    stride: u64,
-    /// When that arrival is due; `None` after the last.
-    at: Option<Nanos>,
-}
-
-impl ArrivalCursor {
-    fn new(pacer: &Pacer, first: u64, stride: u64) -> Self {
-        Self { number: first, stride, at: pacer.arrival(first) }
-    }
-
-    fn advance(&mut self, pacer: &Pacer) {
-        self.number += self.stride;
-        self.at = pacer.arrival(self.number);
-    }
 }
 
 impl<'a> Worker<'a> {
@@ -114,23 +76,16 @@ impl<'a> Worker<'a> {
             TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
         epoll.add(&timer, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, TIMER_TOKEN))?;
         let source = RequestSource::new(plan).map_err(io::Error::other)?;
-        let pacer = Pacer::new(plan);
         let threads = plan.worker_threads();
         // Users are dealt out in turn, so that each thread's starts are spread as the whole run's are.
         // Fewer than a thousand threads, by the plan's check.
-        let share = plan.share.part(index as u32, threads as u32);
+        let agenda = Agenda::new(plan, plan.share.part(index as u32, threads as u32));
         let connections: Vec<Connection> = (0u32..)
-            .zip(share.of(plan.users))
+            .zip(agenda.users())
             .map(|(slot, user)| Connection::new(user, slot, &plan.target, &plan.connecting))
             .collect();
         let measure_start = nanos(plan.warmup);
-        let first_due = |(slot, c): (u32, &Connection)| Some(Reverse((pacer.first_due(c.user())?, slot)));
-        let due = (0u32..).zip(&connections).filter_map(first_due).collect();
         let count = connections.len();
-        // The first ones stand on top: as few connections are used as the load needs.
-        let idle = if pacer.is_open() { (0..count as u32).rev().collect() } else { Vec::new() };
-        // Arrivals and iterations are dealt out like users.
-        let (first, stride) = (u64::from(share.first), u64::from(share.step));
         Ok(Self {
             index,
             io: Io {
@@ -140,23 +95,18 @@ impl<'a> Worker<'a> {
                 connecting: &plan.connecting,
                 source,
                 buffer: vec![0; BUFFER_BYTES].into(),
+                memo: HeadMemo::default(),
             },
             timer,
             armed: None,
             ledgers: vec![UserLedger::default(); count],
             online: vec![false; count],
             online_count: 0,
-            due,
-            idle,
-            arrivals: ArrivalCursor::new(&pacer, first, stride),
-            users: vec![User::default(); count],
-            quota: plan.iterations.map(|all| all.saturating_sub(first).div_ceil(stride)),
+            agenda,
             plan,
-            steps: plan.scenario.step_names().len(),
             in_flight: Deadlines::new(count),
             unfinished_reads: VecDeque::with_capacity(count),
             connections,
-            pacer,
             recorder: Recorder::new(&plan.checks_of_steps()),
             interval: IntervalRecorder::new(second_of(0, measure_start)),
             counts: Counts::default(),
@@ -185,9 +135,9 @@ impl<'a> Worker<'a> {
                 break true;
             }
             if now >= self.end {
-                self.drop_rest();
+                self.agenda.drop_rest();
             }
-            if (now >= self.end || self.is_exhausted()) && self.in_flight.len() == 0 {
+            if (now >= self.end || self.agenda.is_exhausted()) && self.in_flight.len() == 0 {
                 break false;
             }
             let timeout = self.arm(now)?;
@@ -224,20 +174,22 @@ impl<'a> Worker<'a> {
     fn advance_series(&mut self, now: Nanos) {
         let second = second_of(now, self.measure_start);
         if let Some(interval) = self.interval.advance(second, self.online_count) {
+            self.recorder.absorb(&interval);
             if self.intervals.try_send((self.index, interval)).is_err() {
                 self.counts.series_gaps += 1;
             }
-            self.shared.board.post(self.index, now, self.measure_start, &self.recorder, &self.counts);
+            if self.shared.board.is_watched() {
+                self.counts.dropped = self.agenda.dropped();
+                self.recorder.derive();
+                self.shared.board.post(self.index, now, self.measure_start, &self.recorder, &self.counts);
+            }
         }
     }
 
     /// Sets the timer to the next thing to do; returns how long to wait for events at most.
     fn arm(&mut self, now: Nanos) -> io::Result<EpollTimeout> {
-        let due = self.due.peek().map(|Reverse((due, _))| *due);
         let deadline = self.in_flight.first().map(|(deadline, _)| deadline);
-        // Without a free user an arrival waits for the end of a request, which is an event.
-        let arrival = self.arrivals.at.filter(|_| !self.idle.is_empty());
-        let next = due.into_iter().chain(deadline).chain(arrival).min().unwrap_or(Nanos::MAX);
+        let next = self.agenda.next_at().into_iter().chain(deadline).min().unwrap_or(Nanos::MAX);
         if next <= now || !self.unfinished_reads.is_empty() {
             return Ok(EpollTimeout::ZERO);
         }
@@ -282,68 +234,16 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Whether all iterations that were asked for are over.
-    fn is_exhausted(&self) -> bool {
-        self.quota == Some(0) && self.due.is_empty()
-    }
-
     fn start_due(&mut self) {
+        let mut now = self.io.clock.now();
         for _ in 0..STARTS_AT_ONCE {
-            let now = self.io.clock.now();
-            let Some((due, slot)) = self.next_start(now) else { return };
-            let user = &mut self.users[slot as usize];
-            let job = user.job;
-            if job.step == 0 {
-                (user.intended, user.started) = (due, now);
-                self.quota = self.quota.map(|left| left.saturating_sub(1));
-            }
+            let Some(Start { slot, job, due }) = self.agenda.start(now) else { return };
             self.in_flight.push(slot, now.saturating_add(self.timeout));
-            let step = self.connections[slot as usize].begin(&mut self.io, job, due, now);
+            let connection = &mut self.connections[slot as usize];
+            let step = connection.begin(&mut self.io, job, due, now);
+            // The end of this send is the start of the next one: one look at the clock for both.
+            now = connection.sent_at().unwrap_or_else(|| self.io.clock.now());
             self.take(slot, step);
-            if job.step == 0 && self.quota == Some(0) {
-                // What is left are iterations that nobody asked for; those under way go on.
-                let users = &self.users;
-                self.due.retain(|Reverse((_, slot))| users[*slot as usize].job.step > 0);
-                self.arrivals.at = None;
-            }
-        }
-    }
-
-    /// What is to be started now: when it was due, and whose it is.
-    fn next_start(&mut self, now: Nanos) -> Option<(Nanos, u32)> {
-        if now >= self.end {
-            return None;
-        }
-        if let Some(&Reverse((due, slot))) = self.due.peek()
-            && due <= now
-        {
-            self.due.pop();
-            return Some((due, slot));
-        }
-        // One that no user was free for in all that time has failed its user: it is not sent any more.
-        while let Some(at) = self.arrivals.at
-            && at.saturating_add(self.timeout) < now
-        {
-            self.counts.dropped += u64::from(at >= self.measure_start);
-            self.arrivals.advance(&self.pacer);
-        }
-        let at = self.arrivals.at.filter(|&at| at <= now)?;
-        let slot = self.idle.pop()?;
-        self.arrivals.advance(&self.pacer);
-        Some((at, slot))
-    }
-
-    /// The time to start anything is over: counts what was due and has not been started.
-    fn drop_rest(&mut self) {
-        for Reverse((due, slot)) in self.due.drain() {
-            let is_start = self.users[slot as usize].job.step == 0;
-            self.counts.dropped += u64::from(is_start && due < self.end);
-        }
-        while let Some(at) = self.arrivals.at.take()
-            && at < self.end
-        {
-            self.counts.dropped += u64::from(at >= self.measure_start);
-            self.arrivals.advance(&self.pacer);
         }
     }
 
@@ -372,7 +272,7 @@ impl<'a> Worker<'a> {
         self.failed += u64::from(outcome.failed());
         let measured = times.intended >= self.measure_start;
         if measured {
-            let step = self.users[slot as usize].job.step;
+            let step = self.agenda.step(slot);
             let checks = self.plan.scenario.checks(usize::from(step)).iter();
             let status = outcome.status();
             let met = checks.map(|check| check.is_met(status, exchange.body_has));
@@ -383,35 +283,8 @@ impl<'a> Worker<'a> {
         if measured || times.ended < self.measure_start {
             self.interval.record(times, outcome.failed());
         }
-        self.go_on(slot, times);
-    }
-
-    /// The user's next step, or the end of its iteration.
-    fn go_on(&mut self, slot: u32, times: &Times) {
-        let user = &mut self.users[slot as usize];
-        let step = usize::from(user.job.step);
-        let connected = times.connected.is_some();
-        if step + 1 < self.steps {
-            user.job.step += 1;
-            let pause = self.plan.scenario.think_time(step);
-            self.due.push(Reverse((times.ended.saturating_add(nanos(pause)), slot)));
-            return;
-        }
-        let over = self.pacer.iteration_end(times.ended, connected);
-        if user.intended >= self.measure_start {
-            self.recorder.record_iteration(over.saturating_sub(user.started));
-        }
-        user.job = Job { iteration: user.job.iteration.wrapping_add(1), step: 0 };
-        if self.quota == Some(0) {
-            return;
-        }
-        if self.pacer.is_open() {
-            self.idle.push(slot);
-        } else if let Some(due) =
-            self.pacer.next_due(self.connections[slot as usize].user(), user.intended, over, connected)
-            && due < self.end
-        {
-            self.due.push(Reverse((due, slot)));
+        if let Some(took) = self.agenda.go_on(slot, times) {
+            self.recorder.record_iteration(took);
         }
     }
 
@@ -433,17 +306,21 @@ impl<'a> Worker<'a> {
 
     fn finish(mut self, interrupted: bool) -> Harvest {
         let ended = self.io.clock.now();
+        self.counts.dropped = self.agenda.dropped();
         for (connection, ledger) in self.connections.iter_mut().zip(&mut self.ledgers) {
             if let Some(sent) = connection.abort() {
                 self.counts.aborted += 1;
                 ledger.push(if sent { Fate::Unknown } else { Fate::NotSent });
             }
         }
+        let last_interval = self.interval.finish(self.online_count);
+        self.recorder.absorb(&last_interval);
+        self.recorder.derive();
         Harvest {
             shares: self.effort.finish(ended),
             recorder: self.recorder,
             ledgers: self.ledgers,
-            last_interval: self.interval.finish(self.online_count),
+            last_interval,
             counts: self.counts,
             ended,
             interrupted,
