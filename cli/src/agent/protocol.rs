@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::load::{Interval, Plan, Tick};
 
 /// Both sides must be of the same: a plan means something only to the program that made it.
-pub(crate) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "/1");
+pub(crate) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "/2");
 /// Carries [`VERSION`] in every request and response. That a request needs it also keeps web pages from sending
 /// any, which may only set well-known headers.
 pub(crate) const VERSION_HEADER: &str = "scalekit-agent";

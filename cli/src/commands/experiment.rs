@@ -153,6 +153,7 @@ fn draft(profile: &Profile, url: &str, token: &str) -> Result<Plan, load::PlanEr
         iterations: spec.iterations,
         seed: spec.seed,
         data: spec.data.as_deref().map(|path| Data::read(path).map(Arc::new)).transpose()?,
+        cookies: spec.cookies,
         share: Share::ALL,
         think_time: spec.think_time,
         warmup: spec.warmup,

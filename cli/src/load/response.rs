@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::check::{Needle, Search};
 use super::chunked::Chunked;
+use super::set_cookies::SetCookies;
 
 /// Longest response head, and longest chunk extension or trailer section.
 pub(super) const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -47,6 +48,8 @@ pub(super) struct ResponseParser {
     /// What the body is searched for, if for anything.
     needle: Option<Arc<Needle>>,
     search: Search,
+    /// The cookies that it sets, if anyone asks.
+    cookies: Option<Box<SetCookies>>,
 }
 
 impl ResponseParser {
@@ -60,6 +63,7 @@ impl ResponseParser {
             body_bytes: 0,
             needle: None,
             search: Search::default(),
+            cookies: None,
         }
     }
 
@@ -74,6 +78,15 @@ impl ResponseParser {
         self.status = 0;
         self.keep_alive = true;
         self.body_bytes = 0;
+    }
+
+    /// Has the next response's cookies collected.
+    pub(super) fn collect_cookies(&mut self) {
+        self.cookies.get_or_insert_default().clear();
+    }
+
+    pub(super) fn cookies(&self) -> Option<&SetCookies> {
+        self.cookies.as_deref()
     }
 
     /// Whether the body so far has what it is searched for.
@@ -225,6 +238,10 @@ impl ResponseParser {
             }
             200..=999 => {}
             _ => return Err(Malformed("a status that no request asked for")),
+        }
+        if let Some(cookies) = &mut self.cookies {
+            let set = response.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("set-cookie"));
+            set.for_each(|header| cookies.add(header.value));
         }
         let framing = Framing::of(response.version == Some(1), response.headers)?;
         self.status = status;

@@ -1,5 +1,6 @@
 //! The engine against real sockets: small servers that count what they see, compared with what was recorded.
 
+mod cookies;
 mod crowd;
 mod models;
 mod outcomes;
@@ -42,6 +43,7 @@ pub(super) fn any_plan() -> Plan {
         iterations: None,
         seed: 1,
         data: None,
+        cookies: false,
         warmup: Duration::ZERO,
         duration: Duration::from_secs(1),
         timeout: Duration::from_secs(1),

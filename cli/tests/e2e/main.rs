@@ -8,6 +8,7 @@ mod agents;
 mod audit;
 mod bad_servers;
 mod bench;
+mod cookies;
 mod deploy;
 mod figures;
 mod freeze;
