@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use axum::body::Bytes;
 use tokio::sync::watch;
 
-use super::protocol::{Assignment, MAX_SECONDS, Progress, Stage};
+use super::protocol::{Assignment, MAX_HISTOGRAMS, MAX_SECONDS, Progress, Stage};
 use crate::load::{self, Interval, Observer, Plan, Tick};
 
 /// Seconds kept that nobody has asked for: far more than pass before a lost coordinator is noticed.
@@ -120,7 +120,13 @@ impl Run {
         while told.first < from && told.seconds.pop_front().is_some() {
             told.first += 1;
         }
-        let seconds = told.seconds.iter().take(MAX_SECONDS).cloned().collect();
+        let mut histograms = 0;
+        let fits = |second: &&Interval| {
+            let is_first = histograms == 0;
+            histograms += second.histograms();
+            is_first || histograms <= MAX_HISTOGRAMS
+        };
+        let seconds = told.seconds.iter().take(MAX_SECONDS).take_while(fits).cloned().collect();
         Progress { stage, tick: told.tick, late: told.late, from: told.first, seconds }
     }
 

@@ -400,7 +400,11 @@ struct Display {
 impl Display {
     fn new(plan: &Plan, folder: &RunFolder) -> anyhow::Result<Self> {
         let progress = Progress::new(plan.warmup + plan.duration);
-        Ok(Self { progress, log: LatencyLog::create(folder)?, warmup: plan.warmup })
+        Ok(Self {
+            progress,
+            log: LatencyLog::create(folder, &plan.scenario.step_names())?,
+            warmup: plan.warmup,
+        })
     }
 
     /// Of a load that failed there is no log either.

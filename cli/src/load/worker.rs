@@ -158,7 +158,7 @@ impl<'a> Worker<'a> {
             connections,
             pacer,
             recorder: Recorder::new(&plan.checks_of_steps()),
-            interval: IntervalRecorder::new(second_of(0, measure_start)),
+            interval: IntervalRecorder::new(second_of(0, measure_start), plan.scenario.step_names().len()),
             counts: Counts::default(),
             requests: 0,
             failed: 0,
@@ -371,8 +371,8 @@ impl<'a> Worker<'a> {
         self.requests += 1;
         self.failed += u64::from(outcome.failed());
         let measured = times.intended >= self.measure_start;
+        let step = self.users[slot as usize].job.step;
         if measured {
-            let step = self.users[slot as usize].job.step;
             let checks = self.plan.scenario.checks(usize::from(step)).iter();
             let status = outcome.status();
             let met = checks.map(|check| check.is_met(status, exchange.body_has));
@@ -381,7 +381,7 @@ impl<'a> Worker<'a> {
         self.advance_series(times.ended);
         // Seconds of the measured part hold measured requests only, so that they add up to the totals.
         if measured || times.ended < self.measure_start {
-            self.interval.record(times, outcome.failed());
+            self.interval.record(times, step, outcome.failed());
         }
         self.go_on(slot, times);
     }

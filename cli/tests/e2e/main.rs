@@ -21,5 +21,6 @@ mod run;
 mod sandbox;
 mod serve;
 mod servers;
+mod step_log;
 mod validate;
 mod web;
