@@ -34,6 +34,8 @@ mod random;
 mod recorder;
 mod recording;
 mod response;
+#[cfg(test)]
+mod response_splits;
 mod running;
 mod scenario;
 mod schedule;
