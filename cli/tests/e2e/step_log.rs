@@ -56,7 +56,7 @@ fn expect_steps(folder: &Path) {
     let total = &found["http_req_total_duration"];
     let tags = ["log_in__please", "http_req_duration_2", "step_3"];
     assert_eq!(found.len(), 2 + tags.len(), "{:?}", found.keys());
-    assert!(total.iter().any(|second| second.len() > 0));
+    assert!(total.iter().any(|second| !second.is_empty()));
     for (index, whole) in total.iter().enumerate() {
         let mut sum = Histogram::<u64>::new_from(whole);
         tags.iter().for_each(|tag| sum.add(&found[*tag][index]).unwrap());
