@@ -218,6 +218,9 @@ pub(crate) struct LoadArgs {
     /// CSV file whose rows ${data.COLUMN} takes in turn
     #[arg(long, value_name = "FILE")]
     pub(crate) data: Option<String>,
+    /// Each user keeps the cookies that it is given, until its next iteration
+    #[arg(long)]
+    pub(crate) cookies: bool,
     /// When a request counts as failed
     #[arg(long, value_name = "TIME")]
     pub(crate) timeout: Option<String>,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::load::{Interval, Plan, Tick};
 
 /// Both sides must be of the same: a plan means something only to the program that made it.
-pub(crate) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "/1");
+pub(crate) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "/2");
 /// Carries [`VERSION`] in every request and response. That a request needs it also keeps web pages from sending
 /// any, which may only set well-known headers.
 pub(crate) const VERSION_HEADER: &str = "scalekit-agent";
@@ -18,7 +18,9 @@ pub(crate) const MAX_ASSIGNMENT_BYTES: usize = 64 << 20;
 pub(crate) const MAX_RECORDING_BYTES: usize = 256 << 20;
 /// Largest answer to anything else.
 pub(crate) const MAX_ANSWER_BYTES: usize = 8 << 20;
-/// Seconds told in one answer; the rest comes with the next.
+/// Histograms told in one answer, but a whole second at least; the rest comes with the next.
+pub(crate) const MAX_HISTOGRAMS: usize = 128;
+/// Seconds told in one answer: those without a request have no histogram.
 pub(crate) const MAX_SECONDS: usize = 64;
 
 /// `GET /v1/agent`: who is there.

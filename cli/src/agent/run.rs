@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use axum::body::Bytes;
 use tokio::sync::watch;
 
-use super::protocol::{Assignment, MAX_SECONDS, Progress, Stage};
+use super::protocol::{Assignment, MAX_HISTOGRAMS, MAX_SECONDS, Progress, Stage};
 use crate::load::{self, Interval, Observer, Plan, Tick};
 
 /// Seconds kept that nobody has asked for: far more than pass before a lost coordinator is noticed.
@@ -120,7 +120,8 @@ impl Run {
         while told.first < from && told.seconds.pop_front().is_some() {
             told.first += 1;
         }
-        let seconds = told.seconds.iter().take(MAX_SECONDS).cloned().collect();
+        let count = fitting(told.seconds.iter().map(Interval::histograms));
+        let seconds = told.seconds.iter().take(count).cloned().collect();
         Progress { stage, tick: told.tick, late: told.late, from: told.first, seconds }
     }
 
@@ -133,6 +134,17 @@ impl Run {
     fn told(&self) -> MutexGuard<'_, Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How many seconds with so many histograms each go into one answer.
+fn fitting(histograms: impl Iterator<Item = usize>) -> usize {
+    let mut sum = 0;
+    let fits = |histograms: &usize| {
+        let is_first = sum == 0;
+        sum += histograms;
+        is_first || sum <= MAX_HISTOGRAMS
+    };
+    histograms.take(MAX_SECONDS).take_while(fits).count()
 }
 
 /// Sets the last stage when the thread ends, however it ends.
@@ -209,5 +221,24 @@ impl Observer for Reporter {
             told.first += 1;
         }
         told.seconds.push_back(second);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_bounded_and_never_without_a_second() {
+        for (histograms, expected) in [
+            (&[][..], 0),
+            (&[2; 300], 64),
+            (&[66; 300], 1),
+            (&[0, 500, 2], 2),
+            (&[64, 64, 1], 2),
+            (&[0; 300], 64),
+        ] {
+            assert_eq!(fitting(histograms.iter().copied()), expected, "{histograms:?}");
+        }
     }
 }

@@ -58,6 +58,7 @@ fn plan(target: SocketAddr) -> Plan {
         iterations: None,
         seed: 1,
         data: None,
+        cookies: false,
         think_time: Duration::from_millis(20),
         warmup: Duration::from_millis(300),
         duration: Duration::from_millis(1500),

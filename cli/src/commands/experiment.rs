@@ -153,6 +153,7 @@ fn draft(profile: &Profile, url: &str, token: &str) -> Result<Plan, load::PlanEr
         iterations: spec.iterations,
         seed: spec.seed,
         data: spec.data.as_deref().map(|path| Data::read(path).map(Arc::new)).transpose()?,
+        cookies: spec.cookies,
         share: Share::ALL,
         think_time: spec.think_time,
         warmup: spec.warmup,
@@ -399,7 +400,11 @@ struct Display {
 impl Display {
     fn new(plan: &Plan, folder: &RunFolder) -> anyhow::Result<Self> {
         let progress = Progress::new(plan.warmup + plan.duration);
-        Ok(Self { progress, log: LatencyLog::create(folder)?, warmup: plan.warmup })
+        Ok(Self {
+            progress,
+            log: LatencyLog::create(folder, &plan.scenario.step_names())?,
+            warmup: plan.warmup,
+        })
     }
 
     /// Of a load that failed there is no log either.

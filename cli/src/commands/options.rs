@@ -48,6 +48,7 @@ pub(super) fn load(args: &LoadArgs, layer: &mut Layer) -> Result<(), ProfileErro
     load.iterations = args.iterations.map(Whole).into();
     load.seed = args.seed.map(Whole).into();
     load.data = args.data.clone().into();
+    load.cookies = args.cookies.then_some(true).into();
     if !args.stages.is_empty() {
         let stage = |text: &String| {
             text.parse::<StageText>()

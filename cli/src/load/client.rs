@@ -8,6 +8,7 @@ use super::http1::Http1;
 use super::http2::Http2;
 use super::outcome::Outcome;
 use super::scenario::Expectation;
+use super::set_cookies::SetCookies;
 
 /// What a call came to.
 #[derive(Debug)]
@@ -49,7 +50,7 @@ impl Client {
                 client.begin(expectation);
                 true
             }
-            Self::Http2(client) => client.begin(expectation.needle),
+            Self::Http2(client) => client.begin(expectation),
         }
     }
 
@@ -58,6 +59,14 @@ impl Client {
         match self {
             Self::Http1(client) => client.body_has(),
             Self::Http2(client) => client.body_has(),
+        }
+    }
+
+    /// Shows the cookies that the response has set, if they were to be collected.
+    pub(super) fn with_cookies(&self, take: impl FnOnce(&SetCookies)) {
+        match self {
+            Self::Http1(client) => client.cookies().map_or((), take),
+            Self::Http2(client) => client.with_cookies(take),
         }
     }
 

@@ -11,6 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::client::{Client, Progress, Ready, Resources};
 use super::clock::{Clock, Nanos};
 use super::connecting::{Connecting, HttpVersion};
+use super::cookies::Jar;
 use super::exchange::{Exchange, Times};
 use super::head::HeadMemo;
 use super::http1::Http1;
@@ -68,6 +69,8 @@ pub(super) struct Connection {
     tried: usize,
     job: Job,
     times: Times,
+    /// `None` until the first request of a user who keeps cookies.
+    cookies: Option<Box<Jar>>,
 }
 
 impl Connection {
@@ -82,6 +85,7 @@ impl Connection {
             tried: 0,
             job: Job::default(),
             times: Times::default(),
+            cookies: None,
         }
     }
 
@@ -100,6 +104,9 @@ impl Connection {
         self.busy = true;
         self.job = job;
         self.times = Times { intended, started: now, ..Times::default() };
+        if io.source.keeps_cookies() {
+            self.begin_cookies(io);
+        }
         if let Link::Open(client) = &mut self.link
             && client.begin(io.source.expectation(job.step))
         {
@@ -291,10 +298,22 @@ impl Connection {
 
     fn send(&mut self, io: &mut Io<'_>) -> Step {
         let Link::Open(client) = &mut self.link else { return Step::Pending };
-        let request = io.source.render(self.user, self.job);
+        let request = match self.cookies.as_ref().and_then(|jar| jar.header()) {
+            None => io.source.render(self.user, self.job),
+            Some(cookies) => io.source.render_with(self.user, self.job, cookies),
+        };
         let mut resources = Resources { clock: io.clock, buffer: &mut io.buffer, memo: &mut io.memo };
         let progress = client.send(request, &mut resources, &mut self.times);
         self.conclude(io, progress)
+    }
+
+    /// Decides which cookies go with the request; each iteration starts without any.
+    fn begin_cookies(&mut self, io: &mut Io<'_>) {
+        let jar = self.cookies.get_or_insert_default();
+        if self.job.step == 0 {
+            jar.clear();
+        }
+        jar.begin(io.target, io.source.render(self.user, self.job));
     }
 
     /// Goes on with a request after an event.
@@ -320,6 +339,9 @@ impl Connection {
             self.times.ended = io.clock.now();
         }
         let (bytes_sent, bytes_received) = self.bytes();
+        if let (Some(jar), Link::Open(client)) = (&mut self.cookies, &self.link) {
+            client.with_cookies(|set| jar.take(set));
+        }
         let body_has = matches!(&self.link, Link::Open(client) if client.body_has());
         let answered = matches!(outcome, Outcome::Response(_));
         let reusable = answered && matches!(&self.link, Link::Open(client) if client.is_reusable());

@@ -24,9 +24,11 @@ use super::withheld::{Meter, Withheld};
 use super::worker::Worker;
 
 const TICK: Duration = Duration::from_millis(200);
-/// Seconds that each thread may hand over before somebody takes them: a minute of a blocked terminal or disk, and
-/// 140 KB a second at most.
+/// Seconds that each thread may hand over before somebody takes them: a minute of a blocked terminal or disk.
 const QUEUED_SECONDS: usize = 60;
+/// Where many steps make these seconds large there are fewer of them: of histograms of 70 KB a thread may hand over so
+/// many, 45 MB in all, but those of ten seconds in any case.
+const QUEUED_HISTOGRAMS: usize = 640;
 
 /// Why a run failed as such; what befell its requests is in the recording.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +84,7 @@ pub(crate) fn run(
         live: (0..threads).map(|_| Live::default()).collect(),
         board: Board::new(watch.as_ref(), plan.users, threads),
     };
-    let (sender, intervals) = mpsc::sync_channel(QUEUED_SECONDS * threads);
+    let (sender, intervals) = mpsc::sync_channel(queued_seconds(plan.scenario.step_names().len()) * threads);
     let mut workers = Vec::with_capacity(threads);
     for index in 0..threads {
         let worker = Worker::new(plan, index, Clock::start(), &shared, stop, sender.clone());
@@ -128,6 +130,13 @@ pub(crate) fn run(
     let clock_jump_nanos = wall.saturating_sub(i64::try_from(clock.now()).unwrap_or(i64::MAX));
     let peak = shared.peak.load(Ordering::Relaxed);
     Ok(merge(plan, harvests, watched, Circumstances { clock_jump_nanos, peak }, observer))
+}
+
+/// How many seconds a thread may hand over before somebody takes them.
+fn queued_seconds(steps: usize) -> usize {
+    // Two of all requests, and one of each step where there are several.
+    let histograms = if steps > 1 { 2 + steps } else { 2 };
+    (QUEUED_HISTOGRAMS / histograms).clamp(10, QUEUED_SECONDS)
 }
 
 /// A thread that panics must not leave the others running for hours.
@@ -317,6 +326,12 @@ fn max_rss_bytes() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn seconds_of_many_steps_are_queued_in_smaller_number() {
+        let queued = [1, 2, 8, 9, 62, 64].map(queued_seconds);
+        assert_eq!(queued, [60, 60, 60, 58, 10, 10]);
+    }
 
     #[test]
     fn the_resident_set_is_plausible() {

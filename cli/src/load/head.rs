@@ -3,6 +3,7 @@
 use std::mem::MaybeUninit;
 
 use super::response::Malformed;
+use super::set_cookies::SetCookies;
 
 const MAX_HEADERS: usize = 128;
 /// A longer head is not worth remembering: comparing it is no longer cheap.
@@ -26,8 +27,8 @@ pub(super) struct Head {
 }
 
 impl Head {
-    /// Parses a head that ends with its empty line.
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
+    /// Parses a head that ends with its empty line. `cookies` takes those that the final response sets.
+    pub(super) fn parse(bytes: &[u8], cookies: Option<&mut SetCookies>) -> Result<Self, Malformed> {
         let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
         let mut response = httparse::Response::new(&mut []);
         let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
@@ -48,6 +49,10 @@ impl Head {
         if status < 200 {
             // The final response follows; what frames an interim one is its empty line alone.
             return Ok(Self { status, body: BodyLength::Known(0), keep_alive: true });
+        }
+        if let Some(cookies) = cookies {
+            let set = response.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("set-cookie"));
+            set.for_each(|header| cookies.add(header.value));
         }
         let mut head = Self::framed(response.version == Some(1), response.headers)?;
         head.status = status;

@@ -8,6 +8,7 @@ use super::exchange::Times;
 use super::outcome::{Failure, Outcome};
 use super::response::{Fed, ResponseParser};
 use super::scenario::Expectation;
+use super::set_cookies::SetCookies;
 use super::transport::Transport;
 
 /// A body that keeps the buffer full yields to other users after so many reads.
@@ -41,6 +42,9 @@ impl Http1 {
     /// Makes ready for the next request.
     pub(super) fn begin(&mut self, expectation: Expectation) {
         self.parser.reset(expectation.to_head, expectation.needle);
+        if expectation.cookies {
+            self.parser.collect_cookies();
+        }
         self.sent = 0;
         self.received = 0;
         self.sending = true;
@@ -109,6 +113,11 @@ impl Http1 {
 
     pub(super) fn body_has(&self) -> bool {
         self.parser.body_has()
+    }
+
+    /// What the response has set so far.
+    pub(super) fn cookies(&self) -> Option<&SetCookies> {
+        self.parser.cookies()
     }
 
     pub(super) fn is_sending(&self) -> bool {

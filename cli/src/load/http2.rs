@@ -5,10 +5,11 @@ use std::error::Error as _;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
+use http::header::SET_COOKIE;
 use http::uri::Scheme;
 use http_body::Body as _;
 use hyper::client::conn::http2::{self, Connection, SendRequest};
@@ -19,6 +20,8 @@ use super::clock::{Clock, Nanos};
 use super::exchange::Times;
 use super::http2_request::{self, RequestBody};
 use super::outcome::{Failure, Outcome};
+use super::scenario::Expectation;
+use super::set_cookies::SetCookies;
 use super::tasks::{Spawner, Task, Tasks};
 use super::transport::Transport;
 use super::wire::WireHandle;
@@ -45,6 +48,8 @@ pub(super) struct Http2 {
     /// What the body is searched for, and whether it was found.
     needle: Option<Arc<Needle>>,
     body_has: Arc<AtomicBool>,
+    /// What the response sets, if anyone asks.
+    cookies: Option<Arc<Mutex<SetCookies>>>,
     /// Why the connection takes no more requests.
     closed: Option<Failure>,
 }
@@ -70,16 +75,18 @@ impl Http2 {
             first_byte: Arc::default(),
             needle: None,
             body_has: Arc::default(),
+            cookies: None,
             closed: None,
         }
     }
 
     /// Makes ready for the next request; false if the connection takes none any more.
-    pub(super) fn begin(&mut self, needle: Option<Arc<Needle>>) -> bool {
+    pub(super) fn begin(&mut self, expectation: Expectation) -> bool {
         self.exchange = None;
-        self.needle = needle;
-        // A new one: the old exchange may still hold the last.
+        self.needle = expectation.needle;
+        // New ones: the old exchange may still hold the last.
         self.body_has = Arc::default();
+        self.cookies = expectation.cookies.then(Arc::default);
         self.wire.lock().begin();
         self.pump();
         self.takes_requests()
@@ -104,10 +111,19 @@ impl Http2 {
             let response = sender.send_request(request);
             let (clock, first_byte) = (self.clock, Arc::clone(&self.first_byte));
             let (needle, body_has) = (self.needle.clone(), Arc::clone(&self.body_has));
+            let cookies = self.cookies.clone();
             self.exchange = Some(Task::new(async move {
                 let response = response.await?;
                 first_byte.store(clock.now().max(1), Ordering::Relaxed);
                 let status = response.status().as_u16();
+                if let Some(cookies) = cookies {
+                    let mut cookies = cookies.lock().unwrap_or_else(PoisonError::into_inner);
+                    response
+                        .headers()
+                        .get_all(SET_COOKIE)
+                        .iter()
+                        .for_each(|value| cookies.add(value.as_bytes()));
+                }
                 let mut body = response.into_body();
                 let mut search = Search::default();
                 while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
@@ -153,6 +169,13 @@ impl Http2 {
 
     pub(super) fn body_has(&self) -> bool {
         self.body_has.load(Ordering::Relaxed)
+    }
+
+    /// Shows what the response has set.
+    pub(super) fn with_cookies(&self, take: impl FnOnce(&SetCookies)) {
+        if let Some(cookies) = &self.cookies {
+            take(&cookies.lock().unwrap_or_else(PoisonError::into_inner));
+        }
     }
 
     pub(super) fn is_reusable(&self) -> bool {

@@ -2,7 +2,7 @@
 //! virtual user owns one connection; the [`recording`] is what came of it.
 //!
 //! The parts are kept apart so that each can be replaced: when a request is due (`pacer`), what is sent
-//! (`scenario`, `transactions`), how it gets there (`connection`, `transport`, `http1`, `http2`), what is noted
+//! (`scenario`, `transactions`, `cookies`), how it gets there (`connection`, `transport`, `http1`, `http2`), what is noted
 //! (`recorder`, `series`, `ledger`), what may end it early (`running`), what spoils it (`effort`, `heartbeat`,
 //! `withheld`).
 
@@ -14,6 +14,7 @@ mod client;
 mod clock;
 mod connecting;
 mod connection;
+mod cookies;
 mod data;
 mod deadlines;
 mod effort;
@@ -35,10 +36,13 @@ mod random;
 mod recorder;
 mod recording;
 mod response;
+#[cfg(test)]
+mod response_splits;
 mod running;
 mod scenario;
 mod schedule;
 mod series;
+mod set_cookies;
 mod share;
 mod target;
 mod tasks;

@@ -50,6 +50,8 @@ pub(crate) struct Plan {
     pub(crate) seed: u64,
     /// What `${data.…}` stands for.
     pub(crate) data: Option<Arc<Data>>,
+    /// Each user keeps the cookies that it is given, until its next iteration.
+    pub(crate) cookies: bool,
     /// Before the measured part; its requests are sent but not measured.
     pub(crate) warmup: Duration,
     /// The measured part.

@@ -325,9 +325,9 @@ pub(super) fn to_micros(nanos: Nanos) -> u64 {
 impl Recorder {
     /// Records a request as the only one of a second of its own, and brings the trends up to date.
     pub(super) fn record_alone(&mut self, exchange: &Exchange, met: impl Iterator<Item = bool>) {
-        let mut second = super::series::IntervalRecorder::new(0);
+        let mut second = super::series::IntervalRecorder::new(0, 1);
         self.record(exchange, 0, met);
-        second.record(&exchange.times, exchange.outcome.failed());
+        second.record(&exchange.times, 0, exchange.outcome.failed());
         self.absorb(&second.finish(1));
         self.derive();
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::check::{Needle, Search};
 use super::chunked::Chunked;
 use super::head::{BodyLength, Head, HeadMemo};
+use super::set_cookies::SetCookies;
 
 /// Longest response head, and longest chunk extension or trailer section.
 pub(super) const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -46,6 +47,8 @@ pub(super) struct ResponseParser {
     /// What the body is searched for, if for anything.
     needle: Option<Arc<Needle>>,
     search: Search,
+    /// The cookies that it sets, if anyone asks.
+    cookies: Option<Box<SetCookies>>,
 }
 
 impl ResponseParser {
@@ -59,6 +62,7 @@ impl ResponseParser {
             body_bytes: 0,
             needle: None,
             search: Search::default(),
+            cookies: None,
         }
     }
 
@@ -73,6 +77,15 @@ impl ResponseParser {
         self.status = 0;
         self.keep_alive = true;
         self.body_bytes = 0;
+    }
+
+    /// Has the next response's cookies collected.
+    pub(super) fn collect_cookies(&mut self) {
+        self.cookies.get_or_insert_default().clear();
+    }
+
+    pub(super) fn cookies(&self) -> Option<&SetCookies> {
+        self.cookies.as_deref()
     }
 
     /// Whether the body so far has what it is searched for.
@@ -160,14 +173,16 @@ impl ResponseParser {
         let before = self.partial.len();
         if before == 0 {
             // The usual case: the head arrived whole and is parsed where it lies.
-            if let Some((head, end)) = memo.recall(bytes) {
+            if self.cookies.is_none()
+                && let Some((head, end)) = memo.recall(bytes)
+            {
                 self.take_head(head);
                 return Ok(Some(end));
             }
             check_start(bytes)?;
             let visible = &bytes[..bytes.len().min(MAX_HEAD_BYTES)];
             if let Some(end) = head_end(visible, 0) {
-                let head = Head::parse(&bytes[..end])?;
+                let head = Head::parse(&bytes[..end], self.cookies.as_deref_mut())?;
                 memo.keep(&bytes[..end], head);
                 self.take_head(head);
                 return Ok(Some(end));
@@ -185,7 +200,8 @@ impl ResponseParser {
             return Ok(None);
         };
         let partial = std::mem::take(&mut self.partial);
-        self.take_head(Head::parse(&partial[..end])?);
+        let head = Head::parse(&partial[..end], self.cookies.as_deref_mut())?;
+        self.take_head(head);
         self.partial = partial;
         self.clear_partial();
         Ok(Some(end - before))

@@ -1,7 +1,10 @@
 //! Tests of the response parser: framing tables, any split, any bytes.
 
+use std::fs;
+
 use proptest::prelude::*;
 
+use super::super::response_splits::{self, Parsed as Outcome};
 use super::*;
 
 /// What a parse yields: `(status, body bytes, keep-alive, bytes behind the end)`, or `None` while incomplete.
@@ -300,5 +303,43 @@ fn a_body_is_searched_however_it_is_framed_and_cut() {
             }
             assert_eq!(parser.body_has(), found, "{wanted} in {text:?} by {length}");
         }
+    }
+}
+
+/// What the fuzzer starts from. A file is named by what becomes of it.
+#[test]
+fn the_fuzzers_corpus_parses_alike_however_it_is_split() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/response");
+    let mut kinds = std::collections::BTreeMap::<&str, u32>::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let kind = match response_splits::check(&fs::read(&path).unwrap()) {
+            Outcome::Whole { .. } => "whole",
+            Outcome::Partial => "part",
+            Outcome::Malformed(_) => "bad",
+        };
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(name.starts_with(kind), "{name} is {kind}");
+        *kinds.entry(kind).or_default() += 1;
+    }
+    assert!(kinds.len() == 3 && kinds.values().all(|count| *count >= 5), "{kinds:?}");
+}
+
+#[test]
+fn cookies_are_collected_of_the_final_head_alone() {
+    let text = b"HTTP/1.1 103 Early\r\nSet-Cookie: interim=1\r\n\r\n\
+        HTTP/1.1 404 No\r\nSET-COOKIE: a=1\r\nX: Set-Cookie: no=1\r\nset-cookie:  b=2 \r\nContent-Length: 0\r\n\r\n";
+    let found = |parser: &ResponseParser| {
+        parser.cookies().map(|cookies| cookies.iter().map(str::to_owned).collect::<Vec<_>>())
+    };
+    let mut parser = ResponseParser::new();
+    parser.reset(false, None);
+    parser.feed(text, &mut HeadMemo::default()).unwrap();
+    assert_eq!(found(&parser), None, "unless they are asked for");
+    for _ in 0..2 {
+        parser.reset(false, None);
+        parser.collect_cookies();
+        parser.feed(text, &mut HeadMemo::default()).unwrap();
+        assert_eq!(found(&parser).unwrap(), ["a=1", "b=2"]);
     }
 }

@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use super::check::{Check, MAX_NEEDLE_BYTES, Needle};
+use super::cookies::CookieHeader;
 use super::data::Data;
 use super::outcome::Acknowledgement;
 use super::plan::{Plan, PlanError, Scenario, Step};
@@ -26,9 +27,13 @@ pub(super) struct RequestSource {
     seed: u64,
     users: u32,
     data: Option<Arc<Data>>,
+    /// Users keep cookies.
+    cookies: bool,
     /// The request that is being rendered.
     buffer: Vec<u8>,
     body: Vec<u8>,
+    /// The same with its cookies.
+    whole: Vec<u8>,
 }
 
 #[derive(Clone, Debug)]
@@ -63,6 +68,8 @@ pub(super) struct Expectation {
     pub(super) to_head: bool,
     /// What its body is searched for.
     pub(super) needle: Option<Arc<Needle>>,
+    /// The cookies that it sets are wanted.
+    pub(super) cookies: bool,
 }
 
 /// Which request of a user.
@@ -96,8 +103,16 @@ impl RequestSource {
                 )))
             }
         };
-        let (seed, users, data) = (plan.seed, plan.users, plan.data.clone());
-        Ok(Self { kind, seed, users, data, buffer: Vec::new(), body: Vec::new() })
+        Ok(Self {
+            kind,
+            seed: plan.seed,
+            users: plan.users,
+            data: plan.data.clone(),
+            cookies: plan.cookies,
+            buffer: Vec::new(),
+            body: Vec::new(),
+            whole: Vec::new(),
+        })
     }
 
     /// A user's request. The same arguments give the same bytes, so that an interrupted send can be continued
@@ -131,13 +146,27 @@ impl RequestSource {
         }
     }
 
+    /// The same with the user's cookies in it.
+    pub(super) fn render_with(&mut self, user: u32, job: Job, cookies: &CookieHeader) -> &[u8] {
+        let mut whole = std::mem::take(&mut self.whole);
+        whole.clear();
+        cookies.apply(self.render(user, job), &mut whole);
+        self.whole = whole;
+        &self.whole
+    }
+
+    /// Whether users keep cookies.
+    pub(super) fn keeps_cookies(&self) -> bool {
+        self.cookies
+    }
+
     /// What is to be known of a step before its response comes.
     pub(super) fn expectation(&self, step: u16) -> Expectation {
         match &self.kind {
-            Kind::Transactions(_) => Expectation::default(),
+            Kind::Transactions(_) => Expectation { cookies: self.cookies, ..Expectation::default() },
             Kind::Steps(steps) => {
                 let step = &steps[usize::from(step)];
-                Expectation { to_head: step.to_head, needle: step.needle.clone() }
+                Expectation { to_head: step.to_head, needle: step.needle.clone(), cookies: self.cookies }
             }
         }
     }
@@ -186,9 +215,16 @@ impl StepSource {
 
     /// The bytes of a request without variables.
     fn fixed(&self) -> Vec<u8> {
-        let (kind, seed) = (Kind::Steps(vec![self.clone()]), 0);
-        let mut once =
-            RequestSource { kind, seed, users: 1, data: None, buffer: Vec::new(), body: Vec::new() };
+        let mut once = RequestSource {
+            kind: Kind::Steps(vec![self.clone()]),
+            seed: 0,
+            users: 1,
+            data: None,
+            cookies: false,
+            buffer: Vec::new(),
+            body: Vec::new(),
+            whole: Vec::new(),
+        };
         once.render(0, Job::default()).to_vec()
     }
 }

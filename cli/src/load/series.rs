@@ -65,6 +65,17 @@ impl Interval {
     pub(crate) fn latencies(&self) -> Option<[(&'static str, &Histogram<u32>); 2]> {
         self.latencies.as_deref().map(Latencies::named)
     }
+
+    /// `http_req_total_duration` in µs of the step of this index, where there are several; `None` if no request of it
+    /// ended in this second.
+    pub(crate) fn step(&self, step: usize) -> Option<&Histogram<u32>> {
+        self.latencies.as_ref()?.step(step)
+    }
+
+    /// How many histograms it holds, of 70 KB each, or of a few kB on their way to another machine.
+    pub(crate) fn histograms(&self) -> usize {
+        self.latencies.as_ref().map_or(0, |latencies| latencies.histograms())
+    }
 }
 
 /// The second that `at` falls into, counted from the start of the measured part.
@@ -80,11 +91,14 @@ pub(super) fn second_of(at: Nanos, measure_start: Nanos) -> i64 {
 #[derive(Debug)]
 pub(super) struct IntervalRecorder {
     current: Interval,
+    /// There are several steps, and so there are latencies of each.
+    by_step: bool,
 }
 
 impl IntervalRecorder {
-    pub(super) fn new(index: i64) -> Self {
-        Self { current: Interval::empty(index) }
+    /// For iterations of so many steps.
+    pub(super) fn new(index: i64, steps: usize) -> Self {
+        Self { current: Interval::empty(index), by_step: steps > 1 }
     }
 
     /// Moves on to the second `index`; returns the one that thereby ended, if it did.
@@ -96,13 +110,14 @@ impl IntervalRecorder {
         Some(std::mem::replace(&mut self.current, Interval::empty(index)))
     }
 
-    pub(super) fn record(&mut self, times: &Times, failed: bool) {
+    pub(super) fn record(&mut self, times: &Times, step: u16, failed: bool) {
         let current = &mut self.current;
         current.requests += 1;
         current.failed += u64::from(failed);
         current.max_micros = current.max_micros.max(to_micros(times.total()));
-        // Allocates once a second, not once a request.
-        current.latencies.get_or_insert_with(|| Box::new(Latencies::new())).record(times);
+        // Allocates once a second, and once for each step, not once a request.
+        let latencies = current.latencies.get_or_insert_with(|| Box::new(Latencies::new()));
+        latencies.record(times, self.by_step.then_some(step));
     }
 
     pub(super) fn finish(mut self, users: u32) -> Interval {
@@ -228,15 +243,15 @@ mod tests {
     fn rows_merge_threads_and_leave_out_the_warm_up() {
         let mut seen = Vec::new();
         let mut builder = SeriesBuilder::new(2);
-        let mut threads = [IntervalRecorder::new(-1), IntervalRecorder::new(-1)];
+        let mut threads = [IntervalRecorder::new(-1, 1), IntervalRecorder::new(-1, 1)];
         for (thread, recorder) in threads.iter_mut().enumerate() {
-            recorder.record(&times(7 * MS), false);
+            recorder.record(&times(7 * MS), 0, false);
             seen.extend(builder.add(thread, recorder.advance(0, 1).unwrap()));
             assert!(recorder.advance(0, 1).is_none());
         }
         assert_eq!(builder.last_p95(), Some(Duration::from_millis(7)));
-        threads[0].record(&times(10 * MS), false);
-        threads[1].record(&times(100 * MS), true);
+        threads[0].record(&times(10 * MS), 0, false);
+        threads[1].record(&times(100 * MS), 0, true);
         seen.extend(builder.add(0, threads[0].advance(2, 3).unwrap()));
         assert!(builder.rows.is_empty(), "the other thread is still in that second");
         seen.extend(builder.add(1, threads[1].advance(1, 4).unwrap()));
@@ -263,5 +278,31 @@ mod tests {
         // To three digits.
         assert!(total.1.max().abs_diff(100_000) < 100 && duration.1.max().abs_diff(99_000) < 100);
         assert!(seen[2].latencies().is_none());
+        assert!(seen[1].step(0).is_none(), "an only step is the whole");
+    }
+
+    #[test]
+    fn steps_add_up_to_the_whole_on_whatever_machine() {
+        let mut builder = SeriesBuilder::new(2);
+        let mut seen = Vec::new();
+        // The second thread has no request of the last step, the first none of the middle one.
+        for (thread, requests) in [[(0, 5), (3, 7), (3, 90)], [(0, 6), (1, 8), (0, 70)]].iter().enumerate() {
+            let mut recorder = IntervalRecorder::new(0, 4);
+            for &(step, millis) in requests {
+                recorder.record(&times(millis * MS), step, false);
+            }
+            let interval = recorder.finish(1);
+            let text = serde_json::to_string(&interval).unwrap();
+            let travelled: Interval = serde_json::from_str(&text).unwrap();
+            assert_eq!(travelled, interval);
+            assert_eq!(travelled.histograms(), 4);
+            seen.extend(builder.add(thread, travelled));
+        }
+        let [second] = &seen[..] else { panic!("{}", seen.len()) };
+        let counts: Vec<_> = (0..5).map(|step| second.step(step).map(Histogram::len)).collect();
+        assert_eq!(counts, [Some(3), Some(1), None, Some(2), None]);
+        let mut sum = Histogram::<u32>::new_from(second.step(0).unwrap());
+        (0..4).filter_map(|step| second.step(step)).for_each(|step| sum.add(step).unwrap());
+        assert_eq!(&sum, second.latencies().unwrap()[0].1);
     }
 }

@@ -1,5 +1,6 @@
 //! The engine against real sockets: small servers that count what they see, compared with what was recorded.
 
+mod cookies;
 mod crowd;
 mod models;
 mod outcomes;
@@ -42,6 +43,7 @@ pub(super) fn any_plan() -> Plan {
         iterations: None,
         seed: 1,
         data: None,
+        cookies: false,
         warmup: Duration::ZERO,
         duration: Duration::from_secs(1),
         timeout: Duration::from_secs(1),
@@ -69,6 +71,8 @@ fn plan(address: SocketAddr, think_millis: u64, duration_millis: u64) -> Plan {
 #[derive(Default)]
 struct Told {
     sums: BTreeMap<&'static str, Trend>,
+    /// By the step's index.
+    steps: BTreeMap<usize, Trend>,
     seconds: usize,
 }
 
@@ -81,13 +85,22 @@ impl Observer for Told {
         }
         self.seconds += 1;
         for (name, histogram) in second.latencies().into_iter().flatten() {
-            let new = || Trend::new_with_bounds(1, 60_000_000, 3).unwrap();
-            let sum = self.sums.entry(name).or_insert_with(new);
-            histogram.iter_recorded().for_each(|bucket| {
-                sum.record_n(bucket.value_iterated_to(), bucket.count_at_value().into()).unwrap();
-            });
+            add_to(self.sums.entry(name).or_insert_with(new_trend), histogram);
+        }
+        for (step, histogram) in (0..64).filter_map(|step| Some((step, second.step(step)?))) {
+            add_to(self.steps.entry(step).or_insert_with(new_trend), histogram);
         }
     }
+}
+
+fn new_trend() -> Trend {
+    Trend::new_with_bounds(1, 60_000_000, 3).unwrap()
+}
+
+fn add_to(sum: &mut Trend, histogram: &hdrhistogram::Histogram<u32>) {
+    histogram.iter_recorded().for_each(|bucket| {
+        sum.record_n(bucket.value_iterated_to(), bucket.count_at_value().into()).unwrap();
+    });
 }
 
 /// A run of which only ticks are wanted.
@@ -103,16 +116,35 @@ fn record(plan: &Plan) -> Recording {
     plan.check().unwrap();
     let mut told = Told::default();
     let recording = super::run(plan, &AtomicBool::new(false), &mut told, None).unwrap();
-    let Told { sums, seconds } = told;
-    assert_eq!(seconds, recording.series.len());
-    for (name, trend) in recording.trends.named() {
-        assert!(sums.get(name).is_none_or(|sum| sum == trend), "the seconds add up to {name}");
-    }
-    assert!(sums.len() == 2 || recording.requests == 0);
+    expect_sums(&recording, &told);
     assert!(!recording.interrupted);
     assert_eq!((recording.aborted, recording.measured), (0, plan.duration));
     check_consistency(&recording);
     recording
+}
+
+/// The seconds add up to the whole, of each metric and of each of several steps.
+fn expect_sums(recording: &Recording, told: &Told) {
+    let Told { sums, steps, seconds } = told;
+    assert_eq!(*seconds, recording.series.len());
+    for (name, trend) in recording.trends.named() {
+        assert!(sums.get(name).is_none_or(|sum| sum == trend), "the seconds add up to {name}");
+    }
+    assert!(sums.len() == 2 || recording.requests == 0);
+    if recording.steps.len() == 1 {
+        assert!(steps.is_empty(), "an only step is the whole");
+        return;
+    }
+    for (index, step) in recording.steps.iter().enumerate() {
+        assert_eq!(steps.get(&index).map_or(0, Trend::len), step.requests, "{}", step.name);
+        assert!(
+            steps.get(&index).is_none_or(|sum| *sum == step.total),
+            "the seconds add up to {}",
+            step.name
+        );
+    }
+    let of_steps: u64 = steps.values().map(Trend::len).sum();
+    assert_eq!(of_steps, recording.requests);
 }
 
 /// What must hold of any recording.

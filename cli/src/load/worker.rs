@@ -108,7 +108,7 @@ impl<'a> Worker<'a> {
             unfinished_reads: VecDeque::with_capacity(count),
             connections,
             recorder: Recorder::new(&plan.checks_of_steps()),
-            interval: IntervalRecorder::new(second_of(0, measure_start)),
+            interval: IntervalRecorder::new(second_of(0, measure_start), plan.scenario.step_names().len()),
             counts: Counts::default(),
             requests: 0,
             failed: 0,
@@ -271,8 +271,8 @@ impl<'a> Worker<'a> {
         self.requests += 1;
         self.failed += u64::from(outcome.failed());
         let measured = times.intended >= self.measure_start;
+        let step = self.agenda.step(slot);
         if measured {
-            let step = self.agenda.step(slot);
             let checks = self.plan.scenario.checks(usize::from(step)).iter();
             let status = outcome.status();
             let met = checks.map(|check| check.is_met(status, exchange.body_has));
@@ -281,7 +281,7 @@ impl<'a> Worker<'a> {
         self.advance_series(times.ended);
         // Seconds of the measured part hold measured requests only, so that they add up to the totals.
         if measured || times.ended < self.measure_start {
-            self.interval.record(times, outcome.failed());
+            self.interval.record(times, step, outcome.failed());
         }
         if let Some(took) = self.agenda.go_on(slot, times) {
             self.recorder.record_iteration(took);

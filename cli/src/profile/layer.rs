@@ -152,6 +152,9 @@ section! {
         /// CSV file with a line of column names, relative to this file; its rows are what `${data.COLUMN}` takes in
         /// turn (up to 64 MiB).
         data: String,
+        /// Whether each user keeps the cookies that responses set and sends them back, until its next iteration.
+        /// A `Cookie` header of a step's own comes first and wins over a cookie of the same name.
+        cookies: bool,
         /// The protocol: `auto` (over https what the server picks of HTTP/2 and HTTP/1.1, else HTTP/1.1), `1.1` or
         /// `2`.
         http: HttpVersion,

@@ -257,6 +257,7 @@ impl Resolver<'_> {
             request: self.request(&layer.request.value().cloned().unwrap_or_default())?,
             steps: self.steps(layer.steps.value().map_or(&[], |steps| &steps.0))?,
             data: self.data(&layer.data),
+            cookies: self.required(&key("cookies"), &layer.cookies)?,
             http: self.required(&key("http"), &layer.http)?,
             connection_reuse: self.required(&key("connection_reuse"), &layer.connection_reuse)?,
             local_ips: self.local_ips(&layer.local_ips)?,

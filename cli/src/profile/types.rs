@@ -272,6 +272,8 @@ pub(crate) struct Load {
     pub(crate) steps: Vec<StepSpec>,
     /// A CSV file.
     pub(crate) data: Option<PathBuf>,
+    /// Users keep cookies, from one step of an iteration to the next.
+    pub(crate) cookies: bool,
     pub(crate) http: HttpVersion,
     /// A user keeps its connection from one request to the next.
     pub(crate) connection_reuse: bool,

@@ -13,7 +13,7 @@ const TOKEN: &str = "a-token-for-tests-0123456789";
 /// Longer than the tests' patience, so that only an end from outside ends it in time.
 const LONG: &str = "load: {duration: 10m}";
 
-struct Agent {
+pub(crate) struct Agent {
     process: Running,
     address: String,
 }
@@ -29,7 +29,7 @@ fn agent(sandbox: &Sandbox, name: &str) -> Agent {
 }
 
 /// Two of them, and the flags that name them.
-fn two_agents(sandbox: &Sandbox) -> ([Agent; 2], Vec<String>) {
+pub(crate) fn two_agents(sandbox: &Sandbox) -> ([Agent; 2], Vec<String>) {
     let agents = [agent(sandbox, "one"), agent(sandbox, "two")];
     let flags = flags(&agents[0].address, &agents[1].address);
     (agents, flags)

@@ -151,7 +151,9 @@ fn steps_follow_one_another_with_their_own_figures_and_checks() {
     let scenario = Scenario::Steps(vec![login, order]);
     let plan = Plan { scenario, iterations: Some(12), ..plan(server.address, 5, 60_000) };
     plan.check().unwrap();
-    let recording = run(&plan, &AtomicBool::new(false), &mut |_| {}).unwrap();
+    let mut told = Told::default();
+    let recording = super::super::run(&plan, &AtomicBool::new(false), &mut told, None).unwrap();
+    expect_sums(&recording, &told);
     assert_eq!((recording.iterations, recording.requests, server.requests()), (12, 24, 24));
     let [login, order] = &recording.steps[..] else { panic!("two steps") };
     assert_eq!((login.name.as_str(), login.requests, login.failed), ("login", 12, 0));
