@@ -6,9 +6,9 @@ use std::path::Path;
 use anyhow::bail;
 
 use super::control::Service;
-use super::experiment::{self, Experiment, RunName};
+use super::experiment::{Experiment, RunName};
 use super::interrupt::Interrupt;
-use super::{agent, control_runtime, crowd, options, print, use_color};
+use super::{agent, control_runtime, crowd, options, planning, print, use_color};
 use crate::agent::Crowd;
 use crate::args::{BenchArgs, Global};
 use crate::deploy::{Deployment, Role, StateDir};
@@ -35,8 +35,8 @@ pub(super) fn bench(global: &Global, args: &BenchArgs) -> anyhow::Result<ExitSta
     let token = args.agents_token_file.as_deref();
     let token = token.map(|file| agent::token("--agents-token-file", file)).transpose()?;
     let plan = match u32::try_from(agents.len()).unwrap_or(u32::MAX) {
-        0 => experiment::plan(&profile, &target.url, &run.token)?,
-        count => experiment::plan_for_agents(&profile, &target.url, &run.token, count)?,
+        0 => planning::plan(&profile, &target.url, &run.token)?,
+        count => planning::plan_for_agents(&profile, &target.url, &run.token, count)?,
     };
     let folder = report::prepare(&args.load.out, &run.id)?;
     let runtime = control_runtime()?;

@@ -7,9 +7,9 @@ use serde_json::json;
 
 use super::bench::{conclude, discard_on_error, print_notes};
 use super::control::Service;
-use super::experiment::{self, Experiment, RunName};
+use super::experiment::{Experiment, RunName};
 use super::interrupt::Interrupt;
-use super::{control_runtime, options};
+use super::{control_runtime, options, planning};
 use crate::args::{Global, RunArgs};
 use crate::criteria::{Criterion, Spec};
 use crate::deploy::{self, Deployment, Lifetime, StateDir};
@@ -32,7 +32,7 @@ pub(super) fn run(global: &Global, args: &RunArgs) -> anyhow::Result<ExitStatus>
     let (specs, criteria) = options::criteria_of(&profile)?;
     let name = RunName::new();
     // Any address will do to check the load; where the service listens is known once it is up.
-    experiment::plan(&profile, "http://127.0.0.1:1/", &name.token)?;
+    planning::plan(&profile, "http://127.0.0.1:1/", &name.token)?;
     let state = StateDir::of_user()?;
     let folder = report::prepare(&args.load.out, &name.id)?;
     let dir = if args.keep { state.deployment(&profile.name) } else { state.run(&name.id) };
@@ -119,7 +119,7 @@ async fn measure(
     deployment: &Deployment,
     interrupt: &Interrupt,
 ) -> anyhow::Result<Report> {
-    let plan = experiment::plan(profile, deployment.api_url(), &run.token)?;
+    let plan = planning::plan(profile, deployment.api_url(), &run.token)?;
     let service = Some(Service::new(deployment.roles.clone())?);
     let mongo = deployment.mongo_url.clone().map(|url| (url, deployment.mongo_database.clone()));
     let crowd = None;
