@@ -13,7 +13,7 @@ use super::protocol::{
     VERSION_HEADER,
 };
 use super::token::Token;
-use crate::load::{Plan, Recording};
+use crate::load::Recording;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -106,10 +106,10 @@ impl Client {
         Ok(offset(&trips).unwrap_or_default())
     }
 
-    pub(super) async fn assign(&self, plan: Plan, threads: Option<usize>) -> Result<Assigned, AgentError> {
+    pub(super) async fn assign(&self, assignment: Assignment) -> Result<Assigned, AgentError> {
         let question = Question::new("take its part of the load", Method::POST, "runs");
         let question = Question { timeout: SETUP_TIMEOUT, ..question };
-        self.ask(question, Some(&Assignment { plan, threads })).await
+        self.ask(question, Some(&assignment)).await
     }
 
     pub(super) async fn start(&self, run: &str, at_nanos: i64, timeout: Duration) -> Result<(), AgentError> {
@@ -118,8 +118,9 @@ impl Client {
         self.send(&question, Some(&Start { at_nanos })).await.map(drop)
     }
 
-    pub(super) async fn progress(&self, run: &str, from: u64) -> Result<Progress, AgentError> {
-        let path = format!("runs/{run}?from={from}");
+    /// `from`: the first second not yet seen; `figures`: the number of the running figures seen last.
+    pub(super) async fn progress(&self, run: &str, from: u64, figures: u64) -> Result<Progress, AgentError> {
+        let path = format!("runs/{run}?from={from}&figures={figures}");
         self.ask(Question::new("say how it gets on", Method::GET, path), None::<&()>).await
     }
 

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::AgentError;
 use super::crowd::Assigned;
+use super::judging::Judging;
 use super::protocol::{Progress, Stage};
 use crate::load::{Observer, Recording, SeriesBuilder, Tick};
 
@@ -54,9 +55,18 @@ impl End {
 
 /// What an agent's follower tells.
 enum Event {
-    Progress(Progress),
+    Progress(Box<Progress>),
     /// Its last word.
     End(End),
+}
+
+/// What came of following.
+pub(super) struct Followed {
+    /// In the order of the agents.
+    pub(super) ends: Vec<End>,
+    pub(super) series: SeriesBuilder,
+    /// The judge ended it.
+    pub(super) was_judged: bool,
 }
 
 /// Follows all agents to the end.
@@ -65,7 +75,8 @@ pub(super) async fn follow_all(
     times: Times,
     stop: &AtomicBool,
     observer: &mut dyn Observer,
-) -> (Vec<End>, SeriesBuilder) {
+    mut judging: Judging<'_>,
+) -> Followed {
     let end_early = CancellationToken::new();
     let (sender, mut events) = mpsc::channel(QUEUED_EVENTS);
     let mut followers = JoinSet::new();
@@ -76,8 +87,15 @@ pub(super) async fn follow_all(
     let mut series = SeriesBuilder::new(assigned.len());
     let mut ticks: Vec<Option<Tick>> = vec![None; assigned.len()];
     let mut ends: Vec<_> = assigned.iter().map(|_| End::lost("its follower ended abnormally")).collect();
+    let mut was_judged = false;
     loop {
         if stop.load(Ordering::Relaxed) {
+            end_early.cancel();
+        }
+        let now = Instant::now();
+        // After the measured part there is nothing left to cut short.
+        if now < times.end && !end_early.is_cancelled() && judging.ends(now) {
+            was_judged = true;
             end_early.cancel();
         }
         let event = tokio::time::timeout(STOP_CHECK, events.recv());
@@ -85,7 +103,7 @@ pub(super) async fn follow_all(
             Err(_) => continue,
             Ok(None) => {
                 series.flush().into_iter().for_each(|second| observer.second(second));
-                return (ends, series);
+                return Followed { ends, series, was_judged };
             }
             Ok(Some(event)) => event,
         };
@@ -93,6 +111,9 @@ pub(super) async fn follow_all(
             Event::Progress(progress) => {
                 for second in progress.seconds {
                     series.add(index, second).into_iter().for_each(|second| observer.second(second));
+                }
+                if let Some(figures) = progress.figures {
+                    judging.hear(index, figures.running, Instant::now());
                 }
                 ends[index].late = progress.late;
                 ticks[index] = progress.tick.or(ticks[index]);
@@ -105,6 +126,7 @@ pub(super) async fn follow_all(
                 if end.problem.is_some() {
                     end_early.cancel();
                 }
+                judging.end(index);
                 ends[index] = End { late: ends[index].late, ..end };
             }
         }
@@ -139,7 +161,7 @@ async fn watch(
     events: &mpsc::Sender<(usize, Event)>,
 ) -> Result<Box<Recording>, String> {
     let client = &agent.member.client;
-    let (mut heard, mut from, mut is_told) = (Instant::now(), 0, false);
+    let (mut heard, mut from, mut figures, mut is_told) = (Instant::now(), 0, 0, false);
     loop {
         if end_early.is_cancelled() && !is_told {
             is_told = client.stop(&agent.run).await.is_ok();
@@ -147,7 +169,7 @@ async fn watch(
                 tokio::time::sleep(STOP_POLL).await;
             }
         }
-        let result = match client.progress(&agent.run, from).await {
+        let result = match client.progress(&agent.run, from, figures).await {
             Ok(progress) => {
                 heard = Instant::now();
                 // Seconds that were told before are told again if the last answer was lost on its way.
@@ -156,8 +178,9 @@ async fn watch(
                     tracing::warn!(agent = client.address, missed, "seconds of the series are missing");
                 }
                 from = progress.from.saturating_add(progress.seconds.len() as u64);
+                figures = progress.figures.as_ref().map_or(figures, |latest| latest.number);
                 let (stage, is_last) = (progress.stage.clone(), progress.seconds.is_empty());
-                let _ = events.send((index, Event::Progress(progress))).await;
+                let _ = events.send((index, Event::Progress(Box::new(progress)))).await;
                 match stage {
                     Stage::Failed(reason) => return Err(reason),
                     // The rest of the seconds first.

@@ -7,6 +7,7 @@ mod clock;
 mod crowd;
 mod follow;
 mod http;
+mod judging;
 mod protocol;
 mod run;
 mod server;

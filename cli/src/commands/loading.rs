@@ -35,10 +35,20 @@ impl Experiment<'_> {
     async fn load_there(&self, plan: Plan, crowd: &Crowd) -> anyhow::Result<Loaded> {
         let threads = self.profile.load.threads.map(|threads| threads as usize);
         let mut display = Display::new(&plan, self.folder)?;
-        let conducted = crowd.conduct(&plan, threads, &self.interrupt.stop, &mut display).await;
+        let mut live = LiveJudge::new(self.criteria);
+        let stop = &self.interrupt.stop;
+        let conducted = match &mut live {
+            None => crowd.conduct(&plan, threads, stop, &mut display, None).await,
+            Some(live) => {
+                let trends = live.trends();
+                let watch = Watch { trends: &trends, judge: &mut |running| live.judge(running) };
+                crowd.conduct(&plan, threads, stop, &mut display, Some(watch)).await
+            }
+        };
         display.finish(conducted.is_ok());
         let Conducted { recording, agents, threads, began } = conducted?;
-        Ok(Loaded { plan: Arc::new(Plan { threads, ..plan }), recording, aborted: None, agents, began })
+        let aborted = ended_early(live, &recording);
+        Ok(Loaded { plan: Arc::new(Plan { threads, ..plan }), recording, aborted, agents, began })
     }
 
     /// The generator has threads of its own, and this one waits for them beside the control plane's tasks.
@@ -64,11 +74,14 @@ impl Experiment<'_> {
         });
         let (recording, live) = task.await.map_err(|error| anyhow!("the load generator failed: {error}"))?;
         let recording = recording.context("the load generator failed")?;
-        // Only what really cut the run short is told.
-        let aborted = live.and_then(LiveJudge::finish).filter(|_| recording.cut_short);
-        if let Some(aborted) = &aborted {
-            eprintln!("{:>9} {aborted}", "stopped");
-        }
+        let aborted = ended_early(live, &recording);
         Ok(Loaded { plan, recording, aborted, agents: Vec::new(), began })
     }
+}
+
+/// What the judge ended the load for; only what really cut it short is told.
+fn ended_early(live: Option<LiveJudge>, recording: &Recording) -> Option<Aborted> {
+    let aborted = live.and_then(LiveJudge::finish).filter(|_| recording.cut_short)?;
+    eprintln!("{:>9} {aborted}", "stopped");
+    Some(aborted)
 }

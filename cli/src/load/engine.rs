@@ -89,7 +89,7 @@ pub(crate) fn run(
         online: AtomicU32::new(0),
         peak: AtomicU32::new(0),
         live: (0..threads).map(|_| Live::default()).collect(),
-        board: Board::new(watch.as_ref(), plan.users, threads),
+        board: Board::new(watch.as_ref(), plan.own_users(), threads),
     };
     let (sender, intervals) = mpsc::sync_channel(QUEUED_SECONDS * threads);
     let mut workers = Vec::with_capacity(threads);

@@ -5,6 +5,7 @@ use std::fs;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::abort::failing_after;
 use crate::run::{expect_audited, expect_valid};
 use crate::sandbox::{Running, Sandbox, free_port, wait_for};
 use crate::web::WebServer;
@@ -212,4 +213,51 @@ fn an_agent_gives_up_a_coordinator_that_died() {
     run.wait();
     agents.iter_mut().for_each(|agent| agent.process.wait_to_say("idle again"));
     sandbox.scalekit(&bench(&profile, &flags, &["--url", &server.url, "--duration", "1s"])).expect(0);
+}
+
+/// What the agents have measured together is judged, and all of them stop.
+#[test]
+fn a_criterion_that_fails_ends_the_load_of_all_agents() {
+    let (sandbox, server) = (Sandbox::new(), failing_after(150));
+    let (_agents, flags) = two_agents(&sandbox);
+    let changes = format!(
+        "{LONG}
+criteria:
+  http_req_total_duration: [{{threshold: 'p(95)<60000', abortOnFail: true}}]
+  http_req_failed: [{{threshold: rate<0.3, abortOnFail: true, delayAbortEval: 3s}}]
+"
+    );
+    let profile = sandbox.profile("judged", &changes);
+    let output = sandbox.scalekit(&bench(&profile, &flags, &["--url", &server.url])).expect(99);
+    output.says(&["ended early: http_req_failed: rate<0.3 failed with", "(abortOnFail)"]);
+    let report = sandbox.report();
+    expect_valid(&report);
+    assert_eq!((&report["run"]["interrupted"], &report["verdict"]["aborted"]), (&false.into(), &true.into()));
+    let aborted = &report["run"]["aborted"];
+    assert_eq!((&aborted["metric"], &aborted["expression"]), (&"http_req_failed".into(), &"rate<0.3".into()));
+    assert!(aborted["observed"].as_f64().unwrap() >= 0.3 && aborted["at_s"].as_f64().unwrap() >= 3.0);
+    assert!(report["load"]["achieved"]["measured_s"].as_f64() >= aborted["at_s"].as_f64(), "{report}");
+    assert!(rows(&report).iter().all(|row| row["problem"].is_null()), "{}", report["agents"]);
+    // All are free again.
+    let sound = WebServer::start("200 OK");
+    let again = bench(&profile, &flags, &["--url", &sound.url, "--duration", "1s", "-o", "again"]);
+    sandbox.scalekit(&again).expect(0);
+}
+
+#[test]
+fn what_does_not_fail_or_does_not_ask_for_it_cuts_no_agent_short() {
+    let (sandbox, server) = (Sandbox::new(), failing_after(0));
+    let (_agents, flags) = two_agents(&sandbox);
+    // Judged twice while it lasts.
+    let changes = "load: {duration: 5s}
+criteria:
+  http_req_total_duration: [{threshold: 'p(95)<60000', abortOnFail: true}]
+  http_req_failed: [{threshold: rate<0.3}, {threshold: rate<0.2, abortOnFail: true, delayAbortEval: 1m}]
+";
+    let profile = sandbox.profile("patient", changes);
+    sandbox.scalekit(&bench(&profile, &flags, &["--url", &server.url])).expect(99);
+    let report = sandbox.report();
+    expect_valid(&report);
+    assert_eq!(report["load"]["achieved"]["measured_s"], 5.0);
+    assert_eq!((&report["run"]["aborted"], &report["verdict"]["aborted"]), (&Value::Null, &false.into()));
 }
