@@ -29,7 +29,7 @@ const ROUND_TRIPS: usize = 12;
 pub(crate) enum AgentError {
     #[error(
         "the agent {address} cannot be reached: {reason}\nhelp: start `scalekit agent --listen {address}` there, or \
-         correct --agents"
+         correct --agents or load.agents"
     )]
     Unreachable { address: String, reason: String },
     #[error(
@@ -45,8 +45,6 @@ pub(crate) enum AgentError {
     Refused { address: String, what: &'static str, detail: String },
     #[error("the agent {address} gave no sound answer when asked to {what}: {reason}")]
     Answer { address: String, what: &'static str, reason: String },
-    #[error("the agent {address} is named twice\nhelp: name each agent once in --agents")]
-    Twice { address: String },
 }
 
 impl AgentError {

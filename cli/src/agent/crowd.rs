@@ -75,13 +75,8 @@ impl Crowd {
     ///
     /// # Errors
     /// The first that is not.
-    pub(crate) async fn gather(addresses: &[String], token: Option<&Token>) -> Result<Self, AgentError> {
-        let clients = addresses.iter().enumerate().map(|(place, address)| {
-            if addresses[..place].contains(address) {
-                return Err(AgentError::Twice { address: address.clone() });
-            }
-            Client::new(address, token.cloned())
-        });
+    pub(crate) async fn gather(addresses: &[&str], token: Option<&Token>) -> Result<Self, AgentError> {
+        let clients = addresses.iter().map(|address| Client::new(address, token.cloned()));
         let clients = clients.collect::<Result<Vec<_>, _>>()?;
         let members = all(clients.into_iter().map(|client| async move {
             let about = client.about().await?;

@@ -15,6 +15,7 @@ mod server;
 mod tests;
 mod token;
 
+pub(crate) use client::AgentError;
 pub(crate) use crowd::{AgentRun, Conducted, Crowd};
 pub(crate) use server::{Settings, serve};
 pub(crate) use token::Token;

@@ -188,7 +188,8 @@ async fn a_run_goes_one_way_only() {
 #[tokio::test]
 async fn two_agents_make_one_load() {
     let (agents, target) = ([agent().await, agent().await], target().await);
-    let addresses: Vec<String> = agents.iter().map(ToString::to_string).collect();
+    let addresses = agents.map(|agent| agent.to_string());
+    let addresses = addresses.each_ref().map(String::as_str);
     let token = Token::parse(TOKEN).unwrap();
     let crowd = Crowd::gather(&addresses, Some(&token)).await.unwrap();
     assert_eq!(crowd.size(), 2);
@@ -222,7 +223,8 @@ async fn two_agents_make_one_load() {
 #[tokio::test]
 async fn what_is_watched_is_the_union_and_a_break_cuts_all_short() {
     let (agents, target) = ([agent().await, agent().await], target().await);
-    let addresses: Vec<String> = agents.iter().map(ToString::to_string).collect();
+    let addresses = agents.map(|agent| agent.to_string());
+    let addresses = addresses.each_ref().map(String::as_str);
     let crowd = Crowd::gather(&addresses, Some(&Token::parse(TOKEN).unwrap())).await.unwrap();
     // Far longer than the test may take: only the judge ends it.
     let plan = Plan { duration: Duration::from_secs(3600), ..plan(target) };
@@ -284,7 +286,8 @@ async fn running_figures_are_told_once_and_only_if_they_are_watched() {
 #[tokio::test]
 async fn one_agent_that_refuses_sets_the_others_free() {
     let (agents, target) = ([agent().await, agent().await], target().await);
-    let addresses: Vec<String> = agents.iter().map(ToString::to_string).collect();
+    let addresses = agents.map(|agent| agent.to_string());
+    let addresses = addresses.each_ref().map(String::as_str);
     let crowd = Crowd::gather(&addresses, Some(&Token::parse(TOKEN).unwrap())).await.unwrap();
     let assignment = json!({ "plan": plan(target), "threads": 1 });
     assert_eq!(ask(agents[1], Method::POST, "runs", assignment).await.0, 201);

@@ -12,6 +12,7 @@ mod interrupt;
 mod latency_log;
 mod live;
 mod loading;
+mod makers;
 mod manual;
 mod options;
 mod planning;

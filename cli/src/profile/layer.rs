@@ -186,6 +186,9 @@ section! {
         duration: Span,
         /// When a request counts as failed (1ms to 10m).
         timeout: Span,
+        /// Make the load on these machines, each with a `scalekit agent`: `HOST:PORT` of each (1 to 100). The users are
+        /// dealt out to them. When left out, this machine makes the load.
+        agents: Vec<String>,
         /// Threads of the load generator; chosen from the cores, when left out (1 to 1024).
         threads: Whole,
     }

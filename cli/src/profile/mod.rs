@@ -3,6 +3,7 @@
 //! Each layer (built-in, file, command line) is read from its own text into a partial, strict struct, so that
 //! an error names file, line, column and key; then the layers are merged, resolved and checked.
 
+mod agents;
 mod contradictions;
 mod error;
 mod layer;
@@ -19,6 +20,7 @@ mod thresholds;
 mod types;
 mod units;
 
+pub(crate) use agents::AgentAddress;
 pub(crate) use error::ProfileError;
 pub(crate) use layer::{Headers, Layer};
 pub(crate) use steps::{StageText, Stages};

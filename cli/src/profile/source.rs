@@ -189,6 +189,7 @@ fn flag(path: &[&str]) -> String {
         ["criteria", ..] => "threshold",
         ["load", "think_time"] => "think",
         ["load", "stages"] => "stage",
+        ["load", "agents", ..] => "agents",
         ["load", "request", "headers", ..] => "header",
         ["load", "transactions", key] => return format!("--{}", key.replace('_', "-")),
         [.., key] => return format!("--{}", key.replace('_', "-")),

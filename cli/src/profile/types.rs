@@ -12,6 +12,7 @@ use serde::de::{self, Deserializer, Visitor};
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 
+use super::agents::{self, AgentAddress};
 use super::steps::{StageText, StatusRange};
 use super::units::{Rate, Size, Span};
 
@@ -297,6 +298,9 @@ pub(crate) struct Load {
     pub(crate) duration: Duration,
     #[serde(serialize_with = "span")]
     pub(crate) timeout: Duration,
+    /// The machines that make the load; none: this one.
+    #[serde(serialize_with = "agents::serialize")]
+    pub(crate) agents: Vec<AgentAddress>,
     /// `None`: chosen from the cores.
     pub(crate) threads: Option<u32>,
 }
