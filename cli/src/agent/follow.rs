@@ -20,6 +20,8 @@ const STOP_POLL: Duration = Duration::from_millis(100);
 const STOP_CHECK: Duration = Duration::from_millis(100);
 /// An agent that cannot be asked for this long is lost.
 const LOST_AFTER: Duration = Duration::from_secs(5);
+/// An agent that was told to stop has this long to end, which takes it a tenth of a second, and to encode what it has.
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
 const QUEUED_EVENTS: usize = 256;
 
 /// When the load is to end.
@@ -35,6 +37,11 @@ impl Times {
     /// Until an agent is asked again: soon after the end, so that what is counted until then is of the load.
     fn pause(self, now: Instant) -> Duration {
         POLL.min(self.end.saturating_duration_since(now)).max(STOP_POLL)
+    }
+
+    /// Whether an agent that has not ended will not end by itself. `told`: when it was told to stop.
+    fn are_over(self, now: Instant, told: Option<Instant>) -> bool {
+        now > self.deadline || told.is_some_and(|told| now.saturating_duration_since(told) > STOP_PATIENCE)
     }
 }
 
@@ -161,12 +168,15 @@ async fn watch(
     events: &mpsc::Sender<(usize, Event)>,
 ) -> Result<Box<Recording>, String> {
     let client = &agent.member.client;
-    let (mut heard, mut from, mut figures, mut is_told) = (Instant::now(), 0, 0, false);
+    let (mut heard, mut from, mut figures, mut told) = (Instant::now(), 0, 0, None);
     loop {
-        if end_early.is_cancelled() && !is_told {
-            is_told = client.stop(&agent.run).await.is_ok();
-            if !is_told {
-                tokio::time::sleep(STOP_POLL).await;
+        if times.are_over(Instant::now(), told) {
+            return Err("it did not end in time".to_owned());
+        }
+        if end_early.is_cancelled() && told.is_none() {
+            match client.stop(&agent.run).await {
+                Ok(()) => told = Some(Instant::now()),
+                Err(_) => tokio::time::sleep(STOP_POLL).await,
             }
         }
         let result = match client.progress(&agent.run, from, figures).await {
@@ -197,12 +207,10 @@ async fn watch(
             Err(error) if error.is_passing() && heard.elapsed() < LOST_AFTER => {}
             Err(error) => return Err(reason_of(&error)),
         }
-        if Instant::now() > times.deadline {
-            return Err("it did not end in time".to_owned());
-        }
+        let pause = if told.is_some() { STOP_POLL } else { times.pause(Instant::now()) };
         tokio::select! {
-            () = tokio::time::sleep(if is_told { STOP_POLL } else { times.pause(Instant::now()) }) => {}
-            () = end_early.cancelled(), if !is_told => {}
+            () = tokio::time::sleep(pause) => {}
+            () = end_early.cancelled(), if told.is_none() => {}
         }
     }
 }
@@ -266,6 +274,24 @@ mod tests {
         }
         let over = Times { end: now, deadline: now };
         assert_eq!(over.pause(now + POLL), STOP_POLL);
+    }
+
+    #[test]
+    fn nobody_is_waited_for_for_ever() {
+        let now = Instant::now();
+        let seconds = Duration::from_secs;
+        let times = Times { end: now + seconds(3600), deadline: now + seconds(3700) };
+        for (at_s, told_s, expected) in [
+            (0, None, false),
+            (3700, None, false),
+            (3701, None, true),
+            (40, Some(10), false),
+            (41, Some(10), true),
+            (3701, Some(3700), true),
+        ] {
+            let told = told_s.map(|told| now + seconds(told));
+            assert_eq!(times.are_over(now + seconds(at_s), told), expected, "{at_s} {told_s:?}");
+        }
     }
 
     #[test]
