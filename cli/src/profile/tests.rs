@@ -311,6 +311,11 @@ fn errors_from_the_command_line_name_the_flag() {
     assert!(error.starts_with("--vus: load.vus: expected 1 to 1000000, found 0"), "{error}");
 
     let mut flags = Layer::default();
+    flags.deploy.section().api_threads = Some(Whole(0)).into();
+    let error = load("local", flags).unwrap_err().to_string();
+    assert!(error.starts_with("--threads: deploy.api_threads: expected 1 to 1024, found 0"), "{error}");
+
+    let mut flags = Layer::default();
     flags.deploy.section().redis_url = Some("redis://h".to_owned()).into();
     let error = load("local", flags).unwrap_err().to_string();
     assert!(error.starts_with("--redis-url: deploy.redis_url: has no use"), "{error}");
