@@ -14,7 +14,7 @@ use super::{control_runtime, options};
 use crate::agent::Crowd;
 use crate::args::{Global, RunArgs};
 use crate::criteria::{Criterion, Spec};
-use crate::deploy::{self, Deployment, Lifetime, Running, StateDir};
+use crate::deploy::{self, DeployError, Deployment, Lifetime, Running, StateDir};
 use crate::exit::ExitStatus;
 use crate::profile::{self, Layer, Profile, flag_error};
 use crate::report::{self, Report, RunFolder};
@@ -45,8 +45,17 @@ pub(super) fn run(global: &Global, args: &RunArgs) -> anyhow::Result<ExitStatus>
     let job =
         Job { profile: &profile, specs, criteria: &criteria, run: name, folder: &folder, makers: &makers };
     let runtime = control_runtime()?;
-    let report = discard_on_error(runtime.block_on(job.run_once(&dir, keep)), &folder)?;
-    conclude(global, report, &criteria, &folder)
+    let (report, stopped) = discard_on_error(runtime.block_on(job.run_once(&dir, keep)), &folder)?;
+    let status = conclude(global, report, &criteria, &folder)?;
+    match stopped {
+        // The results are kept and judged, but the command has not done all that it is for.
+        Err(error) if status == ExitStatus::Done => Err(error.into()),
+        Err(error) => {
+            eprintln!("error: {error}");
+            Ok(status)
+        }
+        Ok(()) => Ok(status),
+    }
 }
 
 /// What is to be done with the service once it is up, checked.
@@ -60,8 +69,13 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// From nothing to nothing, with a report of what was in between. `keep`: leave it running, recorded there.
-    async fn run_once(self, dir: &Path, keep: Option<&StateDir>) -> anyhow::Result<Report> {
+    /// From nothing to nothing, with a report of what was in between, and whether the service could be ended.
+    /// `keep`: leave it running, recorded there.
+    async fn run_once(
+        self,
+        dir: &Path,
+        keep: Option<&StateDir>,
+    ) -> anyhow::Result<(Report, Result<(), DeployError>)> {
         let profile = self.profile;
         let interrupt = Interrupt::listen()?;
         if let Some(state) = keep {
@@ -70,15 +84,18 @@ impl Job<'_> {
         let crowd = self.makers.gather().await?;
         let running = self.deploy(dir, keep, &interrupt).await?;
         let measured = self.measure(crowd, &running.deployment, &interrupt).await;
-        if keep.is_some() && measured.is_ok() {
-            let deployment = running.leave();
-            eprintln!(
-                "the service stays up at {}; `scalekit deploy down -p {}` ends it",
-                deployment.api_url(),
-                profile.name
-            );
-            return measured;
-        }
+        let measured = match measured {
+            Ok(report) if keep.is_some() => {
+                let deployment = running.leave();
+                eprintln!(
+                    "the service stays up at {}; `scalekit deploy down -p {}` ends it",
+                    deployment.api_url(),
+                    profile.name
+                );
+                return Ok((report, Ok(())));
+            }
+            measured => measured,
+        };
         let stopped = running.stop().await;
         match keep {
             None => remove(dir),
@@ -88,10 +105,15 @@ impl Job<'_> {
                 }
             }
         }
-        // What went wrong first is what matters; but a process that will not end is told of in any case.
-        let report = measured?;
-        stopped?;
-        Ok(report)
+        match (measured, stopped) {
+            (Ok(report), stopped) => Ok((report, stopped)),
+            (Err(error), Ok(())) => Err(error),
+            // What went wrong first is what matters; but a process that will not end is told of, too.
+            (Err(error), Err(stuck)) => {
+                eprintln!("error: {stuck}");
+                Err(error)
+            }
+        }
     }
 
     /// Brings the service up.
@@ -116,14 +138,11 @@ impl Job<'_> {
                 return Err(error.into());
             }
         };
-        // Before it is loaded, so that `deploy down` finds it even if this command is killed.
-        if let Some(state) = keep
-            && let Err(error) = state.save(&running.deployment)
-        {
-            running.stop().await?;
-            return Err(error.into());
+        match keep {
+            None => Ok(running),
+            // Before it is loaded, so that `deploy down` finds it even if this command is killed.
+            Some(state) => super::deploy::record(state, running).await,
         }
-        Ok(running)
     }
 
     async fn measure(
