@@ -7,10 +7,11 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
+use super::http_version::HttpVersion;
 use super::setting::{Merge, Setting};
 use super::steps::{Stages, Steps};
 use super::thresholds::CriteriaLayer;
-use super::types::{Backend, DeployTarget, Durability, HttpVersion, ScenarioKind};
+use super::types::{Backend, DeployTarget, Durability, ScenarioKind};
 use super::units::{Rate, Size, Span, Whole};
 
 impl Merge for String {}

@@ -6,6 +6,7 @@
 mod agents;
 mod contradictions;
 mod error;
+mod http_version;
 mod layer;
 mod locate;
 mod model;
@@ -19,14 +20,14 @@ mod text;
 mod thresholds;
 mod types;
 mod units;
+mod written;
 
 pub(crate) use agents::AgentAddress;
 pub(crate) use error::ProfileError;
+pub(crate) use http_version::HttpVersion;
 pub(crate) use layer::{Headers, Layer};
 pub(crate) use steps::{StageText, Stages};
-pub(crate) use types::{
-    Backend, CriterionSpec, Deploy, Durability, HttpVersion, Load, Profile, ScenarioKind, StepSpec,
-};
+pub(crate) use types::{Backend, CriterionSpec, Deploy, Durability, Load, Profile, ScenarioKind, StepSpec};
 pub(crate) use units::Whole;
 
 /// Loads a profile: a built-in name or a file (which wins), over what it extends, under the command line's
