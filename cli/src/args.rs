@@ -59,7 +59,7 @@ pub(crate) enum CliCommand {
     Validate(ValidateArgs),
     /// Print a report in another form
     Report(ReportArgs),
-    /// Make load for a `scalekit bench --agents` on another machine
+    /// Make load for a `scalekit run` or `bench` with --agents on another machine
     Agent(AgentArgs),
     /// Run a part of the bundled service in the foreground
     Serve(ServeArgs),
@@ -75,6 +75,8 @@ pub(crate) struct RunArgs {
     pub(crate) load: LoadArgs,
     #[command(flatten)]
     pub(crate) backend: BackendArgs,
+    #[command(flatten)]
+    pub(crate) agents: AgentsArgs,
     /// Leave the service running afterwards; `scalekit deploy down` ends it
     #[arg(long)]
     pub(crate) keep: bool,
@@ -144,6 +146,13 @@ pub(crate) struct BenchArgs {
     /// The body for --url, or @FILE
     #[arg(long, value_name = "TEXT|@FILE")]
     pub(crate) body: Option<String>,
+    #[command(flatten)]
+    pub(crate) agents: AgentsArgs,
+}
+
+/// Who makes the load.
+#[derive(Debug, Args)]
+pub(crate) struct AgentsArgs {
     /// Make the load on these machines, each with a `scalekit agent`; the users are dealt out to them
     #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',')]
     pub(crate) agents: Vec<String>,

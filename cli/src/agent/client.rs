@@ -13,7 +13,7 @@ use super::protocol::{
     VERSION_HEADER,
 };
 use super::token::Token;
-use crate::load::{Plan, Recording};
+use crate::load::Recording;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -29,7 +29,7 @@ const ROUND_TRIPS: usize = 12;
 pub(crate) enum AgentError {
     #[error(
         "the agent {address} cannot be reached: {reason}\nhelp: start `scalekit agent --listen {address}` there, or \
-         correct --agents"
+         correct --agents or load.agents"
     )]
     Unreachable { address: String, reason: String },
     #[error(
@@ -45,8 +45,6 @@ pub(crate) enum AgentError {
     Refused { address: String, what: &'static str, detail: String },
     #[error("the agent {address} gave no sound answer when asked to {what}: {reason}")]
     Answer { address: String, what: &'static str, reason: String },
-    #[error("the agent {address} is named twice\nhelp: name each agent once in --agents")]
-    Twice { address: String },
 }
 
 impl AgentError {
@@ -106,10 +104,10 @@ impl Client {
         Ok(offset(&trips).unwrap_or_default())
     }
 
-    pub(super) async fn assign(&self, plan: Plan, threads: Option<usize>) -> Result<Assigned, AgentError> {
+    pub(super) async fn assign(&self, assignment: Assignment) -> Result<Assigned, AgentError> {
         let question = Question::new("take its part of the load", Method::POST, "runs");
         let question = Question { timeout: SETUP_TIMEOUT, ..question };
-        self.ask(question, Some(&Assignment { plan, threads })).await
+        self.ask(question, Some(&assignment)).await
     }
 
     pub(super) async fn start(&self, run: &str, at_nanos: i64, timeout: Duration) -> Result<(), AgentError> {
@@ -118,8 +116,9 @@ impl Client {
         self.send(&question, Some(&Start { at_nanos })).await.map(drop)
     }
 
-    pub(super) async fn progress(&self, run: &str, from: u64) -> Result<Progress, AgentError> {
-        let path = format!("runs/{run}?from={from}");
+    /// `from`: the first second not yet seen; `figures`: the number of the running figures seen last.
+    pub(super) async fn progress(&self, run: &str, from: u64, figures: u64) -> Result<Progress, AgentError> {
+        let path = format!("runs/{run}?from={from}&figures={figures}");
         self.ask(Question::new("say how it gets on", Method::GET, path), None::<&()>).await
     }
 

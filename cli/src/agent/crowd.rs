@@ -7,9 +7,11 @@ use tokio::task::JoinSet;
 
 use super::client::{AgentError, Client};
 use super::clock::{Clocks, Offset};
-use super::follow::{End, Times, follow_all};
+use super::follow::{Followed, Times, follow_all};
+use super::judging::Judging;
+use super::protocol::Assignment;
 use super::token::Token;
-use crate::load::{self, Observer, Plan, Recording, SeriesBuilder};
+use crate::load::{self, Observer, Plan, Recording, Watch};
 
 /// From the word to start until the start: time for the word to reach everybody.
 const START_LEAD: Duration = Duration::from_secs(1);
@@ -73,13 +75,8 @@ impl Crowd {
     ///
     /// # Errors
     /// The first that is not.
-    pub(crate) async fn gather(addresses: &[String], token: Option<&Token>) -> Result<Self, AgentError> {
-        let clients = addresses.iter().enumerate().map(|(place, address)| {
-            if addresses[..place].contains(address) {
-                return Err(AgentError::Twice { address: address.clone() });
-            }
-            Client::new(address, token.cloned())
-        });
+    pub(crate) async fn gather(addresses: &[&str], token: Option<&Token>) -> Result<Self, AgentError> {
+        let clients = addresses.iter().map(|address| Client::new(address, token.cloned()));
         let clients = clients.collect::<Result<Vec<_>, _>>()?;
         let members = all(clients.into_iter().map(|client| async move {
             let about = client.about().await?;
@@ -93,8 +90,9 @@ impl Crowd {
         u32::try_from(self.members.len()).unwrap_or(u32::MAX)
     }
 
-    /// Carries a plan out. `threads` for each agent; `None` leaves it to them. Setting `stop` ends it early; an
-    /// agent that is lost ends it, too, and what the others have measured until then is returned.
+    /// Carries a plan out. `threads` for each agent; `None` leaves it to them. Setting `stop` ends it early, and so
+    /// does what `watch` breaks, which is marked as cut short; an agent that is lost ends it, too, and what the
+    /// others have measured until then is returned.
     ///
     /// # Errors
     /// An agent cannot take its part or cannot start in time: then none makes any load.
@@ -104,9 +102,11 @@ impl Crowd {
         threads: Option<usize>,
         stop: &AtomicBool,
         observer: &mut dyn Observer,
+        watch: Option<Watch<'_>>,
     ) -> Result<Conducted, AgentError> {
         let clocks = Clocks::start();
-        let assigned = self.assign(plan, threads, clocks).await?;
+        let watched = watch.as_ref().map(|watch| watch.trends.iter().map(|&name| name.to_owned()).collect());
+        let assigned = self.assign(plan, threads, watched, clocks).await?;
         let began = match start(&assigned, clocks).await {
             Ok(began) => began,
             Err(error) => {
@@ -117,10 +117,10 @@ impl Crowd {
         let end = began + plan.warmup + plan.duration;
         let times = Times { end, deadline: end + plan.timeout + GRACE };
         observer.began(SystemTime::now() + began.saturating_duration_since(Instant::now()));
-        let (ends, series) = follow_all(&assigned, times, stop, observer).await;
-        let threads = assigned.iter().map(|agent| agent.threads).sum();
+        let judging = Judging::new(watch, plan.duration, assigned.len());
+        let followed = follow_all(&assigned, times, stop, observer, judging).await;
         forget(assigned.clone()).await;
-        Ok(unite(assigned, ends, series, threads, began))
+        Ok(unite(assigned, followed, began))
     }
 
     /// Gives each agent its part, and finds out how its clocks stand.
@@ -128,13 +128,15 @@ impl Crowd {
         &self,
         plan: &Plan,
         threads: Option<usize>,
+        watched: Option<Vec<String>>,
         clocks: Clocks,
     ) -> Result<Vec<Assigned>, AgentError> {
         let parts = self.members.iter().cloned().zip(0..).map(|(member, index)| {
             let part = plan.share(index, self.size());
+            let users = part.own_users();
+            let assignment = Assignment { plan: part, threads, watched: watched.clone() };
             async move {
-                let users = part.own_users();
-                let assigned = member.client.assign(part, threads).await?;
+                let assigned = member.client.assign(assignment).await?;
                 Ok(Assigned {
                     member,
                     run: assigned.run,
@@ -176,16 +178,16 @@ async fn start(assigned: &[Assigned], clocks: Clocks) -> Result<Instant, AgentEr
     successes(all(told).await).map(|_| began)
 }
 
-fn unite(
-    assigned: Vec<Assigned>,
-    mut ends: Vec<End>,
-    series: SeriesBuilder,
-    threads: usize,
-    began: Instant,
-) -> Conducted {
+fn unite(assigned: Vec<Assigned>, followed: Followed, began: Instant) -> Conducted {
+    let Followed { mut ends, series, was_judged } = followed;
+    let threads = assigned.iter().map(|agent| agent.threads).sum();
     let is_whole = ends.iter().all(|end| end.recording.is_some());
     let parts: Vec<&mut Recording> = ends.iter_mut().filter_map(|end| end.recording.as_deref_mut()).collect();
-    let recording = load::unite(parts, series.finish(), is_whole);
+    let mut recording = load::unite(parts, series.finish(), is_whole);
+    if was_judged {
+        // To an agent, being stopped by the judge is being stopped.
+        recording.cut_short = std::mem::take(&mut recording.interrupted);
+    }
     let agents = assigned
         .into_iter()
         .zip(ends)

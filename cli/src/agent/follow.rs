@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::AgentError;
 use super::crowd::Assigned;
+use super::judging::Judging;
 use super::protocol::{Progress, Stage};
 use crate::load::{Observer, Recording, SeriesBuilder, Tick};
 
@@ -19,6 +20,8 @@ const STOP_POLL: Duration = Duration::from_millis(100);
 const STOP_CHECK: Duration = Duration::from_millis(100);
 /// An agent that cannot be asked for this long is lost.
 const LOST_AFTER: Duration = Duration::from_secs(5);
+/// An agent that was told to stop has this long to end, which takes it a tenth of a second, and to encode what it has.
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
 const QUEUED_EVENTS: usize = 256;
 
 /// When the load is to end.
@@ -34,6 +37,11 @@ impl Times {
     /// Until an agent is asked again: soon after the end, so that what is counted until then is of the load.
     fn pause(self, now: Instant) -> Duration {
         POLL.min(self.end.saturating_duration_since(now)).max(STOP_POLL)
+    }
+
+    /// Whether an agent that has not ended will not end by itself. `told`: when it was told to stop.
+    fn are_over(self, now: Instant, told: Option<Instant>) -> bool {
+        now > self.deadline || told.is_some_and(|told| now.saturating_duration_since(told) > STOP_PATIENCE)
     }
 }
 
@@ -54,9 +62,18 @@ impl End {
 
 /// What an agent's follower tells.
 enum Event {
-    Progress(Progress),
+    Progress(Box<Progress>),
     /// Its last word.
     End(End),
+}
+
+/// What came of following.
+pub(super) struct Followed {
+    /// In the order of the agents.
+    pub(super) ends: Vec<End>,
+    pub(super) series: SeriesBuilder,
+    /// The judge ended it.
+    pub(super) was_judged: bool,
 }
 
 /// Follows all agents to the end.
@@ -65,7 +82,8 @@ pub(super) async fn follow_all(
     times: Times,
     stop: &AtomicBool,
     observer: &mut dyn Observer,
-) -> (Vec<End>, SeriesBuilder) {
+    mut judging: Judging<'_>,
+) -> Followed {
     let end_early = CancellationToken::new();
     let (sender, mut events) = mpsc::channel(QUEUED_EVENTS);
     let mut followers = JoinSet::new();
@@ -76,8 +94,15 @@ pub(super) async fn follow_all(
     let mut series = SeriesBuilder::new(assigned.len());
     let mut ticks: Vec<Option<Tick>> = vec![None; assigned.len()];
     let mut ends: Vec<_> = assigned.iter().map(|_| End::lost("its follower ended abnormally")).collect();
+    let mut was_judged = false;
     loop {
         if stop.load(Ordering::Relaxed) {
+            end_early.cancel();
+        }
+        let now = Instant::now();
+        // After the measured part there is nothing left to cut short.
+        if now < times.end && !end_early.is_cancelled() && judging.ends(now) {
+            was_judged = true;
             end_early.cancel();
         }
         let event = tokio::time::timeout(STOP_CHECK, events.recv());
@@ -85,7 +110,7 @@ pub(super) async fn follow_all(
             Err(_) => continue,
             Ok(None) => {
                 series.flush().into_iter().for_each(|second| observer.second(second));
-                return (ends, series);
+                return Followed { ends, series, was_judged };
             }
             Ok(Some(event)) => event,
         };
@@ -93,6 +118,9 @@ pub(super) async fn follow_all(
             Event::Progress(progress) => {
                 for second in progress.seconds {
                     series.add(index, second).into_iter().for_each(|second| observer.second(second));
+                }
+                if let Some(figures) = progress.figures {
+                    judging.hear(index, figures.running, Instant::now());
                 }
                 ends[index].late = progress.late;
                 ticks[index] = progress.tick.or(ticks[index]);
@@ -105,6 +133,7 @@ pub(super) async fn follow_all(
                 if end.problem.is_some() {
                     end_early.cancel();
                 }
+                judging.end(index);
                 ends[index] = End { late: ends[index].late, ..end };
             }
         }
@@ -139,15 +168,18 @@ async fn watch(
     events: &mpsc::Sender<(usize, Event)>,
 ) -> Result<Box<Recording>, String> {
     let client = &agent.member.client;
-    let (mut heard, mut from, mut is_told) = (Instant::now(), 0, false);
+    let (mut heard, mut from, mut figures, mut told) = (Instant::now(), 0, 0, None);
     loop {
-        if end_early.is_cancelled() && !is_told {
-            is_told = client.stop(&agent.run).await.is_ok();
-            if !is_told {
-                tokio::time::sleep(STOP_POLL).await;
+        if times.are_over(Instant::now(), told) {
+            return Err("it did not end in time".to_owned());
+        }
+        if end_early.is_cancelled() && told.is_none() {
+            match client.stop(&agent.run).await {
+                Ok(()) => told = Some(Instant::now()),
+                Err(_) => tokio::time::sleep(STOP_POLL).await,
             }
         }
-        let result = match client.progress(&agent.run, from).await {
+        let result = match client.progress(&agent.run, from, figures).await {
             Ok(progress) => {
                 heard = Instant::now();
                 // Seconds that were told before are told again if the last answer was lost on its way.
@@ -156,8 +188,9 @@ async fn watch(
                     tracing::warn!(agent = client.address, missed, "seconds of the series are missing");
                 }
                 from = progress.from.saturating_add(progress.seconds.len() as u64);
+                figures = progress.figures.as_ref().map_or(figures, |latest| latest.number);
                 let (stage, is_last) = (progress.stage.clone(), progress.seconds.is_empty());
-                let _ = events.send((index, Event::Progress(progress))).await;
+                let _ = events.send((index, Event::Progress(Box::new(progress)))).await;
                 match stage {
                     Stage::Failed(reason) => return Err(reason),
                     // The rest of the seconds first.
@@ -174,12 +207,10 @@ async fn watch(
             Err(error) if error.is_passing() && heard.elapsed() < LOST_AFTER => {}
             Err(error) => return Err(reason_of(&error)),
         }
-        if Instant::now() > times.deadline {
-            return Err("it did not end in time".to_owned());
-        }
+        let pause = if told.is_some() { STOP_POLL } else { times.pause(Instant::now()) };
         tokio::select! {
-            () = tokio::time::sleep(if is_told { STOP_POLL } else { times.pause(Instant::now()) }) => {}
-            () = end_early.cancelled(), if !is_told => {}
+            () = tokio::time::sleep(pause) => {}
+            () = end_early.cancelled(), if told.is_none() => {}
         }
     }
 }
@@ -243,6 +274,24 @@ mod tests {
         }
         let over = Times { end: now, deadline: now };
         assert_eq!(over.pause(now + POLL), STOP_POLL);
+    }
+
+    #[test]
+    fn nobody_is_waited_for_for_ever() {
+        let now = Instant::now();
+        let seconds = Duration::from_secs;
+        let times = Times { end: now + seconds(3600), deadline: now + seconds(3700) };
+        for (at_s, told_s, expected) in [
+            (0, None, false),
+            (3700, None, false),
+            (3701, None, true),
+            (40, Some(10), false),
+            (41, Some(10), true),
+            (3701, Some(3700), true),
+        ] {
+            let told = told_s.map(|told| now + seconds(told));
+            assert_eq!(times.are_over(now + seconds(at_s), told), expected, "{at_s} {told_s:?}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod clock;
 mod crowd;
 mod follow;
 mod http;
+mod judging;
 mod protocol;
 mod run;
 mod server;
@@ -14,6 +15,7 @@ mod server;
 mod tests;
 mod token;
 
+pub(crate) use client::AgentError;
 pub(crate) use crowd::{AgentRun, Conducted, Crowd};
 pub(crate) use server::{Settings, serve};
 pub(crate) use token::Token;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::load::{Interval, Plan, Tick};
+use crate::load::{Interval, Plan, Running, Tick};
 
 /// Both sides must be of the same: a plan means something only to the program that made it.
 pub(crate) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "/2");
@@ -22,6 +22,8 @@ pub(crate) const MAX_ANSWER_BYTES: usize = 8 << 20;
 pub(crate) const MAX_HISTOGRAMS: usize = 128;
 /// Seconds told in one answer: those without a request have no histogram.
 pub(crate) const MAX_SECONDS: usize = 64;
+/// Trends that a run may be judged by; there are not so many.
+pub(crate) const MAX_WATCHED: usize = 32;
 
 /// `GET /v1/agent`: who is there.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -47,6 +49,8 @@ pub(crate) struct Assignment {
     pub(crate) plan: Plan,
     /// Generator threads; `None`: one for each core of the agent's.
     pub(crate) threads: Option<usize>,
+    /// The trends that the run is judged by while it lasts; `None`: it is not, and nothing is kept for it.
+    pub(crate) watched: Option<Vec<String>>,
 }
 
 /// The answer to an [`Assignment`].
@@ -62,7 +66,8 @@ pub(crate) struct Start {
     pub(crate) at_nanos: i64,
 }
 
-/// `GET /v1/runs/{run}?from=N`: how it stands, and the seconds from number N on; those before are forgotten.
+/// `GET /v1/runs/{run}?from=N&figures=M`: how it stands, the seconds from number N on (those before are forgotten),
+/// and the running figures if they are newer than number M.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Progress {
     pub(crate) stage: Stage,
@@ -72,6 +77,15 @@ pub(crate) struct Progress {
     /// The number of the first of `seconds`.
     pub(crate) from: u64,
     pub(crate) seconds: Vec<Interval>,
+    pub(crate) figures: Option<Figures>,
+}
+
+/// The measured part so far, for judging: the latest figures only, since they are totals.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Figures {
+    /// From 1 on.
+    pub(crate) number: u64,
+    pub(crate) running: Running,
 }
 
 /// Where a run is.

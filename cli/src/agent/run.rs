@@ -1,6 +1,7 @@
 //! One run on an agent: a thread that makes load, and what others may know and ask of it meanwhile.
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,8 +11,8 @@ use std::time::{Duration, Instant};
 use axum::body::Bytes;
 use tokio::sync::watch;
 
-use super::protocol::{Assignment, MAX_HISTOGRAMS, MAX_SECONDS, Progress, Stage};
-use crate::load::{self, Interval, Observer, Plan, Tick};
+use super::protocol::{Assignment, Figures, MAX_HISTOGRAMS, MAX_SECONDS, Progress, Stage};
+use crate::load::{self, Interval, LoadError, Observer, Plan, Recording, Running, Tick, Watch};
 
 /// Seconds kept that nobody has asked for: far more than pass before a lost coordinator is noticed.
 const MAX_QUEUED: usize = 300;
@@ -37,6 +38,8 @@ struct Told {
     /// The number of the first of `seconds`.
     first: u64,
     seconds: VecDeque<Interval>,
+    /// The latest only.
+    figures: Option<Figures>,
     recording: Option<Bytes>,
     /// When the coordinator last asked for anything.
     contact: Instant,
@@ -56,12 +59,13 @@ impl Run {
             tick: None,
             first: 0,
             seconds: VecDeque::new(),
+            figures: None,
             recording: None,
             contact: Instant::now(),
             is_started: false,
             late: Duration::ZERO,
         };
-        let Assignment { plan, threads } = assignment;
+        let Assignment { plan, threads, watched } = assignment;
         // The machine is there to make load.
         let threads = threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
         let run = Arc::new(Self {
@@ -76,7 +80,7 @@ impl Run {
         thread::Builder::new().name("run".into()).spawn(move || {
             // Says that it is over even if it panics.
             let mut end = End { run: Arc::clone(&reporter.run), stage: None };
-            end.stage = Some(carry_out(Plan { threads, ..plan }, reporter));
+            end.stage = Some(carry_out(Plan { threads, ..plan }, watched, reporter));
         })?;
         Ok(run)
     }
@@ -111,8 +115,9 @@ impl Run {
         self.told().contact.elapsed()
     }
 
-    /// What there is to tell; seconds before number `from` have arrived and are forgotten.
-    pub(super) fn progress(&self, from: u64) -> Progress {
+    /// What there is to tell; seconds before number `from` have arrived and are forgotten, and so have figures up
+    /// to number `figures`.
+    pub(super) fn progress(&self, from: u64, figures: u64) -> Progress {
         // Before the seconds: once it is over, no more are added.
         let stage = self.stage();
         let mut told = self.told();
@@ -122,13 +127,22 @@ impl Run {
         }
         let count = fitting(told.seconds.iter().map(Interval::histograms));
         let seconds = told.seconds.iter().take(count).cloned().collect();
-        Progress { stage, tick: told.tick, late: told.late, from: told.first, seconds }
+        let figures = told.figures.as_ref().filter(|latest| latest.number > figures).cloned();
+        Progress { stage, tick: told.tick, late: told.late, from: told.first, seconds, figures }
     }
 
     pub(super) fn recording(&self) -> Option<Bytes> {
         let mut told = self.told();
         told.contact = Instant::now();
         told.recording.clone()
+    }
+
+    /// Keeps the figures by which the coordinator judges.
+    fn keep(&self, running: &Running) {
+        let running = running.clone();
+        let mut told = self.told();
+        let number = told.figures.as_ref().map_or(0, |figures| figures.number) + 1;
+        told.figures = Some(Figures { number, running });
     }
 
     fn told(&self) -> MutexGuard<'_, Told> {
@@ -160,13 +174,13 @@ impl Drop for End {
     }
 }
 
-fn carry_out(plan: Plan, mut reporter: Reporter) -> Stage {
+fn carry_out(plan: Plan, watched: Option<Vec<String>>, mut reporter: Reporter) -> Stage {
     let run = Arc::clone(&reporter.run);
     let plan = plan.made_here();
     let plan = plan.and_then(|plan| plan.check().map(|()| plan));
     let recording = match &plan {
         Err(error) => return Stage::Failed(error.to_string()),
-        Ok(plan) => load::run(plan, &run.stop, &mut reporter, None),
+        Ok(plan) => make_load(plan, &run, &mut reporter, watched.as_deref()),
     };
     let encoded = match recording {
         Err(error) => return Stage::Failed(error.to_string()),
@@ -179,6 +193,22 @@ fn carry_out(plan: Plan, mut reporter: Reporter) -> Stage {
             Stage::Done
         }
     }
+}
+
+/// Whether the figures end the run is the coordinator's to say, who has those of all agents.
+fn make_load(
+    plan: &Plan,
+    run: &Run,
+    reporter: &mut Reporter,
+    watched: Option<&[String]>,
+) -> Result<Recording, LoadError> {
+    let Some(watched) = watched else { return load::run(plan, &run.stop, reporter, None) };
+    let trends: Vec<&str> = watched.iter().map(String::as_str).collect();
+    let mut keep = |running: &Running| {
+        run.keep(running);
+        ControlFlow::Continue(())
+    };
+    load::run(plan, &run.stop, reporter, Some(Watch { trends: &trends, judge: &mut keep }))
 }
 
 /// Keeps for the coordinator what the engine tells.

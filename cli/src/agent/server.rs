@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::clock::Clocks;
 use super::http::{Refusal, accept, parse};
 use super::protocol::{
-    About, Assigned, Assignment, MAX_ASSIGNMENT_BYTES, Progress, Reading, Stage, Start, VERSION,
+    About, Assigned, Assignment, MAX_ASSIGNMENT_BYTES, MAX_WATCHED, Progress, Reading, Stage, Start, VERSION,
     VERSION_HEADER,
 };
 use super::run::Run;
@@ -117,6 +117,10 @@ async fn assign(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<(StatusCode, Json<Assigned>), Refusal> {
     let assignment: Assignment = parse(body)?;
+    if let Some(watched) = assignment.watched.as_ref().filter(|watched| watched.len() > MAX_WATCHED) {
+        let reason = format!("{} trends to watch are named, at most {MAX_WATCHED} can be", watched.len());
+        return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, reason));
+    }
     let id = format!("{:016x}", fastrand::u64(..));
     let run = agent.take(id, assignment)?;
     tracing::info!(run = run.id, "setting up");
@@ -156,18 +160,21 @@ async fn start(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// What a coordinator has seen already.
 #[derive(Deserialize)]
-struct From {
+struct Seen {
     #[serde(default)]
     from: u64,
+    #[serde(default)]
+    figures: u64,
 }
 
 async fn progress(
     State(agent): Shared,
     Path(run): Path<String>,
-    Query(From { from }): Query<From>,
+    Query(Seen { from, figures }): Query<Seen>,
 ) -> Result<Json<Progress>, Refusal> {
-    Ok(Json(agent.find(&run)?.progress(from)))
+    Ok(Json(agent.find(&run)?.progress(from, figures)))
 }
 
 async fn stop(State(agent): Shared, Path(run): Path<String>) -> Result<StatusCode, Refusal> {

@@ -1,6 +1,7 @@
 //! Agents over real sockets: what they refuse, and a load that two of them make together.
 
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -13,7 +14,9 @@ use tokio_util::sync::CancellationToken;
 use super::client::AgentError;
 use super::protocol::{VERSION, VERSION_HEADER};
 use super::{Crowd, Settings, Token, serve};
-use crate::load::{Arrivals, ConnectOptions, Connecting, Fate, Plan, Scenario, Share, Target, Ticks};
+use crate::load::{
+    Arrivals, ConnectOptions, Connecting, Fate, Plan, Running, Scenario, Share, Target, Tick, Ticks, Watch,
+};
 
 const TOKEN: &str = "0123456789abcdef";
 
@@ -113,7 +116,7 @@ async fn strangers_and_other_versions_are_turned_away_whatever_they_ask() {
 #[tokio::test]
 async fn what_makes_no_run_is_refused_and_leaves_the_agent_idle() {
     let (agent, target) = (agent().await, target().await);
-    let sound = json!({ "plan": plan(target), "threads": 1 });
+    let sound = json!({ "plan": plan(target), "threads": 1, "watched": null });
     let spoilt = |path: &str, value: Value| {
         let mut spoilt = sound.clone();
         *spoilt.pointer_mut(path).unwrap() = value;
@@ -129,6 +132,7 @@ async fn what_makes_no_run_is_refused_and_leaves_the_agent_idle() {
         (spoilt("/plan/target/url", json!("ftp://x/")), 422, "its scheme is neither http nor https"),
         (spoilt("/plan/users", json!(900_000)), 422, "900000 users need"),
         (spoilt("/threads", json!(5000)), 422, "generator threads is 5000"),
+        (spoilt("/watched", json!(vec!["x"; 33])), 422, "33 trends to watch"),
     ] {
         let (got, answer) = ask(agent, Method::POST, "runs", body).await;
         assert_eq!(got, status, "{answer}");
@@ -185,14 +189,15 @@ async fn a_run_goes_one_way_only() {
 #[tokio::test]
 async fn two_agents_make_one_load() {
     let (agents, target) = ([agent().await, agent().await], target().await);
-    let addresses: Vec<String> = agents.iter().map(ToString::to_string).collect();
+    let addresses = agents.map(|agent| agent.to_string());
+    let addresses = addresses.each_ref().map(String::as_str);
     let token = Token::parse(TOKEN).unwrap();
     let crowd = Crowd::gather(&addresses, Some(&token)).await.unwrap();
     assert_eq!(crowd.size(), 2);
     let (mut ticks, plan) = (Vec::new(), plan(target));
     let stop = AtomicBool::new(false);
     let conducted =
-        crowd.conduct(&plan, Some(1), &stop, &mut Ticks(&mut |tick| ticks.push(*tick))).await.unwrap();
+        crowd.conduct(&plan, Some(1), &stop, &mut Ticks(&mut |tick| ticks.push(*tick)), None).await.unwrap();
     let whole = &conducted.recording;
     assert_eq!((conducted.threads, whole.users_requested, whole.users_achieved), (2, 5, 5));
     assert_eq!(conducted.agents.iter().map(|agent| agent.users).collect::<Vec<_>>(), [3, 2]);
@@ -217,14 +222,78 @@ async fn two_agents_make_one_load() {
 }
 
 #[tokio::test]
+async fn what_is_watched_is_the_union_and_a_break_cuts_all_short() {
+    let (agents, target) = ([agent().await, agent().await], target().await);
+    let addresses = agents.map(|agent| agent.to_string());
+    let addresses = addresses.each_ref().map(String::as_str);
+    let crowd = Crowd::gather(&addresses, Some(&Token::parse(TOKEN).unwrap())).await.unwrap();
+    // Far longer than the test may take: only the judge ends it.
+    let plan = Plan { duration: Duration::from_secs(3600), ..plan(target) };
+    let mut seen = Vec::new();
+    let mut judge = |running: &Running| {
+        seen.push(running.clone());
+        // Of both, to see the union.
+        if running.users_requested == 5 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let watch = Watch { trends: &["http_req_waiting"], judge: &mut judge };
+    let stop = AtomicBool::new(false);
+    let mut ignore = |_: &Tick| {};
+    let mut ticks = Ticks(&mut ignore);
+    let conducting = crowd.conduct(&plan, Some(1), &stop, &mut ticks, Some(watch));
+    let conducted = tokio::time::timeout(Duration::from_secs(60), conducting).await.unwrap().unwrap();
+    let whole = &conducted.recording;
+    assert_eq!((whole.cut_short, whole.interrupted), (true, false));
+    assert!(conducted.agents.iter().all(|agent| agent.problem.is_none()), "{:?}", conducted.agents);
+    let union = seen.last().unwrap();
+    assert!(union.requests > 0 && union.requests <= whole.requests, "{} {}", union.requests, whole.requests);
+    assert!(union.measured >= Duration::from_secs(1) && union.measured <= whole.measured);
+    let [told] = &union.trends[..] else { panic!("{:?}", union.trends) };
+    assert_eq!((told.name.as_ref(), told.trend.len()), ("http_req_waiting", union.requests));
+    for agent in agents {
+        until_idle(agent).await;
+    }
+}
+
+#[tokio::test]
+async fn running_figures_are_told_once_and_only_if_they_are_watched() {
+    let (agent, target) = (agent().await, target().await);
+    let plan = Plan { duration: Duration::from_secs(3600), ..plan(target) };
+    for watched in [json!([]), json!(null)] {
+        let assignment = json!({ "plan": plan, "threads": 1, "watched": watched });
+        let run = ask(agent, Method::POST, "runs", assignment).await.1["run"].as_str().unwrap().to_owned();
+        let run = format!("runs/{run}");
+        let now = ask(agent, Method::GET, "clock", Value::Null).await.1["monotonic_nanos"].as_i64().unwrap();
+        let start = json!({ "at_nanos": now + 1_000_000_000 });
+        assert_eq!(ask(agent, Method::POST, &format!("{run}/start"), start).await.0, 204);
+        let progress =
+            async |query: &str| ask(agent, Method::GET, &format!("{run}{query}"), Value::Null).await.1;
+        // Two seconds more than the first judgement needs.
+        let mut latest = Value::Null;
+        while latest["tick"]["elapsed"]["secs"].as_u64() < Some(4) {
+            latest = progress("").await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let figures = &latest["figures"];
+        assert_eq!(figures.is_object(), watched.is_array(), "{watched}: {figures}");
+        if let Some(number) = figures["number"].as_u64() {
+            assert!(figures["running"]["requests"].as_u64().unwrap() > 0, "{figures}");
+            assert_eq!(figures["running"]["trends"], json!([]));
+            assert!(progress(&format!("?figures={}", number + 9)).await["figures"].is_null());
+        }
+        assert_eq!(ask(agent, Method::DELETE, &run, Value::Null).await.0, 204);
+    }
+}
+
+#[tokio::test]
 async fn one_agent_that_refuses_sets_the_others_free() {
     let (agents, target) = ([agent().await, agent().await], target().await);
-    let addresses: Vec<String> = agents.iter().map(ToString::to_string).collect();
+    let addresses = agents.map(|agent| agent.to_string());
+    let addresses = addresses.each_ref().map(String::as_str);
     let crowd = Crowd::gather(&addresses, Some(&Token::parse(TOKEN).unwrap())).await.unwrap();
     let assignment = json!({ "plan": plan(target), "threads": 1 });
     assert_eq!(ask(agents[1], Method::POST, "runs", assignment).await.0, 201);
     let error = crowd
-        .conduct(&plan(target), None, &AtomicBool::new(false), &mut Ticks(&mut |_| {}))
+        .conduct(&plan(target), None, &AtomicBool::new(false), &mut Ticks(&mut |_| {}), None)
         .await
         .unwrap_err();
     assert!(matches!(&error, AgentError::Refused { address, .. } if *address == addresses[1]), "{error}");

@@ -1,15 +1,16 @@
 //! `scalekit bench`: load a deployed service, or any URL, and judge it.
 
 use std::io::IsTerminal as _;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::bail;
 
 use super::control::Service;
-use super::experiment::{self, Experiment, RunName};
+use super::experiment::{Experiment, RunName};
 use super::interrupt::Interrupt;
-use super::{agent, control_runtime, crowd, options, print, use_color};
-use crate::agent::Crowd;
+use super::makers::Makers;
+use super::{control_runtime, options, print, use_color};
 use crate::args::{BenchArgs, Global};
 use crate::deploy::{Deployment, Role, StateDir};
 use crate::exit::ExitStatus;
@@ -21,6 +22,7 @@ pub(super) fn bench(global: &Global, args: &BenchArgs) -> anyhow::Result<ExitSta
     options::load(&args.load, &mut layer)?;
     options::connect(&args.connect, &mut layer)?;
     options::request(args, &mut layer)?;
+    options::agents(&args.agents, &mut layer);
     let profile = profile::load(&global.profile, layer)?;
     print_notes(&profile);
     let (specs, criteria) = options::criteria_of(&profile)?;
@@ -29,22 +31,16 @@ pub(super) fn bench(global: &Global, args: &BenchArgs) -> anyhow::Result<ExitSta
         None => Target::deployed(deployed(&profile)?),
     };
     let run = RunName::new();
-    let agents = crowd::addresses(&args.agents)?;
-    let token = args.agents_token_file.as_deref();
-    let token = token.map(|file| agent::token("--agents-token-file", file)).transpose()?;
-    let plan = match u32::try_from(agents.len()).unwrap_or(u32::MAX) {
-        0 => experiment::plan(&profile, &target.url, &run.token)?,
-        count => experiment::plan_for_agents(&profile, &target.url, &run.token, count)?,
-    };
+    let makers = Makers::new(&profile, &args.agents)?;
+    if let Some(listens) = target.listens {
+        makers.expect_reach(listens)?;
+    }
+    let plan = makers.plan(&profile, &target.url, &run.token)?;
     let folder = report::prepare(&args.load.out, &run.id)?;
     let runtime = control_runtime()?;
     let report = runtime.block_on(async {
         let interrupt = Interrupt::listen()?;
-        // Whoever is to make the load is there before anything is seeded or sent.
-        let crowd = match agents.as_slice() {
-            [] => None,
-            agents => Some(Crowd::gather(agents, token.as_ref()).await?),
-        };
+        let crowd = makers.gather().await?;
         let service = match target.roles.is_empty() {
             true => None,
             false => Some(reachable(target.roles).await?),
@@ -73,6 +69,8 @@ struct Target {
     roles: Vec<Role>,
     /// URL and database, where the documents can be read past the service.
     mongo: Option<(String, String)>,
+    /// Where a service of this machine listens.
+    listens: Option<SocketAddr>,
 }
 
 impl Target {
@@ -82,13 +80,14 @@ impl Target {
             // Only scalekit's own service has transactions, and so counters and an audit.
             ScenarioKind::Transactions => vec![Role { name: "service".into(), url: url.to_owned() }],
         };
-        Self { url: url.to_owned(), roles, mongo: None }
+        Self { url: url.to_owned(), roles, mongo: None, listens: None }
     }
 
     fn deployed(deployment: Deployment) -> Self {
         let url = deployment.api_url().to_owned();
         let mongo = deployment.mongo_url.map(|url| (url, deployment.mongo_database));
-        Self { url, roles: deployment.roles, mongo }
+        let listens = url.strip_prefix("http://").and_then(|address| address.parse().ok());
+        Self { url, roles: deployment.roles, mongo, listens }
     }
 }
 

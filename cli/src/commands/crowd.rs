@@ -3,39 +3,10 @@
 use std::time::Duration;
 
 use crate::agent::AgentRun;
-use crate::profile::{ProfileError, flag_error};
 use crate::report::Agent;
 
-/// Each agent is a connection, a task and two megabytes of histograms here.
-const MAX_AGENTS: usize = 100;
 /// Agents that start further apart than this make a load that nobody asked for.
 const MAX_UNCERTAINTY: Duration = Duration::from_millis(100);
-
-/// The agents' addresses as they were typed, looked at.
-pub(super) fn addresses(typed: &[String]) -> Result<Vec<String>, ProfileError> {
-    if typed.len() > MAX_AGENTS {
-        let message = format!("{} agents are named, at most {MAX_AGENTS} can be", typed.len());
-        return Err(flag_error("--agents", message, "name fewer, larger machines"));
-    }
-    typed
-        .iter()
-        .map(|text| {
-            let text = text.trim();
-            let is_sound = text.rsplit_once(':').is_some_and(|(host, port)| {
-                let is_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-                let is_v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-                let is_v6 = is_v6.is_some_and(|host| host.parse::<std::net::Ipv6Addr>().is_ok());
-                (is_v6 || !host.is_empty() && host.chars().all(is_host))
-                    && port.parse::<u16>().is_ok_and(|port| port != 0)
-            });
-            if is_sound {
-                return Ok(text.to_owned());
-            }
-            let message = format!("expected HOST:PORT,HOST:PORT…, found {text:?}");
-            Err(flag_error("--agents", message, "write, for example, 10.0.0.11:7420,10.0.0.12:7420"))
-        })
-        .collect()
-}
 
 /// An agent's row in the report.
 pub(super) fn row(agent: &AgentRun) -> Agent {
@@ -89,26 +60,6 @@ pub(super) fn missing(agents: &[AgentRun]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn addresses_are_looked_at_before_anything_starts() {
-        for (typed, fits) in [
-            ("10.0.0.1:7420", true),
-            (" node-1.local:1 ", true),
-            ("[::1]:7420", true),
-            ("", false),
-            ("10.0.0.1", false),
-            (":7420", false),
-            ("::1:7420", false),
-            ("host:0", false),
-            ("host:70000", false),
-            ("user@host:7420", false),
-            ("host/path:7420", false),
-        ] {
-            assert_eq!(addresses(&[typed.to_owned()]).is_ok(), fits, "{typed}");
-        }
-        assert!(addresses(&vec!["h:1".to_owned(); MAX_AGENTS + 1]).is_err());
-    }
 
     fn agent(uncertainty_ms: u64, problem: Option<&str>) -> AgentRun {
         AgentRun {

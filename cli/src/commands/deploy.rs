@@ -1,7 +1,9 @@
 //! `scalekit deploy` and its `status`, `logs` and `down`.
 
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use serde_json::json;
@@ -10,9 +12,12 @@ use super::control::Service;
 use super::interrupt::Interrupt;
 use super::{control_runtime, options, print};
 use crate::args::{DeployAction, DeployArgs, Global};
-use crate::deploy::{self, Deployment, Lifetime, STOP_GRACE, StateDir};
+use crate::deploy::{self, Deployment, Lifetime, Running, STOP_GRACE, StateDir};
 use crate::exit::ExitStatus;
 use crate::profile::{self, Layer, Profile};
+
+/// Of each log, however long it has become.
+const MAX_LOG_BYTES: u64 = 16 << 20;
 
 pub(super) fn deploy(global: &Global, args: &DeployArgs) -> anyhow::Result<ExitStatus> {
     let state = StateDir::of_user()?;
@@ -44,6 +49,15 @@ pub(super) fn refuse_if_up(state: &StateDir, profile: &Profile) -> anyhow::Resul
     Ok(())
 }
 
+/// Records what runs; what cannot be recorded, and so not be found again, is ended.
+pub(super) async fn record(state: &StateDir, running: Running) -> anyhow::Result<Running> {
+    let Err(error) = state.save(&running.deployment) else { return Ok(running) };
+    if let Err(stuck) = running.stop().await {
+        eprintln!("error: {stuck}");
+    }
+    Err(error.into())
+}
+
 fn up(global: &Global, args: &DeployArgs, state: &StateDir) -> anyhow::Result<ExitStatus> {
     let mut layer = Layer::default();
     options::backend(&args.backend, &mut layer)?;
@@ -63,11 +77,7 @@ fn up(global: &Global, args: &DeployArgs, state: &StateDir) -> anyhow::Result<Ex
         };
         let running = deploy::up(&request).await?;
         // Recorded before it is left alone, so that it can always be found.
-        if let Err(error) = state.save(&running.deployment) {
-            running.stop().await?;
-            return Err(error.into());
-        }
-        anyhow::Ok(running.leave())
+        anyhow::Ok(record(state, running).await?.leave())
     })?;
     if global.json {
         print(&format!(
@@ -145,14 +155,25 @@ fn status(global: &Global, state: &StateDir, profile: &Profile) -> anyhow::Resul
 fn logs(state: &StateDir, profile: &Profile, lines: usize) -> anyhow::Result<ExitStatus> {
     let deployment = find(state, profile)?;
     for process in &deployment.processes {
-        let bytes =
-            fs::read(&process.log).with_context(|| format!("cannot read {}", process.log.display()))?;
-        let text = String::from_utf8_lossy(&bytes);
-        let all: Vec<&str> = text.lines().collect();
-        let last = all[all.len().saturating_sub(lines)..].join("\n");
-        print(&format!("==> {} <==\n{last}\n", process.log.display()))?;
+        let text = last_lines(&process.log, lines, MAX_LOG_BYTES)
+            .with_context(|| format!("cannot read {}", process.log.display()))?;
+        print(&format!("==> {} <==\n{text}\n", process.log.display()))?;
     }
     Ok(ExitStatus::Done)
+}
+
+/// The last lines of a file, of its last `most` bytes.
+fn last_lines(path: &Path, lines: usize, most: u64) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let start = file.metadata()?.len().saturating_sub(most);
+    file.seek(SeekFrom::Start(start))?;
+    let mut bytes = Vec::new();
+    // It may grow meanwhile.
+    file.take(most).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    // The first line is whole only at the beginning of the file.
+    let whole: Vec<&str> = text.lines().skip(usize::from(start > 0)).collect();
+    Ok(whole[whole.len().saturating_sub(lines)..].join("\n"))
 }
 
 fn down(state: &StateDir, profile: &Profile, purge: bool) -> anyhow::Result<ExitStatus> {
@@ -169,4 +190,28 @@ fn down(state: &StateDir, profile: &Profile, purge: bool) -> anyhow::Result<Exit
     }
     print(&format!("{said}\n"))?;
     Ok(ExitStatus::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_log_is_read_and_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        fs::write(&log, "one\ntwo\nthree\nfour\n").unwrap();
+        for (lines, most, expected) in [
+            (2, 100, "three\nfour"),
+            (9, 100, "one\ntwo\nthree\nfour"),
+            (0, 100, ""),
+            // Of a line that is cut there is nothing.
+            (9, 13, "three\nfour"),
+            (9, 8, "four"),
+            (9, 2, ""),
+        ] {
+            assert_eq!(last_lines(&log, lines, most).unwrap(), expected, "{lines} {most}");
+        }
+        assert!(last_lines(&folder.path().join("none"), 1, 1).is_err());
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use crate::criteria::{Criterion, Evaluated, Facts, Kind, Observed, Statistic, first_to_abort};
+use crate::criteria::{Criterion, Evaluated, Facts, Kind, Observed, Statistic, definition, first_to_abort};
 use crate::load::Running;
 use crate::report::{Aborted, trend_facts};
 
@@ -52,8 +52,28 @@ impl LiveJudge {
     }
 }
 
-/// The running figures, as the report will have them at the end.
+/// The running figures, as the report will have them at the end. Those of a part of the machines have no sums: too
+/// small a sum could fail where the true one passes.
 fn facts(running: &Running) -> Facts<'static> {
+    let rate = |hits: u64, total: u64| {
+        number(total, move |statistic| {
+            matches!(statistic, Statistic::Rate).then(|| hits as f64 / total as f64)
+        })
+    };
+    let mut facts = Facts::default();
+    facts.metrics.extend([
+        ("checks", rate(running.checks[0], running.checks[1])),
+        ("http_req_failed", rate(running.failed, running.requests)),
+    ]);
+    let trends = running.trends.iter().filter_map(|told| Some((definition(&told.name)?.name, &told.trend)));
+    facts.metrics.extend(trends.map(|(name, trend)| (name, trend_facts(trend))));
+    if !running.is_partial {
+        facts.metrics.extend(sums(running));
+    }
+    facts
+}
+
+fn sums(running: &Running) -> [(&'static str, Observed<'static>); 7] {
     let seconds = running.measured.as_secs_f64();
     // Zero of a sum that needs samples is no evidence, as after the run.
     let sum = |count: u64, samples: u64| {
@@ -63,28 +83,18 @@ fn facts(running: &Running) -> Facts<'static> {
             _ => None,
         })
     };
-    let rate = |hits: u64, total: u64| {
-        number(total, move |statistic| {
-            matches!(statistic, Statistic::Rate).then(|| hits as f64 / total as f64)
-        })
-    };
     let gauge = |value: u32| {
         number(1, move |statistic| matches!(statistic, Statistic::Value).then(|| f64::from(value)))
     };
-    let mut facts = Facts::default();
-    facts.metrics.extend([
+    [
         ("http_reqs", sum(running.requests, running.requests)),
         ("iterations", sum(running.iterations, running.iterations)),
-        ("checks", rate(running.checks[0], running.checks[1])),
         ("dropped_iterations", sum(running.dropped, 1)),
         ("data_sent", sum(running.bytes_sent, running.bytes_sent)),
         ("data_received", sum(running.bytes_received, running.bytes_received)),
-        ("http_req_failed", rate(running.failed, running.requests)),
         ("vus", gauge(running.users)),
         ("vus_max", gauge(running.users_requested)),
-    ]);
-    facts.metrics.extend(running.trends.iter().map(|(name, trend)| (*name, trend_facts(trend))));
-    facts
+    ]
 }
 
 fn number(samples: u64, statistic: impl Fn(Statistic) -> Option<f64> + 'static) -> Observed<'static> {
@@ -99,6 +109,7 @@ mod tests {
 
     use super::*;
     use crate::criteria::{METRICS, Spec, parse};
+    use crate::load::RunningTrend;
 
     fn spec(metric: &str, expression: &str, delay_abort_eval_ms: u64) -> Spec {
         Spec {
@@ -125,7 +136,11 @@ mod tests {
             dropped: 0,
             bytes_sent: 4000,
             bytes_received: 0,
-            trends: trends.iter().map(|name| (*name, trend.clone())).collect(),
+            trends: trends
+                .iter()
+                .map(|name| RunningTrend { name: (*name).into(), trend: trend.clone() })
+                .collect(),
+            is_partial: false,
         }
     }
 
@@ -173,6 +188,14 @@ mod tests {
             let trends: &[_] = if metric.kind == Kind::Trend { &[metric.name] } else { &[] };
             assert!(facts(&running(trends)).metrics.contains_key(metric.name), "{}", metric.name);
         }
+    }
+
+    #[test]
+    fn a_part_of_the_machines_tells_shares_and_trends_and_no_sums() {
+        let running = Running { is_partial: true, ..running(&["http_req_duration"]) };
+        let facts = facts(&running);
+        let known: Vec<_> = facts.metrics.keys().copied().collect();
+        assert_eq!(known, ["checks", "http_req_duration", "http_req_failed"]);
     }
 
     #[test]

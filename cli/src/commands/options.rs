@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Read as _;
 
-use crate::args::{BackendArgs, BenchArgs, ConnectArgs, LoadArgs};
+use crate::args::{AgentsArgs, BackendArgs, BenchArgs, ConnectArgs, LoadArgs};
 use crate::criteria::{self, Criterion, Spec};
 use crate::profile::{
     self, Backend, CriterionSpec, Headers, HttpVersion, Layer, Profile, ProfileError, ScenarioKind,
@@ -86,6 +86,13 @@ pub(super) fn connect(args: &ConnectArgs, layer: &mut Layer) -> Result<(), Profi
         tls.insecure_skip_verify = args.insecure_skip_tls_verify.then_some(true).into();
     }
     Ok(())
+}
+
+/// Who makes the load.
+pub(super) fn agents(args: &AgentsArgs, layer: &mut Layer) {
+    if !args.agents.is_empty() {
+        layer.load.section().agents = Some(args.agents.clone()).into();
+    }
 }
 
 /// A URL of the user's own is one request over and over.

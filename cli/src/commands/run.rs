@@ -7,12 +7,14 @@ use serde_json::json;
 
 use super::bench::{conclude, discard_on_error, print_notes};
 use super::control::Service;
-use super::experiment::{self, Experiment, RunName};
+use super::experiment::{Experiment, RunName};
 use super::interrupt::Interrupt;
+use super::makers::Makers;
 use super::{control_runtime, options};
+use crate::agent::Crowd;
 use crate::args::{Global, RunArgs};
 use crate::criteria::{Criterion, Spec};
-use crate::deploy::{self, Deployment, Lifetime, StateDir};
+use crate::deploy::{self, DeployError, Deployment, Lifetime, Running, StateDir};
 use crate::exit::ExitStatus;
 use crate::memory;
 use crate::profile::{self, Layer, Profile, flag_error};
@@ -22,6 +24,7 @@ pub(super) fn run(global: &Global, args: &RunArgs) -> anyhow::Result<ExitStatus>
     let mut layer = Layer::default();
     options::load(&args.load, &mut layer)?;
     options::backend(&args.backend, &mut layer)?;
+    options::agents(&args.agents, &mut layer);
     let profile = profile::load(&global.profile, layer)?;
     if let Some(url) = &profile.load.url {
         let message = format!("the profile loads {url}, and `run` deploys a service of its own");
@@ -32,110 +35,141 @@ pub(super) fn run(global: &Global, args: &RunArgs) -> anyhow::Result<ExitStatus>
     print_notes(&profile);
     let (specs, criteria) = options::criteria_of(&profile)?;
     let name = RunName::new();
+    let makers = Makers::new(&profile, &args.agents)?;
+    makers.expect_reach(profile.deploy.listen)?;
     // Any address will do to check the load; where the service listens is known once it is up.
-    experiment::plan(&profile, "http://127.0.0.1:1/", &name.token)?;
+    makers.plan(&profile, "http://127.0.0.1:1/", &name.token)?;
     let state = StateDir::of_user()?;
     let folder = report::prepare(&args.load.out, &name.id)?;
     let dir = if args.keep { state.deployment(&profile.name) } else { state.run(&name.id) };
+    let keep = args.keep.then_some(&state);
+    let job =
+        Job { profile: &profile, specs, criteria: &criteria, run: name, folder: &folder, makers: &makers };
     let runtime = control_runtime()?;
-    let report = runtime.block_on(run_once(
-        &profile,
-        specs,
-        &criteria,
-        name,
-        &folder,
-        &dir,
-        args.keep.then_some(&state),
-    ));
-    let report = discard_on_error(report, &folder)?;
-    conclude(global, report, &criteria, &folder)
-}
-
-/// From nothing to nothing, with a report of what was in between. `keep`: leave it running, recorded there.
-async fn run_once(
-    profile: &Profile,
-    specs: Vec<Spec>,
-    criteria: &[Criterion],
-    run: RunName,
-    folder: &RunFolder,
-    dir: &Path,
-    keep: Option<&StateDir>,
-) -> anyhow::Result<Report> {
-    let interrupt = Interrupt::listen()?;
-    if let Some(state) = keep {
-        super::deploy::refuse_if_up(state, profile)?;
-    }
-    let binary = std::env::current_exe().context("cannot find this program's own file")?;
-    let lifetime = if keep.is_some() { Lifetime::Detached } else { Lifetime::Command };
-    eprintln!("{:>9} the service ({})", "starting", profile.description.trim_end_matches('.'));
-    let request = deploy::Request { profile, dir, binary: &binary, lifetime, stop: &interrupt.stop };
-    let running = match deploy::up(&request).await {
-        Ok(running) => running,
+    let (report, stopped) = discard_on_error(runtime.block_on(job.run_once(&dir, keep)), &folder)?;
+    let status = conclude(global, report, &criteria, &folder)?;
+    match stopped {
+        // The results are kept and judged, but the command has not done all that it is for.
+        Err(error) if status == ExitStatus::Done => Err(error.into()),
         Err(error) => {
-            // The end of the log that matters is part of the error.
-            if keep.is_none() {
-                remove(dir);
-            }
-            return Err(error.into());
+            eprintln!("error: {error}");
+            Ok(status)
         }
-    };
-    // Before it is loaded, so that `deploy down` finds it even if this command is killed.
-    if let Some(state) = keep
-        && let Err(error) = state.save(&running.deployment)
-    {
-        running.stop().await?;
-        return Err(error.into());
+        Ok(()) => Ok(status),
     }
-    let measured = measure(profile, specs, criteria, run, folder, &running.deployment, &interrupt).await;
-    if keep.is_some() && measured.is_ok() {
-        let deployment = running.leave();
-        eprintln!(
-            "the service stays up at {}; `scalekit deploy down -p {}` ends it",
-            deployment.api_url(),
-            profile.name
-        );
-        return measured;
-    }
-    let stopped = running.stop().await;
-    match keep {
-        None => remove(dir),
-        Some(state) => {
-            if let Err(error) = state.forget(&profile.name) {
-                tracing::warn!(%error, "the record of what was stopped stays");
-            }
-        }
-    }
-    // What went wrong first is what matters; but a process that will not end is told of in any case.
-    let report = measured?;
-    stopped?;
-    Ok(report)
 }
 
-async fn measure(
-    profile: &Profile,
+/// What is to be done with the service once it is up, checked.
+struct Job<'a> {
+    profile: &'a Profile,
     specs: Vec<Spec>,
-    criteria: &[Criterion],
+    criteria: &'a [Criterion],
     run: RunName,
-    folder: &RunFolder,
-    deployment: &Deployment,
-    interrupt: &Interrupt,
-) -> anyhow::Result<Report> {
-    let plan = experiment::plan(profile, deployment.api_url(), &run.token)?;
-    let service = Some(Service::new(deployment.roles.clone())?);
-    let mongo = deployment.mongo_url.clone().map(|url| (url, deployment.mongo_database.clone()));
-    let crowd = None;
-    // The service has its processes; from here on this one only generates load.
-    memory::allow_huge_pages(false);
-    let experiment = Experiment { profile, specs, criteria, run, service, mongo, interrupt, folder, crowd };
-    let mut report = experiment.conduct(plan).await?;
-    for process in &deployment.processes {
-        let peak = deploy::memory_peak_bytes(process.pid);
-        report.server.after.insert(
-            format!("process {}", process.name),
-            json!({ "pid": process.pid, "memory_peak_bytes": peak }),
-        );
+    folder: &'a RunFolder,
+    makers: &'a Makers<'a>,
+}
+
+impl Job<'_> {
+    /// From nothing to nothing, with a report of what was in between, and whether the service could be ended.
+    /// `keep`: leave it running, recorded there.
+    async fn run_once(
+        self,
+        dir: &Path,
+        keep: Option<&StateDir>,
+    ) -> anyhow::Result<(Report, Result<(), DeployError>)> {
+        let profile = self.profile;
+        let interrupt = Interrupt::listen()?;
+        if let Some(state) = keep {
+            super::deploy::refuse_if_up(state, profile)?;
+        }
+        let crowd = self.makers.gather().await?;
+        let running = self.deploy(dir, keep, &interrupt).await?;
+        let measured = self.measure(crowd, &running.deployment, &interrupt).await;
+        let measured = match measured {
+            Ok(report) if keep.is_some() => {
+                let deployment = running.leave();
+                eprintln!(
+                    "the service stays up at {}; `scalekit deploy down -p {}` ends it",
+                    deployment.api_url(),
+                    profile.name
+                );
+                return Ok((report, Ok(())));
+            }
+            measured => measured,
+        };
+        let stopped = running.stop().await;
+        match keep {
+            None => remove(dir),
+            Some(state) => {
+                if let Err(error) = state.forget(&profile.name) {
+                    tracing::warn!(%error, "the record of what was stopped stays");
+                }
+            }
+        }
+        match (measured, stopped) {
+            (Ok(report), stopped) => Ok((report, stopped)),
+            (Err(error), Ok(())) => Err(error),
+            // What went wrong first is what matters; but a process that will not end is told of, too.
+            (Err(error), Err(stuck)) => {
+                eprintln!("error: {stuck}");
+                Err(error)
+            }
+        }
     }
-    Ok(report)
+
+    /// Brings the service up.
+    async fn deploy(
+        &self,
+        dir: &Path,
+        keep: Option<&StateDir>,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<Running> {
+        let profile = self.profile;
+        let binary = std::env::current_exe().context("cannot find this program's own file")?;
+        let lifetime = if keep.is_some() { Lifetime::Detached } else { Lifetime::Command };
+        eprintln!("{:>9} the service ({})", "starting", profile.description.trim_end_matches('.'));
+        let request = deploy::Request { profile, dir, binary: &binary, lifetime, stop: &interrupt.stop };
+        let running = match deploy::up(&request).await {
+            Ok(running) => running,
+            Err(error) => {
+                // The end of the log that matters is part of the error.
+                if keep.is_none() {
+                    remove(dir);
+                }
+                return Err(error.into());
+            }
+        };
+        match keep {
+            None => Ok(running),
+            // Before it is loaded, so that `deploy down` finds it even if this command is killed.
+            Some(state) => super::deploy::record(state, running).await,
+        }
+    }
+
+    async fn measure(
+        self,
+        crowd: Option<Crowd>,
+        deployment: &Deployment,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<Report> {
+        let Self { profile, specs, criteria, run, folder, makers } = self;
+        let plan = makers.plan(profile, deployment.api_url(), &run.token)?;
+        let service = Some(Service::new(deployment.roles.clone())?);
+        let mongo = deployment.mongo_url.clone().map(|url| (url, deployment.mongo_database.clone()));
+        // The service has its processes; from here on this one only generates load.
+        memory::allow_huge_pages(false);
+        let experiment =
+            Experiment { profile, specs, criteria, run, service, mongo, interrupt, folder, crowd };
+        let mut report = experiment.conduct(plan).await?;
+        for process in &deployment.processes {
+            let peak = deploy::memory_peak_bytes(process.pid);
+            report.server.after.insert(
+                format!("process {}", process.name),
+                json!({ "pid": process.pid, "memory_peak_bytes": peak }),
+            );
+        }
+        Ok(report)
+    }
 }
 
 /// The run's own data served only the run.

@@ -9,7 +9,7 @@ mod state;
 use std::io;
 use std::path::PathBuf;
 
-pub(crate) use local::{Lifetime, Request, STOP_GRACE, up};
+pub(crate) use local::{Lifetime, Request, Running, STOP_GRACE, up};
 pub(crate) use process::memory_peak_bytes;
 pub(crate) use state::{Deployment, Role, StateDir};
 

@@ -82,7 +82,7 @@ pub(crate) fn run(
         online: AtomicU32::new(0),
         peak: AtomicU32::new(0),
         live: (0..threads).map(|_| Live::default()).collect(),
-        board: Board::new(watch.as_ref(), plan.users, threads),
+        board: Board::new(watch.as_ref(), plan.own_users(), threads),
     };
     let (sender, intervals) = mpsc::sync_channel(queued_seconds(plan.scenario.step_names().len()) * threads);
     let mut workers = Vec::with_capacity(threads);

@@ -65,11 +65,13 @@ pub(crate) use connecting::{ConnectOptions, Connecting, HttpVersion};
 pub(crate) use data::Data;
 #[cfg(test)]
 pub(crate) use engine::Ticks;
-pub(crate) use engine::{Observer, run};
+pub(crate) use engine::{LoadError, Observer, run};
 pub(crate) use ledger::{Fate, Ledger};
 pub(crate) use plan::{Arrivals, Plan, PlanError, Scenario, Share, Stage, Step, Target};
 pub(crate) use recording::{CheckCount, Recording, StepRecording};
-pub(crate) use running::{Running, Watch};
+#[cfg(test)]
+pub(crate) use running::RunningTrend;
+pub(crate) use running::{JUDGING_INTERVAL, Running, Watch};
 pub(crate) use series::{Interval, SecondLatency, SeriesBuilder};
 pub(crate) use tick::{Phase, Tick};
 pub(crate) use tls::TlsOptions;

@@ -1,21 +1,26 @@
 //! The measured part so far, for judging while it runs. Each thread leaves a copy of the few figures that were
 //! asked for once a second; the latest copy counts, and a request costs nothing for it.
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::clock::{Nanos, SECOND, nanos};
 use super::harvest::Counts;
 use super::recorder::{Recorder, Trend};
+use super::transfer;
 
 /// How often a run is judged: k6's interval.
+pub(crate) const JUDGING_INTERVAL: Duration = Duration::from_secs(2);
 const INTERVAL: Nanos = 2 * SECOND;
 /// After a full second, so that the threads' copies of it are there.
 const GRACE: Nanos = SECOND / 10;
 
 /// The figures of the measured part so far.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Running {
     /// How much of the measured part the figures are of.
     pub(crate) measured: Duration,
@@ -30,14 +35,25 @@ pub(crate) struct Running {
     pub(crate) dropped: u64,
     pub(crate) bytes_sent: u64,
     pub(crate) bytes_received: u64,
-    /// In µs, by name: those that were asked for.
-    pub(crate) trends: Vec<(&'static str, Trend)>,
+    /// Those that were asked for.
+    pub(crate) trends: Vec<RunningTrend>,
+    /// A machine's figures are missing or late: shares and trends are of the rest, and sums are too small.
+    #[serde(skip)]
+    pub(crate) is_partial: bool,
+}
+
+/// One trend of the measured part so far, in µs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct RunningTrend {
+    pub(crate) name: Cow<'static, str>,
+    #[serde(with = "transfer")]
+    pub(crate) trend: Trend,
 }
 
 /// Judges a run every two seconds of its measured part.
 pub(crate) struct Watch<'a> {
     /// The trends to judge by, with the names that reports use; each costs every thread a copy of 140 KB a second.
-    pub(crate) trends: &'a [&'static str],
+    pub(crate) trends: &'a [&'a str],
     /// `Break` ends the run.
     pub(crate) judge: &'a mut dyn FnMut(&Running) -> ControlFlow<()>,
 }
@@ -45,7 +61,7 @@ pub(crate) struct Watch<'a> {
 /// Where the threads leave their copies.
 #[derive(Debug, Default)]
 pub(super) struct Board {
-    trends: Vec<&'static str>,
+    trends: Vec<String>,
     users_requested: u32,
     /// One for each thread; empty if nobody watches.
     parts: Vec<Mutex<Option<Running>>>,
@@ -55,7 +71,8 @@ impl Board {
     pub(super) fn new(watch: Option<&Watch<'_>>, users_requested: u32, threads: usize) -> Self {
         let Some(watch) = watch else { return Self::default() };
         let parts = (0..threads).map(|_| Mutex::default()).collect();
-        Self { trends: watch.trends.to_vec(), users_requested, parts }
+        let trends = watch.trends.iter().map(|name| (*name).to_owned()).collect();
+        Self { trends, users_requested, parts }
     }
 
     pub(super) fn is_watched(&self) -> bool {
@@ -86,9 +103,10 @@ impl Board {
             bytes_received: recorder.bytes_received,
             trends: named
                 .iter()
-                .filter(|(name, _)| self.trends.contains(name))
-                .map(|&(name, trend)| (name, trend.clone()))
+                .filter(|(name, _)| self.trends.iter().any(|wanted| wanted == name))
+                .map(|&(name, trend)| RunningTrend { name: Cow::Borrowed(name), trend: trend.clone() })
                 .collect(),
+            is_partial: false,
         };
         *part.lock().unwrap_or_else(PoisonError::into_inner) = Some(running);
     }
@@ -109,18 +127,32 @@ impl Board {
 }
 
 impl Running {
+    /// Adds the figures of another machine, with its users. Both have the same trends in the same order.
+    pub(crate) fn unite(&mut self, other: &Self) {
+        self.add(other);
+        self.users = self.users.saturating_add(other.users);
+        self.users_requested = self.users_requested.saturating_add(other.users_requested);
+    }
+
+    /// Adds the figures of another thread. Counts from another machine may be anything, and must not overflow.
     fn add(&mut self, other: &Self) {
         // The longest, so that no rate is overstated.
         self.measured = self.measured.max(other.measured);
-        self.requests += other.requests;
-        self.failed += other.failed;
-        self.iterations += other.iterations;
-        self.checks = [self.checks[0] + other.checks[0], self.checks[1] + other.checks[1]];
-        self.dropped += other.dropped;
-        self.bytes_sent += other.bytes_sent;
-        self.bytes_received += other.bytes_received;
-        for ((_, mine), (_, theirs)) in self.trends.iter_mut().zip(&other.trends) {
-            mine.add(theirs).expect("histograms of equal bounds");
+        for (mine, theirs) in [
+            (&mut self.requests, other.requests),
+            (&mut self.failed, other.failed),
+            (&mut self.iterations, other.iterations),
+            (&mut self.dropped, other.dropped),
+            (&mut self.bytes_sent, other.bytes_sent),
+            (&mut self.bytes_received, other.bytes_received),
+        ]
+        .into_iter()
+        .chain(self.checks.iter_mut().zip(other.checks))
+        {
+            *mine = mine.saturating_add(theirs);
+        }
+        for (mine, theirs) in self.trends.iter_mut().zip(&other.trends) {
+            mine.trend.add(&theirs.trend).expect("histograms of equal bounds, as decoded");
         }
     }
 }
@@ -197,8 +229,8 @@ mod tests {
         assert_eq!((merged.users, merged.users_requested), (7, 9));
         assert_eq!((merged.bytes_sent, merged.bytes_received), (12, 16));
         assert_eq!(merged.measured, Duration::from_nanos(2 * SECOND + 1000));
-        let [(name, trend)] = &merged.trends[..] else { panic!("{:?}", merged.trends) };
-        assert_eq!((*name, trend.len()), ("http_req_total_duration", 4));
+        let [RunningTrend { name, trend }] = &merged.trends[..] else { panic!("{:?}", merged.trends) };
+        assert_eq!((name.as_ref(), trend.len()), ("http_req_total_duration", 4));
         assert!(trend.max().abs_diff(40_000) <= 40);
     }
 

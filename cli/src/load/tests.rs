@@ -334,8 +334,8 @@ fn a_judge_ends_the_run_by_the_figures_so_far() {
     assert!(first.measured >= millis(1000) && second.measured > first.measured);
     assert!(second.measured <= recording.measured, "{:?} of {:?}", second.measured, recording.measured);
     for running in &seen {
-        let [(name, trend)] = &running.trends[..] else { panic!("{:?}", running.trends) };
-        assert_eq!((*name, trend.len()), ("http_req_waiting", running.requests));
+        let [told] = &running.trends[..] else { panic!("{:?}", running.trends) };
+        assert_eq!((told.name.as_ref(), told.trend.len()), ("http_req_waiting", running.requests));
         assert_eq!((running.failed, running.users, running.users_requested), (0, 3, 3));
     }
     assert!(!recording.heartbeat.is_empty() && recording.withheld.steal_share.is_some());

@@ -7,10 +7,11 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
+use super::http_version::HttpVersion;
 use super::setting::{Merge, Setting};
 use super::steps::{Stages, Steps};
 use super::thresholds::CriteriaLayer;
-use super::types::{Backend, DeployTarget, Durability, HttpVersion, ScenarioKind};
+use super::types::{Backend, DeployTarget, Durability, ScenarioKind};
 use super::units::{Rate, Size, Span, Whole};
 
 impl Merge for String {}
@@ -189,6 +190,9 @@ section! {
         duration: Span,
         /// When a request counts as failed (1ms to 10m).
         timeout: Span,
+        /// Make the load on these machines, each with a `scalekit agent`: `HOST:PORT` of each (1 to 100). The users are
+        /// dealt out to them. When left out, this machine makes the load.
+        agents: Vec<String>,
         /// Threads of the load generator; chosen from the cores, when left out (1 to 1024).
         threads: Whole,
     }

@@ -3,8 +3,10 @@
 //! Each layer (built-in, file, command line) is read from its own text into a partial, strict struct, so that
 //! an error names file, line, column and key; then the layers are merged, resolved and checked.
 
+mod agents;
 mod contradictions;
 mod error;
+mod http_version;
 mod layer;
 mod locate;
 mod model;
@@ -18,13 +20,14 @@ mod text;
 mod thresholds;
 mod types;
 mod units;
+mod written;
 
+pub(crate) use agents::AgentAddress;
 pub(crate) use error::ProfileError;
+pub(crate) use http_version::HttpVersion;
 pub(crate) use layer::{Headers, Layer};
 pub(crate) use steps::{StageText, Stages};
-pub(crate) use types::{
-    Backend, CriterionSpec, Deploy, Durability, HttpVersion, Load, Profile, ScenarioKind, StepSpec,
-};
+pub(crate) use types::{Backend, CriterionSpec, Deploy, Durability, Load, Profile, ScenarioKind, StepSpec};
 pub(crate) use units::Whole;
 
 /// Loads a profile: a built-in name or a file (which wins), over what it extends, under the command line's

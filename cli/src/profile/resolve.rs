@@ -280,6 +280,7 @@ impl Resolver<'_> {
             warmup: self.span(&key("warmup"), &layer.warmup, Duration::ZERO..=HOUR)?,
             duration: self.span(&key("duration"), &layer.duration, SECOND..=24 * HOUR)?,
             timeout: self.span(&key("timeout"), &layer.timeout, MS..=10 * MINUTE)?,
+            agents: self.agents(&layer.agents)?,
             threads: self.optional(&key("threads"), &layer.threads, 1..=1024)?,
         };
         self.model(&mut load)?;

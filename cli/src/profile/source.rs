@@ -188,9 +188,10 @@ fn flag(path: &[&str]) -> String {
     let name = match path {
         ["criteria", ..] => "threshold",
         ["load", "think_time"] => "think",
+        ["deploy", "api_threads"] => "threads",
         ["load", "stages"] => "stage",
+        ["load", "agents", ..] => "agents",
         ["load", "request", "headers", ..] => "header",
-        ["load", "transactions", key] => return format!("--{}", key.replace('_', "-")),
         [.., key] => return format!("--{}", key.replace('_', "-")),
         [] => return "command line".to_owned(),
     };

@@ -225,6 +225,17 @@ fn errors_name_place_key_and_expectation() {
         ("load: {http: spdy}\n", "load.http: expected auto, 1.1 or 2, found string \"spdy\""),
         ("load: {local_ips: [127.0.0.2, here]}\n", "load.local_ips: expected an IP address, or a range"),
         ("load: {local_ips: 127.0.0.2}\n", "x.yaml:1:19: load.local_ips: expected a"),
+        ("load: {agents: []}\n", "x.yaml:1:16: load.agents: expected 1 to 100 agents, found 0"),
+        (
+            "load:\n  agents: ['10.0.0.1:7420', '10.0.0.2']\n",
+            "x.yaml:2:29: load.agents.1: expected HOST:PORT, found \"10.0.0.2\"",
+        ),
+        (
+            "load: {agents: ['Node:1', 'h:1', ' node:1']}\n",
+            "x.yaml:1:34: load.agents.2: the agent node:1 is named twice",
+        ),
+        ("load: {agents: 'h:1'}\n", "x.yaml:1:16: load.agents: expected a list"),
+        ("load: {agents_token: secret}\n", "unknown key `agents_token`"),
         ("load: {connection_reuse: maybe}\n", "load.connection_reuse: expected a boolean"),
         ("load: {tls: {ca: ''}}\n", "load.tls.ca: expected the path of a file"),
         ("load: {url: ftp://x}\n", "expected a URL such as http://host:port, found \"ftp://x\""),
@@ -300,6 +311,11 @@ fn errors_from_the_command_line_name_the_flag() {
     assert!(error.starts_with("--vus: load.vus: expected 1 to 1000000, found 0"), "{error}");
 
     let mut flags = Layer::default();
+    flags.deploy.section().api_threads = Some(Whole(0)).into();
+    let error = load("local", flags).unwrap_err().to_string();
+    assert!(error.starts_with("--threads: deploy.api_threads: expected 1 to 1024, found 0"), "{error}");
+
+    let mut flags = Layer::default();
     flags.deploy.section().redis_url = Some("redis://h".to_owned()).into();
     let error = load("local", flags).unwrap_err().to_string();
     assert!(error.starts_with("--redis-url: deploy.redis_url: has no use"), "{error}");
@@ -308,6 +324,41 @@ fn errors_from_the_command_line_name_the_flag() {
     assert!(error.contains("lcoal: there is no such profile\nhelp: did you mean `local`?"), "{error}");
     assert!(threshold_flag("p(95)").is_err() && threshold_flag("=x").is_err());
     assert_eq!(threshold_flag("a=p(95)<=5").unwrap().expression, "p(95)<=5");
+}
+
+#[test]
+fn agents_of_the_command_line_win_and_each_has_its_place() {
+    let text = "load:\n  agents:\n    - 10.0.0.1:7420\n    - ' [::1]:1'\n";
+    let profile = load_text(text).unwrap();
+    let seen = |profile: &Profile| -> Vec<_> {
+        let agents = profile.load.agents.iter();
+        // Without the folder, whose name differs each time.
+        let place = |location: &str| location.rsplit('/').next().unwrap().to_owned();
+        agents.map(|agent| format!("{} {}", place(&agent.location), agent.address)).collect()
+    };
+    assert_eq!(seen(&profile), ["x.yaml:3:7 10.0.0.1:7420", "x.yaml:4:7 [::1]:1"]);
+    let again = load_text(&serde_json::to_string(&profile).unwrap()).unwrap();
+    let addresses = |profile: &Profile| -> Vec<_> {
+        profile.load.agents.iter().map(|agent| agent.address.clone()).collect()
+    };
+    assert_eq!(addresses(&again), addresses(&profile));
+
+    let flags = |agents: &[&str]| {
+        let mut flags = Layer::default();
+        let agents: Vec<_> = agents.iter().map(|&agent| agent.to_owned()).collect();
+        flags.load.section().agents = Some(agents).into();
+        flags
+    };
+    assert_eq!(seen(&load_files(&[("x.yaml", text)], flags(&["h:1"])).unwrap()), ["--agents h:1"]);
+    assert_eq!(seen(&load_text("load: {agents: null}\n").unwrap()), <[String; 0]>::default());
+    for (agents, expected) in [
+        (vec!["h"], "--agents: load.agents.0: expected HOST:PORT, found \"h\""),
+        (vec!["h:1", "h:1"], "--agents: load.agents.1: the agent h:1 is named twice"),
+        (vec!["h:1"; 101], "--agents: load.agents: expected 1 to 100 agents, found 101"),
+    ] {
+        let error = load("local", flags(&agents)).unwrap_err().to_string();
+        assert!(error.starts_with(expected), "{error}");
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ fn failures(threshold: &str) -> String {
 }
 
 /// Answers so many requests well, and no more.
-fn failing_after(good: usize) -> WebServer {
+pub(crate) fn failing_after(good: usize) -> WebServer {
     WebServer::answering(move |before| if before < good { "200 OK" } else { "503 Service Unavailable" })
 }
 

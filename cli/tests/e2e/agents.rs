@@ -1,10 +1,12 @@
 //! Load from several agents: one report, exact, audited; and what is said when one of them is not what it should be.
 
 use std::fs;
+use std::process::Command;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::abort::failing_after;
 use crate::run::{expect_audited, expect_valid};
 use crate::sandbox::{Running, Sandbox, free_port, wait_for};
 use crate::web::WebServer;
@@ -98,6 +100,54 @@ fn writes_of_two_agents_are_audited() {
 }
 
 #[test]
+fn a_run_whose_profile_names_agents_is_made_by_them() {
+    let sandbox = Sandbox::new();
+    let (agents, _) = two_agents(&sandbox);
+    let changes = format!("load: {{agents: ['{}', '{}']}}", agents[0].address, agents[1].address);
+    let profile = sandbox.profile("named", &changes);
+    let with_token = |mut command: Command| {
+        command.env("SCALEKIT_AGENTS_TOKEN_FILE", "token");
+        sandbox.run(command)
+    };
+    let output = with_token(sandbox.command(&["run", "-p", &profile])).expect(0);
+    let report = sandbox.report();
+    expect_valid(&report);
+    expect_audited(&report);
+    let addresses: Vec<_> = agents.iter().map(|agent| agent.address.as_str()).collect();
+    assert_eq!(rows(&report).iter().map(|row| &row["address"]).collect::<Vec<_>>(), addresses);
+    assert_eq!(sum(&report, "requests"), report["metrics"]["http_reqs"]["values"]["count"].as_f64().unwrap());
+    assert_eq!(report["profile"]["load"]["agents"], Value::from(addresses.clone()));
+    assert!(!report.to_string().contains(TOKEN) && !output.stderr.contains(TOKEN));
+
+    // Of the command line, one only; and `bench` takes them from the profile, too.
+    let server = WebServer::start("200 OK");
+    let url = ["bench", "-p", &profile, "--url", &server.url, "-d", "1s", "--json"];
+    for (more, expected) in [(&[][..], &addresses[..]), (&["--agents", addresses[1]], &addresses[1..])] {
+        let output = with_token(sandbox.command(&[&url[..], more].concat())).expect(0);
+        let report: Value = serde_json::from_str(&output.stdout).unwrap();
+        assert_eq!(rows(&report).iter().map(|row| &row["address"]).collect::<Vec<_>>(), expected);
+    }
+}
+
+#[test]
+fn a_run_is_refused_before_it_deploys_when_its_agents_are_of_no_use() {
+    let sandbox = Sandbox::new();
+    let absent = format!("127.0.0.1:{}", free_port());
+    let profile = sandbox.profile("absent", &format!("load: {{agents: ['{absent}']}}"));
+    let output = sandbox.scalekit(&["run", "-p", &profile]).expect(1);
+    let output = output.says(&[&absent, "cannot be reached", "load.agents"]);
+    assert!(!output.stderr.contains("starting the service"), "{}", output.stderr);
+    assert!(!sandbox.state().exists() && sandbox.folders().is_empty());
+    // A service that is up already is known to be out of reach, too.
+    let local = sandbox.profile("local", "");
+    sandbox.scalekit(&["deploy", "-p", &local]).expect(0);
+    let bench = ["bench", "-p", &local, "--agents", "192.0.2.1:7420"];
+    sandbox.scalekit(&bench).expect(104).says(&["--agents: load.agents: 192.0.2.1:7420", "deploy.listen"]);
+    sandbox.scalekit(&["deploy", "down", "-p", &local]).expect(0);
+    sandbox.expect_clean();
+}
+
+#[test]
 fn agents_that_cannot_be_used_are_named_before_any_load() {
     let (sandbox, server) = (Sandbox::new(), WebServer::start("200 OK"));
     let profile = sandbox.profile("refused", LONG);
@@ -109,7 +159,7 @@ fn agents_that_cannot_be_used_are_named_before_any_load() {
     };
     let both = flags(&one.address, &absent);
     refused(&both, &[]).expect(1).says(&[&absent, "cannot be reached", "scalekit agent"]);
-    refused(&flags(&one.address, &one.address), &[]).expect(1).says(&["named twice"]);
+    refused(&flags(&one.address, &one.address), &[]).expect(104).says(&["--agents", "named twice"]);
     let web = server.url.trim_start_matches("http://");
     refused(&flags(&one.address, web), &[]).expect(1).says(&[web, "no agent of scalekit"]);
     refused(&flags(&one.address, "nonsense"), &[]).expect(104).says(&["--agents", "HOST:PORT", "nonsense"]);
@@ -212,4 +262,51 @@ fn an_agent_gives_up_a_coordinator_that_died() {
     run.wait();
     agents.iter_mut().for_each(|agent| agent.process.wait_to_say("idle again"));
     sandbox.scalekit(&bench(&profile, &flags, &["--url", &server.url, "--duration", "1s"])).expect(0);
+}
+
+/// What the agents have measured together is judged, and all of them stop.
+#[test]
+fn a_criterion_that_fails_ends_the_load_of_all_agents() {
+    let (sandbox, server) = (Sandbox::new(), failing_after(150));
+    let (_agents, flags) = two_agents(&sandbox);
+    let changes = format!(
+        "{LONG}
+criteria:
+  http_req_total_duration: [{{threshold: 'p(95)<60000', abortOnFail: true}}]
+  http_req_failed: [{{threshold: rate<0.3, abortOnFail: true, delayAbortEval: 3s}}]
+"
+    );
+    let profile = sandbox.profile("judged", &changes);
+    let output = sandbox.scalekit(&bench(&profile, &flags, &["--url", &server.url])).expect(99);
+    output.says(&["ended early: http_req_failed: rate<0.3 failed with", "(abortOnFail)"]);
+    let report = sandbox.report();
+    expect_valid(&report);
+    assert_eq!((&report["run"]["interrupted"], &report["verdict"]["aborted"]), (&false.into(), &true.into()));
+    let aborted = &report["run"]["aborted"];
+    assert_eq!((&aborted["metric"], &aborted["expression"]), (&"http_req_failed".into(), &"rate<0.3".into()));
+    assert!(aborted["observed"].as_f64().unwrap() >= 0.3 && aborted["at_s"].as_f64().unwrap() >= 3.0);
+    assert!(report["load"]["achieved"]["measured_s"].as_f64() >= aborted["at_s"].as_f64(), "{report}");
+    assert!(rows(&report).iter().all(|row| row["problem"].is_null()), "{}", report["agents"]);
+    // All are free again.
+    let sound = WebServer::start("200 OK");
+    let again = bench(&profile, &flags, &["--url", &sound.url, "--duration", "1s", "-o", "again"]);
+    sandbox.scalekit(&again).expect(0);
+}
+
+#[test]
+fn what_does_not_fail_or_does_not_ask_for_it_cuts_no_agent_short() {
+    let (sandbox, server) = (Sandbox::new(), failing_after(0));
+    let (_agents, flags) = two_agents(&sandbox);
+    // Judged twice while it lasts.
+    let changes = "load: {duration: 5s}
+criteria:
+  http_req_total_duration: [{threshold: 'p(95)<60000', abortOnFail: true}]
+  http_req_failed: [{threshold: rate<0.3}, {threshold: rate<0.2, abortOnFail: true, delayAbortEval: 1m}]
+";
+    let profile = sandbox.profile("patient", changes);
+    sandbox.scalekit(&bench(&profile, &flags, &["--url", &server.url])).expect(99);
+    let report = sandbox.report();
+    expect_valid(&report);
+    assert_eq!(report["load"]["achieved"]["measured_s"], 5.0);
+    assert_eq!((&report["run"]["aborted"], &report["verdict"]["aborted"]), (&Value::Null, &false.into()));
 }

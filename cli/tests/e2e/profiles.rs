@@ -24,6 +24,10 @@ fn a_broken_profile_is_refused_with_file_line_and_column() {
         ("load:\n  vus: 0\n", ["bad.yaml:2:8", "vus", "0"]),
         ("load:\n  duration: 2s\n  think_time: 3s\n", ["bad.yaml:3:15", "think_time", "2s"]),
         ("deploy:\n  redis_url: redis://h\n", ["bad.yaml:2:14", "redis_url", "redis-mongo"]),
+        ("load:\n  agents: [h:1, nonsense]\n", ["bad.yaml:2:17", "nonsense", "HOST:PORT"]),
+        ("load:\n  agents: [h:1, h:1]\n", ["bad.yaml:2:17", "h:1", "named twice"]),
+        ("load:\n  agents: []\n", ["bad.yaml:2:11", "load.agents", "null"]),
+        ("load:\n  agents: [10.0.0.1:1]\n", ["bad.yaml:2:12", "127.0.0.1:0", "deploy.listen"]),
         ("load: {vus: 1\n", ["bad.yaml:", "help:", "YAML"]),
         (
             "criteria:\n  http_req_duratoin: ['p(95)<1']\n",
@@ -51,6 +55,8 @@ fn a_broken_flag_is_refused() {
     for (flags, words) in [
         (["--duration", "10"], ["--duration", "unit"]),
         (["--vus", "0"], ["vus", "0"]),
+        (["--agents", "h:1,h"], ["--agents", "HOST:PORT"]),
+        (["--agents", "10.0.0.1:1"], ["--agents", "deploy.listen"]),
         (["--backend", "oracle"], ["--backend", "redis-mongo"]),
     ] {
         refused("{}", &flags).says(&words);
