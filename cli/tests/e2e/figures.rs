@@ -97,6 +97,15 @@ impl Figures {
         self.buckets(metric).iter().filter(|(ms, _)| (low..high).contains(ms)).map(|(_, count)| count).sum()
     }
 
+    /// What all samples of a trend add up to, in ms: at least and at most. They are rounded to a microsecond, and then
+    /// to three digits: a bucket is a thousandth wide.
+    #[track_caller]
+    pub(crate) fn sum(&self, metric: &str) -> (f64, f64) {
+        let buckets = self.buckets(metric);
+        let sum = |of: fn(f64) -> f64| buckets.iter().map(|(ms, count)| of(*ms) * *count as f64).sum();
+        (sum(|ms| 0.999 * ms - 0.0015), sum(|ms| ms + 0.0005))
+    }
+
     /// `(upper end in ms, samples)`, ascending.
     #[track_caller]
     fn buckets(&self, metric: &str) -> Vec<(f64, u64)> {
