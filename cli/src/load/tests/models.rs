@@ -52,10 +52,10 @@ fn arrivals_that_wait_longer_than_the_timeout_are_dropped() {
 #[test]
 fn a_pace_is_kept_from_the_intended_start() {
     let server = Server::answering(OK, millis(20));
-    let plan = Plan { arrivals: Arrivals::Every(millis(100)), ..plan(server.address, 0, 1000) };
+    let plan = Plan { arrivals: Arrivals::Every(millis(250)), ..plan(server.address, 0, 2500) };
     let recording = record(&plan);
-    // Three users, ten iterations each; the pace does not stretch by the 20 ms of the response.
-    assert!(recording.requests <= 30);
+    // Three users, ten iterations each; the pace does not stretch by the 20 ms of the response. Of those that a user
+    // cannot start before the end, one is counted, so a standstill of two paces at the end would show here.
     assert_eq!(recording.requests + recording.dropped, 30, "{} dropped", recording.dropped);
 }
 
