@@ -179,6 +179,45 @@ fn expect_time_outs(plan: &Plan, recording: &Recording) {
     assert!(waited >= timeout * recording.requests as f64, "{waited} µs of {} requests", recording.requests);
 }
 
+/// Runs a test, by its whole name, in a process of its own, where no other test takes memory; true in that process, where
+/// it is to go on.
+fn alone(test: &str) -> bool {
+    const MARK: &str = "SCALEKIT_TEST_ALONE";
+    if std::env::var_os(MARK).is_some_and(|name| name == *test) {
+        return true;
+    }
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    let output = command.args(["--exact", test, "--nocapture"]).env(MARK, test).output().unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && stdout.contains("1 passed"), "{test} alone:\n{stdout}\n{stderr}");
+    false
+}
+
+/// Does something, and tells by how much this process's anonymous memory grew meanwhile at most, as seen every few
+/// milliseconds.
+fn growth_during<T>(work: impl FnOnce() -> T) -> (T, u64) {
+    let anonymous = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
+    };
+    let (before, over) = (anonymous(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut most = before;
+            while !over.load(Ordering::SeqCst) {
+                most = most.max(anonymous());
+                std::thread::sleep(millis(5));
+            }
+            most.max(anonymous()) - before
+        });
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        over.store(true, Ordering::SeqCst);
+        let growth = watch.join().unwrap();
+        outcome.map_or_else(|panic| std::panic::resume_unwind(panic), |value| (value, growth))
+    })
+}
+
 /// Waits until a condition holds that does not depend on how fast this machine is.
 fn wait_until(what: &str, condition: impl Fn() -> bool) {
     let start = Instant::now();
