@@ -222,8 +222,7 @@ fn an_answer_may_overtake_the_request() {
         let mut first = [0; 1000];
         std::io::Read::read_exact(&mut peer.stream, &mut first).unwrap();
         peer.reply("HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n");
-        // Takes no more: the rest of the request can never be sent. The client is the first to close, and the
-        // server reads up to there only once it has.
+        // Takes no more: the rest of the request can never be sent.
         std::thread::sleep(millis(300));
     });
     let scenario = Scenario::request("POST", vec![], &"0".repeat(20_000_000));
