@@ -172,8 +172,10 @@ impl<'a> Agenda<'a> {
     /// The time to start anything is over: counts what was due and has not been started.
     pub(super) fn drop_rest(&mut self) {
         for Reverse((due, slot)) in self.due.drain() {
-            let is_start = self.users[slot as usize].job.step == 0;
-            self.dropped += u64::from(is_start && due < self.end);
+            if self.users[slot as usize].job.step == 0 {
+                let in_warmup = self.pacer.missed(due, self.measure_start);
+                self.dropped += self.pacer.missed(due, self.end).saturating_sub(in_warmup);
+            }
         }
         while let Some(at) = self.arrivals.at.take()
             && at < self.end

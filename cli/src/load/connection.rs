@@ -129,11 +129,11 @@ impl Connection {
         const HUNG_UP: EpollFlags =
             EpollFlags::EPOLLRDHUP.union(EpollFlags::EPOLLHUP).union(EpollFlags::EPOLLERR);
         let hung_up = flags.intersects(HUNG_UP);
-        let ready = Ready {
-            readable: hung_up || flags.contains(EpollFlags::EPOLLIN),
-            writable: flags.contains(EpollFlags::EPOLLOUT),
-            hung_up,
-        };
+        let readable = hung_up || flags.contains(EpollFlags::EPOLLIN);
+        self.on_readiness(io, Ready { readable, writable: flags.contains(EpollFlags::EPOLLOUT), hung_up })
+    }
+
+    fn on_readiness(&mut self, io: &mut Io<'_>, ready: Ready) -> Step {
         match &mut self.link {
             Link::Open(_) if self.busy => self.go_on(io, ready),
             Link::Open(client) => {
@@ -142,7 +142,7 @@ impl Connection {
                 }
                 Step::Pending
             }
-            Link::Connecting(_) => self.on_connect_event(io, ready.writable),
+            Link::Connecting(_) => self.on_connect_event(io, ready),
             Link::Handshaking(stream) => {
                 stream.on_readable(ready.hung_up);
                 self.shake_hands(io)
@@ -219,12 +219,16 @@ impl Connection {
         Ok((TcpStream::from(socket), connected))
     }
 
-    fn on_connect_event(&mut self, io: &mut Io<'_>, writable: bool) -> Step {
+    fn on_connect_event(&mut self, io: &mut Io<'_>, ready: Ready) -> Step {
         let Link::Connecting(stream) = std::mem::replace(&mut self.link, Link::Closed) else {
             return Step::Pending;
         };
         match stream.take_error() {
-            Ok(None) if writable => self.on_connected(io, stream),
+            Ok(None) if ready.writable => match self.on_connected(io, stream) {
+                // What the server said first, or its end, may be told with the connection: no event tells it again.
+                Step::Pending if ready.readable => self.on_readiness(io, ready),
+                step => step,
+            },
             Ok(None) => {
                 self.link = Link::Connecting(stream);
                 Step::Pending
@@ -274,7 +278,13 @@ impl Connection {
                     return Step::Done(self.end(io, Outcome::Failed(Failure::TlsFailed)));
                 }
                 let now = io.clock.now();
-                self.open_client(io, Transport::Tls(stream), http2, now)
+                match self.open_client(io, Transport::Tls(stream), http2, now) {
+                    // What came along with the end of the handshake is with TLS already, and no event tells of it.
+                    Step::Pending => {
+                        self.go_on(io, Ready { readable: true, writable: false, hung_up: false })
+                    }
+                    step => step,
+                }
             }
             Ok(false) => {
                 self.link = Link::Handshaking(stream);

@@ -97,6 +97,17 @@ impl Pacer {
             Some(levels) => levels.next_above(user, due.max(over)).map(|at| if at > over { at } else { due }),
         }
     }
+
+    /// In the closed model, how many iterations a user has missed whose next one was due at `due`, when the run ends at
+    /// `end`. With a pause each would have waited for its predecessor, so it is one; and with stages nobody knows which of
+    /// the others would have been wanted.
+    pub(super) fn missed(&self, due: Nanos, end: Nanos) -> u64 {
+        match self.kind {
+            _ if due >= end => 0,
+            Kind::Every(every) if self.levels.is_none() => (end - 1 - due) / every.max(1) + 1,
+            _ => 1,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -134,6 +145,25 @@ mod tests {
             let due = [0, 1, users - 1].map(|user| pacer.first_due(user).unwrap() / MS);
             assert_eq!(due, expected, "{users} users, think {think:?}, warm-up {warmup:?}");
         }
+    }
+
+    #[test]
+    fn what_a_user_missed_depends_on_its_schedule() {
+        let every = Pacer::new(&Plan { arrivals: Arrivals::Every(ms(50)), ..any_plan() });
+        for (due, end, paced, thinking) in [
+            (100, 100, 0, 0),
+            (99, 100, 1, 1),
+            (50, 100, 1, 1),
+            (49, 100, 2, 1),
+            (0, 1000, 20, 1),
+            (1200, 1000, 0, 0),
+        ] {
+            assert_eq!(every.missed(due * MS, end * MS), paced, "{due} {end}");
+            assert_eq!(pacer(1, ms(50), Duration::ZERO).missed(due * MS, end * MS), thinking, "{due} {end}");
+        }
+        let stages = vec![Stage { duration: ms(1000), target: 1 }];
+        let staged = Pacer::new(&Plan { arrivals: Arrivals::Every(ms(50)), stages, ..any_plan() });
+        assert_eq!(staged.missed(0, 1000 * MS), 1);
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! A run of `scalekit bench` against a server of the tests, and the figures of its report.
 
+use std::fs;
+
 use serde_json::Value;
 
-use crate::sandbox::{Output, Sandbox};
+use crate::sandbox::{Output, Sandbox, wait_for};
 
 /// The figures of one report.
 pub(crate) struct Figures(Value);
@@ -19,6 +21,28 @@ pub(crate) fn bench(url: &str, flags: &[String]) -> Figures {
     let sandbox = Sandbox::new();
     let output = sandbox.scalekit(&command(&sandbox, url, flags));
     Figures::of(&sandbox, output)
+}
+
+/// The same, and the most anonymous memory that the program was seen to have, in bytes. What it reads from files, most
+/// of which is its own code, is as much as the page cache happens to map, and no memory that it takes.
+#[track_caller]
+pub(crate) fn bench_watched(url: &str, flags: &[String]) -> (Figures, u64) {
+    let sandbox = Sandbox::new();
+    let mut run = sandbox.start(sandbox.command(&command(&sandbox, url, flags)));
+    let mut most = 0;
+    wait_for("the end of a run", || {
+        most = most.max(anonymous_bytes(run.pid()).unwrap_or(0));
+        run.has_ended().then_some(())
+    });
+    assert!(most > 0, "the kernel does not tell RssAnon, or the run took no time");
+    (Figures::of(&sandbox, run.wait()), most)
+}
+
+/// proc_pid_status(5), since Linux 4.5. `None` of a process that has ended and is not reaped.
+fn anonymous_bytes(pid: i32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+    Some(line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024)
 }
 
 /// The arguments of such a run.
@@ -95,6 +119,15 @@ impl Figures {
     #[track_caller]
     pub(crate) fn samples_within(&self, metric: &str, low: f64, high: f64) -> u64 {
         self.buckets(metric).iter().filter(|(ms, _)| (low..high).contains(ms)).map(|(_, count)| count).sum()
+    }
+
+    /// What all samples of a trend add up to, in ms: at least and at most. They are rounded to a microsecond, and then
+    /// to three digits: a bucket is a thousandth wide.
+    #[track_caller]
+    pub(crate) fn sum(&self, metric: &str) -> (f64, f64) {
+        let buckets = self.buckets(metric);
+        let sum = |of: fn(f64) -> f64| buckets.iter().map(|(ms, count)| of(*ms) * *count as f64).sum();
+        (sum(|ms| 0.999 * ms - 0.0015), sum(|ms| ms + 0.0005))
     }
 
     /// `(upper end in ms, samples)`, ascending.

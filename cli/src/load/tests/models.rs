@@ -45,16 +45,16 @@ fn arrivals_that_wait_longer_than_the_timeout_are_dropped() {
     };
     let recording = record(&plan);
     assert_eq!(recording.requests + recording.dropped, 150);
-    assert!(recording.dropped >= 140, "{}", recording.dropped);
+    // One user takes at least 700 ms for each, so it starts three at most, and the first one always.
+    assert!((147..150).contains(&recording.dropped), "{}", recording.dropped);
 }
 
 #[test]
 fn a_pace_is_kept_from_the_intended_start() {
     let server = Server::answering(OK, millis(20));
-    let plan = Plan { arrivals: Arrivals::Every(millis(100)), ..plan(server.address, 0, 1000) };
+    let plan = Plan { arrivals: Arrivals::Every(millis(50)), ..plan(server.address, 0, 500) };
     let recording = record(&plan);
     // Three users, ten iterations each; the pace does not stretch by the 20 ms of the response.
-    assert!(recording.requests <= 30);
     assert_eq!(recording.requests + recording.dropped, 30, "{} dropped", recording.dropped);
 }
 
@@ -113,9 +113,7 @@ fn a_run_ends_after_its_iterations() {
             threads: 2,
             ..plan(server.address, 1, 60_000)
         };
-        plan.check().unwrap();
-        let recording = run(&plan, &AtomicBool::new(false), &mut |_| {}).unwrap();
-        check_consistency(&recording);
+        let recording = record(&plan);
         assert_eq!((recording.iterations, recording.dropped), (iterations, 0), "{arrivals:?}");
         assert_eq!(server.requests() - before, iterations);
         assert!(recording.elapsed < Duration::from_secs(50));
@@ -150,10 +148,7 @@ fn steps_follow_one_another_with_their_own_figures_and_checks() {
     };
     let scenario = Scenario::Steps(vec![login, order]);
     let plan = Plan { scenario, iterations: Some(12), ..plan(server.address, 5, 60_000) };
-    plan.check().unwrap();
-    let mut told = Told::default();
-    let recording = super::super::run(&plan, &AtomicBool::new(false), &mut told, None).unwrap();
-    expect_sums(&recording, &told);
+    let recording = record(&plan);
     assert_eq!((recording.iterations, recording.requests, server.requests()), (12, 24, 24));
     let [login, order] = &recording.steps[..] else { panic!("two steps") };
     assert_eq!((login.name.as_str(), login.requests, login.failed), ("login", 12, 0));

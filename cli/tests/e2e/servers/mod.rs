@@ -66,7 +66,12 @@ impl Server {
 
     /// Does nothing at all for so long, from the moment at which it gets to it.
     pub(crate) fn freeze(&self, duration: Duration) {
-        self.handle.spawn(async move { std::thread::sleep(duration) });
+        let log = Arc::clone(&self.log);
+        self.handle.spawn(async move {
+            let start = Instant::now();
+            std::thread::sleep(duration);
+            log.froze(start.elapsed());
+        });
     }
 }
 
@@ -105,6 +110,7 @@ async fn accept(listener: TcpListener, conduct: &Conduct, log: &Arc<Log>) {
 async fn serve(mut stream: TcpStream, conduct: &Conduct, log: &Log) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut buffer = Vec::new();
+    let mut last_answer = None;
     while request(&mut stream, &mut buffer).await? {
         let arrived = Instant::now();
         // The number is drawn under the lock, so that the log and the conduct count alike.
@@ -115,7 +121,9 @@ async fn serve(mut stream: TcpStream, conduct: &Conduct, log: &Log) -> std::io::
         if !act.delay.is_zero() {
             tokio::time::sleep(act.delay).await;
         }
-        log.answering(arrived.elapsed());
+        let answering = Instant::now();
+        log.answering(answering - arrived);
+        log.passed(answering - last_answer.replace(answering).unwrap_or(arrived));
         act.perform(&mut stream, log).await?;
         log.finished();
         match act.end {
