@@ -147,6 +147,12 @@ impl<'a> Agenda<'a> {
         Some(Start { slot, job, due })
     }
 
+    /// The same, if it is this user's turn.
+    pub(super) fn start_of(&mut self, slot: u32, now: Nanos) -> Option<Start> {
+        let Reverse((_, first)) = self.due.peek()?;
+        if *first == slot { self.start(now) } else { None }
+    }
+
     fn next_due(&mut self, now: Nanos) -> Option<(Nanos, u32)> {
         let Reverse((due, _)) = self.due.peek()?;
         if *due > now {

@@ -27,9 +27,8 @@ use super::scenario::RequestSource;
 use super::series::{Interval, IntervalRecorder, second_of};
 
 const TIMER_TOKEN: u64 = u64::MAX;
-const EVENTS_AT_ONCE: usize = 256;
-/// After so many starts in a row, responses get their turn.
-const STARTS_AT_ONCE: usize = 64;
+/// After so many responses in a row, starts get their turn, and the other way round: as many, so that neither piles up.
+const AT_ONCE: usize = 64;
 /// How soon a stop is noticed and live figures are renewed.
 const TICK_MILLIS: u8 = 50;
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -127,7 +126,7 @@ impl<'a> Worker<'a> {
         self.io.clock = clock;
         // Without it the kernel may delay the tick by 50 µs; the timer itself is exact either way.
         let _ = nix::sys::prctl::set_timerslack(1);
-        let mut events = [EpollEvent::empty(); EVENTS_AT_ONCE];
+        let mut events = [EpollEvent::empty(); AT_ONCE];
         let interrupted = loop {
             let now = self.io.clock.now();
             self.keep_time(now);
@@ -146,7 +145,8 @@ impl<'a> Worker<'a> {
                 Err(Errno::EINTR) => 0,
                 Err(errno) => return Err(errno.into()),
             };
-            // Events come first: a connection that the server closed meanwhile must not be used again.
+            // Events come first: a connection that the server closed meanwhile must not be used again. Only the one that an
+            // event was of goes on at once: what is said of it is known, and its socket is still in the processor's caches.
             for event in &events[..count] {
                 self.on_event(event);
             }
@@ -212,7 +212,11 @@ impl<'a> Worker<'a> {
         let connection = &mut self.connections[slot as usize];
         if connection.is_generation(generation) {
             let step = connection.on_event(&mut self.io, event.events());
-            self.take(slot, step);
+            if let Some(now) = self.take(slot, step)
+                && let Some(start) = self.agenda.start_of(slot, now)
+            {
+                self.begin(start, now);
+            }
         }
     }
 
@@ -236,24 +240,35 @@ impl<'a> Worker<'a> {
 
     fn start_due(&mut self) {
         let mut now = self.io.clock.now();
-        for _ in 0..STARTS_AT_ONCE {
-            let Some(Start { slot, job, due }) = self.agenda.start(now) else { return };
-            self.in_flight.push(slot, now.saturating_add(self.timeout));
-            let connection = &mut self.connections[slot as usize];
-            let step = connection.begin(&mut self.io, job, due, now);
-            // The end of this send is the start of the next one: one look at the clock for both.
-            now = connection.sent_at().unwrap_or_else(|| self.io.clock.now());
-            self.take(slot, step);
+        for _ in 0..AT_ONCE {
+            let Some(start) = self.agenda.start(now) else { return };
+            now = self.begin(start, now);
         }
     }
 
-    fn take(&mut self, slot: u32, step: Step) {
+    /// Begins a request; returns the time after that.
+    fn begin(&mut self, Start { slot, job, due }: Start, now: Nanos) -> Nanos {
+        self.in_flight.push(slot, now.saturating_add(self.timeout));
+        let connection = &mut self.connections[slot as usize];
+        let step = connection.begin(&mut self.io, job, due, now);
+        // The end of this send is the start of the next one: one look at the clock for both.
+        let after = connection.sent_at().unwrap_or_else(|| self.io.clock.now());
+        self.take(slot, step);
+        after
+    }
+
+    /// Returns when the request ended, if it is over.
+    fn take(&mut self, slot: u32, step: Step) -> Option<Nanos> {
         match step {
             Step::Pending => {}
             Step::Again if self.unfinished_reads.contains(&slot) => {}
             Step::Again => self.unfinished_reads.push_back(slot),
-            Step::Done(exchange) => self.settle(slot, &exchange),
+            Step::Done(exchange) => {
+                self.settle(slot, &exchange);
+                return Some(exchange.times.ended);
+            }
         }
+        None
     }
 
     /// A request is over: record it, and find out when its user goes on.
