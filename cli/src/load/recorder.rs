@@ -244,7 +244,7 @@ impl Recorder {
         add_up(&mut self.trends.duration, latencies.duration());
     }
 
-    /// Brings all trends up to date.
+    /// Brings all trends up to date. All requests so far must be in seconds that were absorbed.
     pub(super) fn derive(&mut self) {
         let trends = &mut self.trends;
         for trend in [&mut trends.blocked, &mut trends.connecting, &mut trends.tls_handshaking] {

@@ -355,6 +355,36 @@ fn a_judge_ends_the_run_by_the_figures_so_far() {
     assert!(!recording.heartbeat.is_empty() && recording.withheld.steal_share.is_some());
 }
 
+/// A request may end a second before it is recorded itself: neither the figures nor what follows from them take in the
+/// next second's.
+#[test]
+fn the_figures_so_far_are_of_whole_seconds_even_if_all_requests_fail() {
+    const TRENDS: [&str; 4] = [
+        "http_req_total_duration",
+        "http_req_total_duration{expected_response:true}",
+        "http_req_total_duration{expected_response:false}",
+        "http_req_blocked",
+    ];
+    let server = Server::answering("HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", Duration::ZERO);
+    let mut seen = Vec::new();
+    let mut judge = |running: &Running| {
+        seen.push(running.clone());
+        if seen.len() == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let watch = Watch { trends: &TRENDS, judge: &mut judge };
+    // No pause, so that a second ends while an answer is awaited, and not between two requests.
+    let plan = plan(server.address, 0, 600_000);
+    let recording = super::run(&plan, &AtomicBool::new(false), &mut Ticks(&mut |_| {}), Some(watch)).unwrap();
+    check_consistency(&recording);
+    for running in &seen {
+        let lengths: Vec<_> = running.trends.iter().map(|told| (&*told.name, told.trend.len())).collect();
+        let all = running.requests;
+        assert!(all > 0 && running.failed == all, "{} of {all}", running.failed);
+        assert_eq!(lengths, TRENDS.into_iter().zip([all, 0, all, all]).collect::<Vec<_>>());
+    }
+    assert_eq!(seen.len(), 2);
+}
+
 #[test]
 fn a_display_that_panics_does_not_leave_the_run_going() {
     let server = Server::answering(OK, Duration::ZERO);

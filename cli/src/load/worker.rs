@@ -259,6 +259,8 @@ impl<'a> Worker<'a> {
     /// A request is over: record it, and find out when its user goes on.
     fn settle(&mut self, slot: u32, exchange: &Exchange) {
         let Exchange { times, outcome, .. } = exchange;
+        // First: a second that is over is handed on with what was recorded in it, and this request is not of it.
+        self.advance_series(times.ended);
         self.in_flight.remove(slot);
         let fate = outcome.fate(self.io.source.acknowledgement(), exchange.bytes_sent > 0);
         self.ledgers[slot as usize].push(fate);
@@ -278,7 +280,6 @@ impl<'a> Worker<'a> {
             let met = checks.map(|check| check.is_met(status, exchange.body_has));
             self.recorder.record(exchange, step, met);
         }
-        self.advance_series(times.ended);
         // Seconds of the measured part hold measured requests only, so that they add up to the totals.
         if measured || times.ended < self.measure_start {
             self.interval.record(times, step, outcome.failed());
