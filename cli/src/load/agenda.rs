@@ -22,7 +22,7 @@ pub(super) struct Agenda<'a> {
     /// In the open model: users without an iteration, and the next arrival of this thread's.
     idle: Vec<u32>,
     arrivals: ArrivalCursor,
-    /// Iterations that may still be started.
+    /// Iterations that may still be started. Each thread has one at first ([`Plan::worker_threads`]).
     quota: Option<u64>,
     /// How long an arrival waits for a user.
     timeout: Nanos,
@@ -90,7 +90,7 @@ impl<'a> Agenda<'a> {
             users,
             due,
             idle,
-            quota: plan.iterations.map(|all| all.saturating_sub(first).div_ceil(stride)),
+            quota: plan.iterations.map(|all| share.among(all)),
             timeout: nanos(plan.timeout),
             measure_start,
             end: measure_start.saturating_add(nanos(plan.duration)),

@@ -253,6 +253,10 @@ impl Plan {
         }
         self.share.check(self.users)?;
         self.check_model()?;
+        if let Some(all) = self.iterations.filter(|&all| self.share.among(all) == 0) {
+            let expected = format!("at most one machine an iteration, {all}");
+            return Err(PlanError::invalid("the number of machines", self.share.step, expected));
+        }
         scenario::check(self)?;
         let mut source = RequestSource::new(self)?;
         for step in (0u16..).take(self.scenario.step_names().len()) {
@@ -319,9 +323,11 @@ impl Plan {
         (0..steps).map(|step| self.scenario.checks(step).len()).collect()
     }
 
-    /// Threads that have at least one user.
+    /// Threads that have at least one user and one iteration.
     pub(super) fn worker_threads(&self) -> usize {
-        self.threads.min(self.own_users() as usize).max(1)
+        let iterations = self.iterations.map_or(u64::MAX, |all| self.share.among(all));
+        let most = iterations.min(self.own_users().into());
+        self.threads.min(usize::try_from(most).unwrap_or(usize::MAX)).max(1)
     }
 }
 
@@ -338,6 +344,10 @@ mod tests {
     fn a_sound_plan_passes_and_starts_no_idle_threads() {
         plan().check().unwrap();
         assert_eq!(plan().worker_threads(), 1);
+        let plan = Plan { users: 9, iterations: Some(3), ..plan() };
+        assert_eq!((plan.worker_threads(), plan.share(1, 2).worker_threads()), (3, 1));
+        let none_left = plan.share(3, 4).check_bounds().unwrap_err().to_string();
+        assert!(none_left.contains("at most one machine an iteration, 3"), "{none_left}");
     }
 
     #[test]

@@ -102,6 +102,9 @@ fn a_run_ends_after_its_iterations() {
     for (iterations, users, arrivals) in [
         (50, 3, Arrivals::Think),
         (2, 3, Arrivals::Think),
+        // Fewer than threads.
+        (1, 3, Arrivals::Think),
+        (1, 3, Arrivals::Rate(500)),
         (50, 3, Arrivals::Rate(500)),
         (7, 3, Arrivals::Every(millis(5))),
     ] {
