@@ -78,8 +78,8 @@ pub(crate) struct Recording {
     pub(crate) cut_short: bool,
     /// Requests in flight when the run was stopped; in the ledger, but in no other figure.
     pub(crate) aborted: u64,
-    /// Iterations due in the measured part that were not started: no user was free in time, or the generator was too
-    /// late.
+    /// Iterations due in the measured part that were not started: no user was free in time, the generator was too late,
+    /// or nobody had listened a moment ago.
     pub(crate) dropped: u64,
     /// CPU time over wall time of the busiest generator thread, 0 to 1.
     pub(crate) busiest_thread: f64,
