@@ -86,6 +86,25 @@ fn http2_without_tls_by_prior_knowledge() {
 }
 
 #[test]
+fn bodies_are_searched_over_either_version() {
+    let step = |name: &str, text: &str| Step {
+        checks: vec![Check::BodyContains(text.into())],
+        ..Step::new(name, "GET")
+    };
+    for version in [HttpVersion::Http1, HttpVersion::Http2] {
+        // More than a frame of HTTP/2.
+        let server = AsyncServer::start(None, version == HttpVersion::Http2, Answer(40_000));
+        // What one answer has must not be said of the next, on the same connection.
+        let steps = vec![step("has", &"x".repeat(1000)), step("lacks", "y"), step("has too", "x")];
+        let scenario = Scenario::Steps(steps);
+        let recording = record(&Plan { scenario, ..plan_for(&server, None, http(version)) });
+        let counts = recording.steps.iter().flat_map(|step| &step.checks).map(|c| (c.passes, c.fails));
+        assert_eq!(counts.collect::<Vec<_>>(), [(30, 0), (0, 30), (30, 0)], "{version:?}");
+        assert_eq!(server.log.connections(), 3);
+    }
+}
+
+#[test]
 fn certificates_are_checked() {
     let expired = |params: &mut rcgen::CertificateParams| params.not_after = rcgen::date_time_ymd(2001, 1, 1);
     let sound = Identity::sound(&BOTH);
