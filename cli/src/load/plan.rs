@@ -205,7 +205,7 @@ pub(crate) enum PlanError {
     RaiseLimit { soft: u64, need: u64, source: io::Error },
     #[error(
         "{users} users need as many local ports, but there are {available} ({low} to {high} for each pair of a \
-         local and a remote address): widen net.ipv4.ip_local_port_range (`scalekit tune`, or `sysctl -w \
+         local and a remote address): widen net.ipv4.ip_local_port_range (`sysctl -w \
          net.ipv4.ip_local_port_range=\"1024 65535\"`), connect from more local addresses (--local-ips), or ask for fewer users"
     )]
     Ports { users: u32, available: u64, low: u16, high: u16 },

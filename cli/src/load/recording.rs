@@ -59,8 +59,8 @@ pub(crate) struct Recording {
     /// Not sent from machine to machine: those hand over each second as it passes, with its histogram.
     #[serde(skip)]
     pub(crate) series: Vec<Second>,
-    /// Thread-seconds missing from the series, and from `on_second`, because one of the callbacks blocked for a
-    /// minute; the totals have them.
+    /// Thread-seconds missing from the series, and for the observer, because it blocked for a minute; the totals have
+    /// them.
     pub(crate) series_gaps: u64,
     pub(crate) users_requested: u32,
     /// The most users that were served at once: whose last request had brought a response and whose connection

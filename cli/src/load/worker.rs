@@ -1,5 +1,6 @@
 //! One generator thread: an epoll loop that starts what is due, moves what is in flight, and gives up what takes
-//! too long. Nothing in it waits for anything but events, and nothing on the way of a request allocates.
+//! too long. Nothing in it waits for anything but events, and nothing on the way of a request over plain HTTP/1.1
+//! allocates, but for cookies.
 
 use std::collections::VecDeque;
 use std::io;
