@@ -308,6 +308,8 @@ impl<'a> Worker<'a> {
 
     fn finish(mut self, interrupted: bool) -> Harvest {
         let ended = self.io.clock.now();
+        // At once: what follows takes time that is none of the run's.
+        let shares = self.effort.finish(ended);
         self.counts.dropped = self.agenda.dropped();
         for (connection, ledger) in self.connections.iter_mut().zip(&mut self.ledgers) {
             if let Some(sent) = connection.abort() {
@@ -319,7 +321,7 @@ impl<'a> Worker<'a> {
         self.recorder.absorb(&last_interval);
         self.recorder.derive();
         Harvest {
-            shares: self.effort.finish(ended),
+            shares,
             recorder: self.recorder,
             ledgers: self.ledgers,
             last_interval,
