@@ -15,11 +15,12 @@ use super::harvest::{Counts, Harvest, Live, Shared};
 use super::heartbeat::Heartbeat;
 use super::ledger::Ledger;
 use super::plan::Plan;
-use super::recorder::{Recorder, Trend};
+use super::recorder::Recorder;
 use super::recording::{CheckCount, Recording, StepRecording};
 use super::running::{Board, Judging, Watch};
 use super::series::{Interval, SeriesBuilder};
 use super::tick::{RateWindow, Tick};
+use super::trends::Trend;
 use super::withheld::{Meter, Withheld};
 use super::worker::Worker;
 

@@ -52,6 +52,7 @@ mod tls;
 mod transactions;
 mod transfer;
 mod transport;
+mod trends;
 mod unite;
 mod wire;
 mod withheld;

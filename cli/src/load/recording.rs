@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::ledger::Ledger;
 use super::outcome::Failure;
-use super::recorder::{Trend, Trends};
 use super::series::Second;
 use super::transfer;
+use super::trends::{Trend, Trends};
 use super::withheld::Withheld;
 
 /// One step of the scenario.

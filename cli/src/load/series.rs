@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::clock::{Nanos, SECOND};
 use super::exchange::Times;
 use super::latencies::Latencies;
-use super::recorder::to_micros;
+use super::trends::to_micros;
 
 /// One second of the measured part: the requests that ended in it.
 #[derive(Clone, Debug, PartialEq)]

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use scalekit_service::contract::operation_id;
 
-use super::recorder::Trend;
+use super::trends::{Trend, trend};
 use super::*;
 use bounds::{alone, check_user_time, expect_time_outs, growth_during, upper_sum, wait_until};
 use server::Server;
@@ -93,16 +93,12 @@ impl Observer for Told {
         }
         self.seconds += 1;
         for (name, histogram) in second.latencies().into_iter().flatten() {
-            add_to(self.sums.entry(name).or_insert_with(new_trend), histogram);
+            add_to(self.sums.entry(name).or_insert_with(trend), histogram);
         }
         for (step, histogram) in (0..64).filter_map(|step| Some((step, second.step(step)?))) {
-            add_to(self.steps.entry(step).or_insert_with(new_trend), histogram);
+            add_to(self.steps.entry(step).or_insert_with(trend), histogram);
         }
     }
-}
-
-fn new_trend() -> Trend {
-    Trend::new_with_bounds(1, 60_000_000, 3).unwrap()
 }
 
 fn add_to(sum: &mut Trend, histogram: &hdrhistogram::Histogram<u32>) {

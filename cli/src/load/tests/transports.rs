@@ -186,7 +186,7 @@ fn a_connection_for_each_request() {
         let recording = record(&plan_for(&server, identity.as_ref(), options));
         expect_success(&recording, &server);
         assert_eq!(server.log.connections(), recording.requests);
-        let fresh = |trend: &super::super::recorder::Trend| trend.len() - trend.count_at(0);
+        let fresh = |trend: &super::super::trends::Trend| trend.len() - trend.count_at(0);
         assert_eq!(fresh(&recording.trends.connecting), recording.requests);
         let handshakes = if identity.is_some() { recording.requests } else { 0 };
         assert_eq!(fresh(&recording.trends.tls_handshaking), handshakes);
