@@ -44,6 +44,7 @@ mod schedule;
 mod series;
 mod set_cookies;
 mod share;
+mod soundness;
 mod target;
 mod tasks;
 mod template;

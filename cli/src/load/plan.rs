@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 use super::check::Check;
 use super::connecting::Connecting;
 use super::data::{Data, DataError};
-use super::scenario::{Job, RequestSource};
+use super::scenario::Job;
 pub(crate) use super::share::Share;
 pub(crate) use super::target::Target;
 use super::template::TemplateError;
-use super::{limits, scenario};
+use super::{limits, soundness};
 
 const MAX_USERS: u32 = 1_000_000;
 const MAX_THREADS: usize = 1024;
@@ -257,8 +257,7 @@ impl Plan {
             let expected = format!("at most one machine an iteration, {all}");
             return Err(PlanError::invalid("the number of machines", self.share.step, expected));
         }
-        scenario::check(self)?;
-        let mut source = RequestSource::new(self)?;
+        let mut source = soundness::check(self)?;
         for step in (0u16..).take(self.scenario.step_names().len()) {
             self.connecting.check_request(source.render(0, Job { iteration: 0, step }))?;
         }
