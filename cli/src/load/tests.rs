@@ -381,6 +381,49 @@ fn the_figures_so_far_are_of_whole_seconds_even_if_all_requests_fail() {
     assert_eq!(seen.len(), 2);
 }
 
+/// Three users on two threads, and the thread of the second one is done at once.
+#[test]
+fn a_thread_that_has_ended_holds_nothing_up() {
+    #[derive(Default)]
+    struct Seconds(std::sync::Arc<std::sync::atomic::AtomicUsize>);
+    impl Observer for Seconds {
+        fn tick(&mut self, _: &Tick) {}
+
+        fn second(&mut self, _: Interval) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let mut told = Seconds::default();
+    let judged = std::sync::Arc::new(AtomicBool::new(false));
+    let server = {
+        let (told, judged) = (told.0.clone(), judged.clone());
+        Server::start(move |peer| {
+            while let Some((head, _)) = peer.request() {
+                if !head.starts_with("GET /2 ") {
+                    wait_until("seconds and a judgement", || {
+                        told.load(Ordering::SeqCst) >= 2 && judged.load(Ordering::SeqCst)
+                    });
+                }
+                peer.reply(OK);
+            }
+        })
+    };
+    let step = Step { path: Some("/${vu}".into()), ..Step::new("s", "GET") };
+    let scenario = Scenario::Steps(vec![step]);
+    let plan = Plan { scenario, timeout: Duration::from_secs(30), ..plan_of(server.address, 0, 4) };
+    let mut judge = |running: &Running| {
+        if !judged.swap(true, Ordering::SeqCst) {
+            assert_eq!((running.requests, running.trends[0].trend.len()), (2, 2));
+        }
+        ControlFlow::Continue(())
+    };
+    let watch = Watch { trends: &["http_req_total_duration"], judge: &mut judge };
+    let recording = super::run(&plan, &AtomicBool::new(false), &mut told, Some(watch)).unwrap();
+    assert_eq!((recording.requests, recording.failed), (4, 0), "{:?}", recording.by_failure);
+    check_consistency(&recording);
+    assert_eq!(told.0.load(Ordering::SeqCst), recording.series.len());
+}
+
 #[test]
 fn a_display_that_panics_does_not_leave_the_run_going() {
     let server = Server::answering(OK, Duration::ZERO);

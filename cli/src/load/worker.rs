@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::{SyncSender, TrySendError};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -18,14 +18,14 @@ use super::connection::{Connection, Io, Step};
 use super::deadlines::Deadlines;
 use super::effort::Effort;
 use super::exchange::Exchange;
-use super::harvest::{Counts, Harvest, Shared};
+use super::harvest::{Counts, Harvest, Shared, Told};
 use super::head::HeadMemo;
 use super::ledger::{Fate, UserLedger};
 use super::outcome::{Failure, Outcome};
 use super::plan::Plan;
 use super::recorder::Recorder;
 use super::scenario::RequestSource;
-use super::series::{Interval, IntervalRecorder, second_of};
+use super::series::{IntervalRecorder, second_of};
 
 const TIMER_TOKEN: u64 = u64::MAX;
 const EVENTS_AT_ONCE: usize = 256;
@@ -59,7 +59,7 @@ pub(super) struct Worker<'a> {
     effort: Effort,
     shared: &'a Shared,
     stop: &'a AtomicBool,
-    intervals: SyncSender<(usize, Interval)>,
+    intervals: SyncSender<Told>,
 }
 
 impl<'a> Worker<'a> {
@@ -70,7 +70,7 @@ impl<'a> Worker<'a> {
         clock: Clock,
         shared: &'a Shared,
         stop: &'a AtomicBool,
-        intervals: SyncSender<(usize, Interval)>,
+        intervals: SyncSender<Told>,
     ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let timer =
@@ -176,7 +176,7 @@ impl<'a> Worker<'a> {
         let second = second_of(now, self.measure_start);
         if let Some(interval) = self.interval.advance(second, self.online_count) {
             self.recorder.absorb(&interval);
-            if self.intervals.try_send((self.index, interval)).is_err() {
+            if self.intervals.try_send((self.index, Some(interval))).is_err() {
                 self.counts.series_gaps += 1;
             }
             if self.shared.board.is_watched() {
@@ -317,9 +317,19 @@ impl<'a> Worker<'a> {
                 ledger.push(if sent { Fate::Unknown } else { Fate::NotSent });
             }
         }
-        let last_interval = self.interval.finish(self.online_count);
-        self.recorder.absorb(&last_interval);
+        let last = self.interval.finish(self.online_count);
+        self.recorder.absorb(&last);
         self.recorder.derive();
+        // Others may go on for long, and nothing is to wait for this thread.
+        self.shared.board.post(self.index, ended, self.measure_start, &self.recorder, &self.counts);
+        let last_interval = match self.intervals.try_send((self.index, Some(last))) {
+            Ok(()) => {
+                // If nobody takes it, the seconds of the others are told at the end.
+                let _ = self.intervals.try_send((self.index, None));
+                None
+            }
+            Err(TrySendError::Full((_, last)) | TrySendError::Disconnected((_, last))) => last,
+        };
         Harvest {
             shares,
             recorder: self.recorder,
