@@ -134,6 +134,7 @@ pub(super) async fn follow_all(
                     end_early.cancel();
                 }
                 judging.end(index);
+                series.end(index).into_iter().for_each(|second| observer.second(second));
                 ends[index] = End { late: ends[index].late, ..end };
             }
         }

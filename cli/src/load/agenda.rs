@@ -22,7 +22,7 @@ pub(super) struct Agenda<'a> {
     /// In the open model: users without an iteration, and the next arrival of this thread's.
     idle: Vec<u32>,
     arrivals: ArrivalCursor,
-    /// Iterations that may still be started.
+    /// Iterations that may still be started. Each thread has one at first ([`Plan::worker_threads`]).
     quota: Option<u64>,
     /// How long an arrival waits for a user.
     timeout: Nanos,
@@ -90,7 +90,7 @@ impl<'a> Agenda<'a> {
             users,
             due,
             idle,
-            quota: plan.iterations.map(|all| all.saturating_sub(first).div_ceil(stride)),
+            quota: plan.iterations.map(|all| share.among(all)),
             timeout: nanos(plan.timeout),
             measure_start,
             end: measure_start.saturating_add(nanos(plan.duration)),
@@ -177,10 +177,9 @@ impl<'a> Agenda<'a> {
 
     /// The time to start anything is over: counts what was due and has not been started.
     pub(super) fn drop_rest(&mut self) {
-        for Reverse((due, slot)) in self.due.drain() {
+        for Reverse((due, slot)) in std::mem::take(&mut self.due) {
             if self.users[slot as usize].job.step == 0 {
-                let in_warmup = self.pacer.missed(due, self.measure_start);
-                self.dropped += self.pacer.missed(due, self.end).saturating_sub(in_warmup);
+                self.drop_between(due, self.end);
             }
         }
         while let Some(at) = self.arrivals.at.take()
@@ -189,6 +188,13 @@ impl<'a> Agenda<'a> {
             self.dropped += u64::from(at >= self.measure_start);
             self.arrivals.advance(&self.pacer);
         }
+    }
+
+    /// Counts what a user misses of the measured part that starts nothing from `due`, when its next iteration was due, to
+    /// `until`.
+    fn drop_between(&mut self, due: Nanos, until: Nanos) {
+        let in_warmup = self.pacer.missed(due, until.min(self.measure_start));
+        self.dropped += self.pacer.missed(due, until) - in_warmup;
     }
 
     /// A request is over: on to the user's next step, or to the end of its iteration. Returns how long the iteration took if
@@ -207,14 +213,20 @@ impl<'a> Agenda<'a> {
         let measured = user.intended >= self.measure_start;
         let took = measured.then(|| over.saturating_sub(user.started));
         user.job = Job { iteration: user.job.iteration.wrapping_add(1), step: 0 };
+        let User { number, intended, .. } = *user;
         if self.quota == Some(0) {
             return took;
         }
         if self.pacer.is_open() {
             self.idle.push(slot);
-        } else if let Some(due) = self.pacer.next_due(user.number, user.intended, over, connected)
-            && due < self.end
-        {
+            return took;
+        }
+        let due = self.pacer.next_due(number, intended, over, connected);
+        if !connected && let Some(wanted) = self.pacer.next_due(number, intended, over, true) {
+            // Of its schedule, what it leaves out because nobody listens.
+            self.drop_between(wanted, due.map_or(self.end, |due| due.min(self.end)));
+        }
+        if let Some(due) = due.filter(|&due| due < self.end) {
             self.due.push(Reverse((due, slot)));
         }
         took

@@ -79,7 +79,7 @@ impl Client {
     ) -> Progress {
         match self {
             Self::Http1(client) => client.send(request, resources, times),
-            Self::Http2(client) => client.send(request, resources, times),
+            Self::Http2(client) => client.send(request, times),
         }
     }
 
@@ -92,7 +92,7 @@ impl Client {
     ) -> Progress {
         match self {
             Self::Http1(client) => client.on_ready(ready, resources, times),
-            Self::Http2(client) => client.on_ready(ready, resources, times),
+            Self::Http2(client) => client.on_ready(ready, times),
         }
     }
 

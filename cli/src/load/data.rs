@@ -13,10 +13,32 @@ const MAX_DATA_BYTES: u64 = 64 * 1024 * 1024;
 
 /// A CSV file with a line of names, in memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Table")]
 pub(crate) struct Data {
     columns: Vec<String>,
-    /// Row by row; never empty.
+    /// Row by row; whole rows, and at least one.
     cells: Vec<Box<str>>,
+}
+
+/// What comes from another machine, and may be anything.
+#[derive(Deserialize)]
+struct Table {
+    columns: Vec<String>,
+    cells: Vec<Box<str>>,
+}
+
+impl TryFrom<Table> for Data {
+    type Error = DataError;
+
+    fn try_from(Table { columns, cells }: Table) -> Result<Self, DataError> {
+        if cells.is_empty() {
+            return Err(DataError::Empty);
+        }
+        if columns.is_empty() || cells.len() % columns.len() != 0 {
+            return Err(DataError::Ragged { columns: columns.len(), cells: cells.len() });
+        }
+        Ok(Self { columns, cells })
+    }
 }
 
 /// Why a file cannot be used.
@@ -28,6 +50,8 @@ pub(crate) enum DataError {
     Empty,
     #[error("it is larger than {} MiB", MAX_DATA_BYTES >> 20)]
     TooLarge,
+    #[error("its {cells} cells make no whole rows of {columns} columns")]
+    Ragged { columns: usize, cells: usize },
     #[error("two columns are named `{0}`")]
     Twice(String),
 }
@@ -61,10 +85,7 @@ impl Data {
         if limited.limit() == 0 {
             return Err(DataError::TooLarge);
         }
-        if cells.is_empty() {
-            return Err(DataError::Empty);
-        }
-        Ok(Self { columns, cells })
+        Table { columns, cells }.try_into()
     }
 
     pub(super) fn columns(&self) -> &[String] {
@@ -101,6 +122,22 @@ mod tests {
         let b = data.column("b").unwrap();
         assert_eq!([0, 1, 2, u64::MAX].map(|n| data.cell(n, b)), ["x,y", "z", "x,y", "z"]);
         assert_eq!(data.find(b, |cell| cell == "z"), Some((3, "z")));
+    }
+
+    #[test]
+    fn a_table_travels_and_a_forged_one_is_refused() {
+        let data = Data::parse("a,b\n1,2\n".as_bytes()).unwrap();
+        let text = serde_json::to_string(&data).unwrap();
+        assert_eq!(serde_json::from_str::<Data>(&text).unwrap(), data);
+        for (columns, cells, part) in [
+            (r#"["a"]"#, "[]", "no row"),
+            ("[]", r#"["1"]"#, "no whole rows"),
+            (r#"["a", "b"]"#, r#"["1", "2", "3"]"#, "no whole rows"),
+        ] {
+            let forged = format!(r#"{{"columns": {columns}, "cells": {cells}}}"#);
+            let error = serde_json::from_str::<Data>(&forged).unwrap_err().to_string();
+            assert!(error.contains(part), "{forged}: {error}");
+        }
     }
 
     #[test]

@@ -49,11 +49,13 @@ impl Effort {
     }
 
     fn until(&self, now: Nanos) -> Shares {
+        // Before anything else takes some.
+        let cpu = thread_cpu_time();
         let Some(mark) = self.mark.filter(|mark| now > mark.at) else { return Shares::default() };
         let passed = (now - mark.at) as f64;
         let waited = run_delay().zip(mark.run_delay).map(|(now, then)| nanos(now.saturating_sub(then)));
         Shares {
-            busy: thread_cpu_time().saturating_sub(mark.cpu) as f64 / passed,
+            busy: cpu.saturating_sub(mark.cpu) as f64 / passed,
             delayed: waited.map(|waited| waited as f64 / passed),
         }
     }

@@ -11,15 +11,16 @@ use nix::sys::resource::{UsageWho, getrusage};
 
 use super::check::Check;
 use super::clock::{Clock, nanos};
-use super::harvest::{Counts, Harvest, Live, Shared};
+use super::harvest::{Counts, Harvest, Live, Shared, Told};
 use super::heartbeat::Heartbeat;
 use super::ledger::Ledger;
 use super::plan::Plan;
-use super::recorder::{Recorder, Trend};
+use super::recorder::Recorder;
 use super::recording::{CheckCount, Recording, StepRecording};
 use super::running::{Board, Judging, Watch};
 use super::series::{Interval, SeriesBuilder};
 use super::tick::{RateWindow, Tick};
+use super::trends::Trend;
 use super::withheld::{Meter, Withheld};
 use super::worker::Worker;
 
@@ -163,7 +164,7 @@ fn oversee(
     plan: &Plan,
     clock: Clock,
     shared: &Shared,
-    intervals: &Receiver<(usize, Interval)>,
+    intervals: &Receiver<Told>,
     observer: &mut dyn Observer,
     mut judging: Judging<'_, '_>,
 ) -> Overseen {
@@ -180,8 +181,12 @@ fn oversee(
         meter.look(now);
         let wait = next_tick.min(meter.next()).saturating_sub(now).min(heartbeat.limit(now));
         match intervals.recv_timeout(Duration::from_nanos(wait)) {
-            Ok((thread, interval)) => {
-                series.add(thread, interval).into_iter().for_each(|second| observer.second(second));
+            Ok((thread, told)) => {
+                let settled = match told {
+                    Some(interval) => series.add(thread, interval),
+                    None => series.end(thread),
+                };
+                settled.into_iter().for_each(|second| observer.second(second));
             }
             Err(RecvTimeoutError::Timeout) => {
                 let due = now + wait;
@@ -243,7 +248,9 @@ fn merge(
             Some(recorder) => recorder.add(&harvest.recorder),
         }
         counts.add(harvest.counts);
-        series.add(thread, harvest.last_interval).into_iter().for_each(|second| observer.second(second));
+        if let Some(interval) = harvest.last_interval {
+            series.add(thread, interval).into_iter().for_each(|second| observer.second(second));
+        }
         ended = ended.max(harvest.ended);
         stopped |= harvest.interrupted;
         busiest_thread = busiest_thread.max(harvest.shares.busy);

@@ -29,13 +29,17 @@ pub(super) struct Live {
     pub(super) failed: AtomicU64,
 }
 
+/// A second that a thread has left, with the thread's index; `None`: it has ended.
+pub(super) type Told = (usize, Option<Interval>);
+
 /// What a thread brings home.
 #[derive(Debug)]
 pub(super) struct Harvest {
     pub(super) recorder: Recorder,
     /// In the order of the thread's slots.
     pub(super) ledgers: Vec<UserLedger>,
-    pub(super) last_interval: Interval,
+    /// Its last second, if nobody took it.
+    pub(super) last_interval: Option<Interval>,
     pub(super) counts: Counts,
     /// Of the measured part.
     pub(super) shares: Shares,

@@ -3,7 +3,7 @@
 //! the server's. So the coordinator wakes at a steady pace and notes how late.
 
 use super::clock::{Nanos, SECOND};
-use super::recorder::{HIGHEST_MICROS, Trend, to_micros};
+use super::trends::{Trend, to_micros, trend};
 
 /// Short against the shortest standstill that matters, and 100 wakes a second cost no core a thousandth.
 const PACE: Nanos = SECOND / 100;
@@ -19,9 +19,7 @@ pub(super) struct Heartbeat {
 impl Heartbeat {
     /// `start`, `end`: of the measured part.
     pub(super) fn new(start: Nanos, end: Nanos) -> Self {
-        let lag =
-            Trend::new_with_bounds(1, HIGHEST_MICROS, 3).expect("constant bounds that the crate allows");
-        Self { start, end, lag }
+        Self { start, end, lag: trend() }
     }
 
     /// How long a wait may be at most that begins `now`.

@@ -76,8 +76,9 @@ impl Http1 {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Progress::Pending,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
-                    // The server may have answered, such as with 413, before it closed.
+                    // The server may have answered, such as with 413, before it closed, and no event has told yet.
                     self.hung_up = true;
+                    self.transport.on_readable(true);
                     return match self.read(resources, times) {
                         Progress::Ended(outcome @ Outcome::Response(_)) => Progress::Ended(outcome),
                         _ => Progress::Ended(Outcome::Failed(Failure::of_established(&error))),
@@ -134,7 +135,7 @@ impl Http1 {
     }
 
     /// Reads until the response is complete or the socket empty.
-    pub(super) fn read(&mut self, resources: &mut Resources<'_>, times: &mut Times) -> Progress {
+    fn read(&mut self, resources: &mut Resources<'_>, times: &mut Times) -> Progress {
         for _ in 0..MAX_READS_AT_ONCE {
             let count = match self.transport.read(resources.buffer) {
                 Ok(0) if self.parser.close() => {

@@ -15,7 +15,7 @@ use http_body::Body as _;
 use hyper::client::conn::http2::{self, Connection, SendRequest};
 
 use super::check::{Needle, Search};
-use super::client::{Progress, Ready, Resources};
+use super::client::{Progress, Ready};
 use super::clock::{Clock, Nanos};
 use super::exchange::Times;
 use super::http2_request::{self, RequestBody};
@@ -84,8 +84,7 @@ impl Http2 {
     pub(super) fn begin(&mut self, expectation: Expectation) -> bool {
         self.exchange = None;
         self.needle = expectation.needle;
-        // New ones: the old exchange may still hold the last.
-        self.body_has = Arc::default();
+        self.body_has.store(false, Ordering::Relaxed);
         self.cookies = expectation.cookies.then(Arc::default);
         self.wire.lock().begin();
         self.pump();
@@ -93,12 +92,7 @@ impl Http2 {
     }
 
     /// Sends the request: the whole of it at the first call, or the next pieces of its body.
-    pub(super) fn send(
-        &mut self,
-        rendered: &[u8],
-        _resources: &mut Resources<'_>,
-        times: &mut Times,
-    ) -> Progress {
+    pub(super) fn send(&mut self, rendered: &[u8], times: &mut Times) -> Progress {
         if self.exchange.is_none() {
             let Some(sender) = &mut self.sender else { return self.ended_without_response() };
             let body = self.body.clone();
@@ -146,12 +140,7 @@ impl Http2 {
         }
     }
 
-    pub(super) fn on_ready(
-        &mut self,
-        ready: Ready,
-        _resources: &mut Resources<'_>,
-        times: &mut Times,
-    ) -> Progress {
+    pub(super) fn on_ready(&mut self, ready: Ready, times: &mut Times) -> Progress {
         self.wire.lock().on_ready(ready);
         self.advance(times)
     }

@@ -4,8 +4,8 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use super::exchange::Times;
-use super::recorder::{DIGITS, HIGHEST_MICROS, to_micros};
 use super::transfer;
+use super::trends::{DIGITS, HIGHEST_MICROS, to_micros};
 
 /// Microseconds, to as many digits as the totals have, so that the seconds of a run add up to them bucket by bucket:
 /// 70 KB a histogram, since a second never needs wider counters than 32 bits.

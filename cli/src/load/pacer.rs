@@ -88,7 +88,7 @@ impl Pacer {
             Kind::Think(_) => over,
             // Behind its schedule it starts at once, and its latency counts from when it should have.
             Kind::Every(every) if connected => intended.saturating_add(every),
-            Kind::Every(every) => intended.saturating_add(every).max(over),
+            Kind::Every(every) => intended.saturating_add(whole_paces(over.saturating_sub(intended), every)),
             Kind::Open(_) => return None,
         };
         match &self.levels {
@@ -98,7 +98,7 @@ impl Pacer {
         }
     }
 
-    /// In the closed model, how many iterations a user has missed whose next one was due at `due`, when the run ends at
+    /// In the closed model, how many iterations a user misses that starts none from `due`, when its next one was due, to
     /// `end`. With a pause each would have waited for its predecessor, so it is one; and with stages nobody knows which of
     /// the others would have been wanted.
     pub(super) fn missed(&self, due: Nanos, end: Nanos) -> u64 {
@@ -108,6 +108,12 @@ impl Pacer {
             _ => 1,
         }
     }
+}
+
+/// The first multiple of the pace, but for 0, that is not below `time`.
+fn whole_paces(time: Nanos, pace: Nanos) -> Nanos {
+    let pace = pace.max(1);
+    time.div_ceil(pace).max(1).saturating_mul(pace)
 }
 
 #[cfg(test)]
@@ -191,8 +197,11 @@ mod tests {
             (0, 20, true, 100),
             (0, 350, true, 100),
             (100, 360, true, 200),
-            (0, 350, false, 450),
-            (0, 5, false, 105),
+            // Those that came while nobody listened are left out, and it stays in step.
+            (0, 350, false, 500),
+            (100, 400, false, 500),
+            (0, 5, false, 200),
+            (0, 0, false, 100),
         ] {
             let over = pacer.iteration_end(ended * MS, connected);
             let due = pacer.next_due(0, intended * MS, over, connected);

@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 use super::check::Check;
 use super::connecting::Connecting;
 use super::data::{Data, DataError};
-use super::scenario::{Job, RequestSource};
+use super::scenario::Job;
 pub(crate) use super::share::Share;
 pub(crate) use super::target::Target;
 use super::template::TemplateError;
-use super::{limits, scenario};
+use super::{limits, soundness};
 
 const MAX_USERS: u32 = 1_000_000;
 const MAX_THREADS: usize = 1024;
@@ -205,7 +205,7 @@ pub(crate) enum PlanError {
     RaiseLimit { soft: u64, need: u64, source: io::Error },
     #[error(
         "{users} users need as many local ports, but there are {available} ({low} to {high} for each pair of a \
-         local and a remote address): widen net.ipv4.ip_local_port_range (`scalekit tune`, or `sysctl -w \
+         local and a remote address): widen net.ipv4.ip_local_port_range (`sysctl -w \
          net.ipv4.ip_local_port_range=\"1024 65535\"`), connect from more local addresses (--local-ips), or ask for fewer users"
     )]
     Ports { users: u32, available: u64, low: u16, high: u16 },
@@ -253,8 +253,11 @@ impl Plan {
         }
         self.share.check(self.users)?;
         self.check_model()?;
-        scenario::check(self)?;
-        let mut source = RequestSource::new(self)?;
+        if let Some(all) = self.iterations.filter(|&all| self.share.among(all) == 0) {
+            let expected = format!("at most one machine an iteration, {all}");
+            return Err(PlanError::invalid("the number of machines", self.share.step, expected));
+        }
+        let mut source = soundness::check(self)?;
         for step in (0u16..).take(self.scenario.step_names().len()) {
             self.connecting.check_request(source.render(0, Job { iteration: 0, step }))?;
         }
@@ -319,9 +322,11 @@ impl Plan {
         (0..steps).map(|step| self.scenario.checks(step).len()).collect()
     }
 
-    /// Threads that have at least one user.
+    /// Threads that have at least one user and one iteration.
     pub(super) fn worker_threads(&self) -> usize {
-        self.threads.min(self.own_users() as usize).max(1)
+        let iterations = self.iterations.map_or(u64::MAX, |all| self.share.among(all));
+        let most = iterations.min(self.own_users().into());
+        self.threads.min(usize::try_from(most).unwrap_or(usize::MAX)).max(1)
     }
 }
 
@@ -338,6 +343,10 @@ mod tests {
     fn a_sound_plan_passes_and_starts_no_idle_threads() {
         plan().check().unwrap();
         assert_eq!(plan().worker_threads(), 1);
+        let plan = Plan { users: 9, iterations: Some(3), ..plan() };
+        assert_eq!((plan.worker_threads(), plan.share(1, 2).worker_threads()), (3, 1));
+        let none_left = plan.share(3, 4).check_bounds().unwrap_err().to_string();
+        assert!(none_left.contains("at most one machine an iteration, 3"), "{none_left}");
     }
 
     #[test]

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::ledger::Ledger;
 use super::outcome::Failure;
-use super::recorder::{Trend, Trends};
 use super::series::Second;
 use super::transfer;
+use super::trends::{Trend, Trends};
 use super::withheld::Withheld;
 
 /// One step of the scenario.
@@ -59,8 +59,8 @@ pub(crate) struct Recording {
     /// Not sent from machine to machine: those hand over each second as it passes, with its histogram.
     #[serde(skip)]
     pub(crate) series: Vec<Second>,
-    /// Thread-seconds missing from the series, and from `on_second`, because one of the callbacks blocked for a
-    /// minute; the totals have them.
+    /// Thread-seconds missing from the series, and for the observer, because it blocked for a minute; the totals have
+    /// them.
     pub(crate) series_gaps: u64,
     pub(crate) users_requested: u32,
     /// The most users that were served at once: whose last request had brought a response and whose connection
@@ -78,8 +78,8 @@ pub(crate) struct Recording {
     pub(crate) cut_short: bool,
     /// Requests in flight when the run was stopped; in the ledger, but in no other figure.
     pub(crate) aborted: u64,
-    /// Iterations due in the measured part that were not started: no user was free in time, or the generator was too
-    /// late.
+    /// Iterations due in the measured part that were not started: no user was free in time, the generator was too late,
+    /// or nobody had listened a moment ago.
     pub(crate) dropped: u64,
     /// CPU time over wall time of the busiest generator thread, 0 to 1.
     pub(crate) busiest_thread: f64,

@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::clock::{Nanos, SECOND, nanos};
 use super::harvest::Counts;
-use super::recorder::{Recorder, Trend};
+use super::recorder::Recorder;
 use super::transfer;
+use super::trends::Trend;
 
 /// How often a run is judged: k6's interval.
 pub(crate) const JUDGING_INTERVAL: Duration = Duration::from_secs(2);

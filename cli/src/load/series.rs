@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::clock::{Nanos, SECOND};
 use super::exchange::Times;
 use super::latencies::Latencies;
-use super::recorder::to_micros;
+use super::trends::to_micros;
 
 /// One second of the measured part: the requests that ended in it.
 #[derive(Clone, Debug, PartialEq)]
@@ -129,7 +129,7 @@ impl IntervalRecorder {
 /// Merges the intervals of threads, or of machines, into rows.
 #[derive(Debug)]
 pub(crate) struct SeriesBuilder {
-    /// For each thread the last second it has handed over.
+    /// For each thread the last second it has handed over, or the end of time if it has ended.
     latest: Vec<i64>,
     pending: BTreeMap<i64, Interval>,
     rows: Vec<Second>,
@@ -160,6 +160,16 @@ impl SeriesBuilder {
                 }
             }
         }
+        self.settle_complete()
+    }
+
+    /// Nothing more comes from this thread, and nothing waits for it; returns the seconds that are complete thereby.
+    pub(crate) fn end(&mut self, thread: usize) -> Vec<Interval> {
+        self.latest[thread] = i64::MAX;
+        self.settle_complete()
+    }
+
+    fn settle_complete(&mut self) -> Vec<Interval> {
         let mut settled = Vec::new();
         let complete = self.latest.iter().copied().min().unwrap_or(i64::MIN);
         while let Some(entry) = self.pending.first_entry()
@@ -279,6 +289,20 @@ mod tests {
         assert!(total.1.max().abs_diff(100_000) < 100 && duration.1.max().abs_diff(99_000) < 100);
         assert!(seen[2].latencies().is_none());
         assert!(seen[1].step(0).is_none(), "an only step is the whole");
+    }
+
+    #[test]
+    fn who_has_ended_is_not_waited_for() {
+        let mut builder = SeriesBuilder::new(2);
+        let second = |index| IntervalRecorder::new(index, 1).finish(1);
+        assert!(builder.add(0, second(0)).is_empty());
+        assert!(builder.add(0, second(1)).is_empty());
+        assert!(builder.add(1, second(0)).len() == 1);
+        let indices = |settled: Vec<Interval>| settled.iter().map(Interval::index).collect::<Vec<_>>();
+        assert_eq!(indices(builder.end(1)), [Some(1)]);
+        assert_eq!(indices(builder.add(0, second(2))), [Some(2)]);
+        assert_eq!(indices(builder.end(0)), []);
+        assert_eq!(builder.finish().len(), 3);
     }
 
     #[test]

@@ -28,8 +28,13 @@ impl Share {
 
     /// How many there are below `total`.
     pub(super) fn count(self, total: u32) -> u32 {
-        // As many as u32 holds, since the numbers are.
-        self.of(total).len() as u32
+        // No more than `total`.
+        self.among(total.into()) as u32
+    }
+
+    /// The same of more than there can be users.
+    pub(super) fn among(self, total: u64) -> u64 {
+        total.saturating_sub(self.first.into()).div_ceil(self.step.max(1).into())
     }
 
     /// A share may come from another machine, so it is looked at like any other input.
@@ -87,6 +92,7 @@ mod tests {
             prop_assert_eq!(seen, (0..total).collect::<Vec<_>>());
             let counts: Vec<u32> = (0..machines).map(|m| Share::ALL.part(m, machines).count(total)).collect();
             prop_assert_eq!(counts.iter().sum::<u32>(), total);
+            prop_assert_eq!(counts[0] as usize, Share::ALL.part(0, machines).of(total).len());
             let (most, least) = (counts.iter().max().unwrap(), counts.iter().min().unwrap());
             prop_assert!(most - least <= 1);
         }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use scalekit_service::contract::operation_id;
 
-use super::recorder::Trend;
+use super::trends::{Trend, trend};
 use super::*;
 use bounds::{alone, check_user_time, expect_time_outs, growth_during, upper_sum, wait_until};
 use server::Server;
@@ -93,16 +93,12 @@ impl Observer for Told {
         }
         self.seconds += 1;
         for (name, histogram) in second.latencies().into_iter().flatten() {
-            add_to(self.sums.entry(name).or_insert_with(new_trend), histogram);
+            add_to(self.sums.entry(name).or_insert_with(trend), histogram);
         }
         for (step, histogram) in (0..64).filter_map(|step| Some((step, second.step(step)?))) {
-            add_to(self.steps.entry(step).or_insert_with(new_trend), histogram);
+            add_to(self.steps.entry(step).or_insert_with(trend), histogram);
         }
     }
-}
-
-fn new_trend() -> Trend {
-    Trend::new_with_bounds(1, 60_000_000, 3).unwrap()
 }
 
 fn add_to(sum: &mut Trend, histogram: &hdrhistogram::Histogram<u32>) {
@@ -353,6 +349,79 @@ fn a_judge_ends_the_run_by_the_figures_so_far() {
         assert_eq!((running.failed, running.users, running.users_requested), (0, 3, 3));
     }
     assert!(!recording.heartbeat.is_empty() && recording.withheld.steal_share.is_some());
+}
+
+/// A request may end a second before it is recorded itself: neither the figures nor what follows from them take in the
+/// next second's.
+#[test]
+fn the_figures_so_far_are_of_whole_seconds_even_if_all_requests_fail() {
+    const TRENDS: [&str; 4] = [
+        "http_req_total_duration",
+        "http_req_total_duration{expected_response:true}",
+        "http_req_total_duration{expected_response:false}",
+        "http_req_blocked",
+    ];
+    let server = Server::answering("HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", Duration::ZERO);
+    let mut seen = Vec::new();
+    let mut judge = |running: &Running| {
+        seen.push(running.clone());
+        if seen.len() == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let watch = Watch { trends: &TRENDS, judge: &mut judge };
+    // No pause, so that a second ends while an answer is awaited, and not between two requests.
+    let plan = plan(server.address, 0, 600_000);
+    let recording = super::run(&plan, &AtomicBool::new(false), &mut Ticks(&mut |_| {}), Some(watch)).unwrap();
+    check_consistency(&recording);
+    for running in &seen {
+        let lengths: Vec<_> = running.trends.iter().map(|told| (&*told.name, told.trend.len())).collect();
+        let all = running.requests;
+        assert!(all > 0 && running.failed == all, "{} of {all}", running.failed);
+        assert_eq!(lengths, TRENDS.into_iter().zip([all, 0, all, all]).collect::<Vec<_>>());
+    }
+    assert_eq!(seen.len(), 2);
+}
+
+/// Three users on two threads, and the thread of the second one is done at once.
+#[test]
+fn a_thread_that_has_ended_holds_nothing_up() {
+    #[derive(Default)]
+    struct Seconds(std::sync::Arc<std::sync::atomic::AtomicUsize>);
+    impl Observer for Seconds {
+        fn tick(&mut self, _: &Tick) {}
+
+        fn second(&mut self, _: Interval) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let mut told = Seconds::default();
+    let judged = std::sync::Arc::new(AtomicBool::new(false));
+    let server = {
+        let (told, judged) = (told.0.clone(), judged.clone());
+        Server::start(move |peer| {
+            while let Some((head, _)) = peer.request() {
+                if !head.starts_with("GET /2 ") {
+                    wait_until("seconds and a judgement", || {
+                        told.load(Ordering::SeqCst) >= 2 && judged.load(Ordering::SeqCst)
+                    });
+                }
+                peer.reply(OK);
+            }
+        })
+    };
+    let step = Step { path: Some("/${vu}".into()), ..Step::new("s", "GET") };
+    let scenario = Scenario::Steps(vec![step]);
+    let plan = Plan { scenario, timeout: Duration::from_secs(30), ..plan_of(server.address, 0, 4) };
+    let mut judge = |running: &Running| {
+        if !judged.swap(true, Ordering::SeqCst) {
+            assert_eq!((running.requests, running.trends[0].trend.len()), (2, 2));
+        }
+        ControlFlow::Continue(())
+    };
+    let watch = Watch { trends: &["http_req_total_duration"], judge: &mut judge };
+    let recording = super::run(&plan, &AtomicBool::new(false), &mut told, Some(watch)).unwrap();
+    assert_eq!((recording.requests, recording.failed), (4, 0), "{:?}", recording.by_failure);
+    check_consistency(&recording);
+    assert_eq!(told.0.load(Ordering::SeqCst), recording.series.len());
 }
 
 #[test]

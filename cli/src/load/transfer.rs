@@ -6,7 +6,7 @@ use hdrhistogram::serialization::{Deserializer as Decoder, Serializer as _, V2Se
 use hdrhistogram::{Counter, Histogram};
 use serde::{Deserialize as _, Deserializer, Serializer, de, ser};
 
-use super::recorder::{DIGITS, HIGHEST_MICROS};
+use super::trends::{DIGITS, HIGHEST_MICROS};
 
 /// The V2 header: cookie, payload length, offset, digits (4 bytes each), lowest, highest, ratio (8 bytes each).
 /// <https://github.com/HdrHistogram/HdrHistogram/blob/master/src/main/java/org/HdrHistogram/AbstractHistogram.java>

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::ledger::Ledger;
-use super::recorder::{Trends, trend};
 use super::recording::{Recording, StepRecording};
 use super::series::Second;
+use super::trends::{Trends, trend};
 use super::withheld::Withheld;
 
 /// Puts the recordings of machines together that shared one plan, in the order of their shares. The series comes

@@ -1,10 +1,11 @@
 //! One generator thread: an epoll loop that starts what is due, moves what is in flight, and gives up what takes
-//! too long. Nothing in it waits for anything but events, and nothing on the way of a request allocates.
+//! too long. Nothing in it waits for anything but events, and nothing on the way of a request over plain HTTP/1.1
+//! allocates, but for cookies.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::{SyncSender, TrySendError};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -17,14 +18,14 @@ use super::connection::{Connection, Io, Step};
 use super::deadlines::Deadlines;
 use super::effort::Effort;
 use super::exchange::Exchange;
-use super::harvest::{Counts, Harvest, Shared};
+use super::harvest::{Counts, Harvest, Shared, Told};
 use super::head::HeadMemo;
 use super::ledger::{Fate, UserLedger};
 use super::outcome::{Failure, Outcome};
 use super::plan::Plan;
 use super::recorder::Recorder;
 use super::scenario::RequestSource;
-use super::series::{Interval, IntervalRecorder, second_of};
+use super::series::{IntervalRecorder, second_of};
 
 const TIMER_TOKEN: u64 = u64::MAX;
 /// After so many responses in a row, starts get their turn, and the other way round: as many, so that neither piles up.
@@ -57,7 +58,7 @@ pub(super) struct Worker<'a> {
     effort: Effort,
     shared: &'a Shared,
     stop: &'a AtomicBool,
-    intervals: SyncSender<(usize, Interval)>,
+    intervals: SyncSender<Told>,
 }
 
 impl<'a> Worker<'a> {
@@ -68,7 +69,7 @@ impl<'a> Worker<'a> {
         clock: Clock,
         shared: &'a Shared,
         stop: &'a AtomicBool,
-        intervals: SyncSender<(usize, Interval)>,
+        intervals: SyncSender<Told>,
     ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let timer =
@@ -175,7 +176,7 @@ impl<'a> Worker<'a> {
         let second = second_of(now, self.measure_start);
         if let Some(interval) = self.interval.advance(second, self.online_count) {
             self.recorder.absorb(&interval);
-            if self.intervals.try_send((self.index, interval)).is_err() {
+            if self.intervals.try_send((self.index, Some(interval))).is_err() {
                 self.counts.series_gaps += 1;
             }
             if self.shared.board.is_watched() {
@@ -274,6 +275,8 @@ impl<'a> Worker<'a> {
     /// A request is over: record it, and find out when its user goes on.
     fn settle(&mut self, slot: u32, exchange: &Exchange) {
         let Exchange { times, outcome, .. } = exchange;
+        // First: a second that is over is handed on with what was recorded in it, and this request is not of it.
+        self.advance_series(times.ended);
         self.in_flight.remove(slot);
         let fate = outcome.fate(self.io.source.acknowledgement(), exchange.bytes_sent > 0);
         self.ledgers[slot as usize].push(fate);
@@ -293,7 +296,6 @@ impl<'a> Worker<'a> {
             let met = checks.map(|check| check.is_met(status, exchange.body_has));
             self.recorder.record(exchange, step, met);
         }
-        self.advance_series(times.ended);
         // Seconds of the measured part hold measured requests only, so that they add up to the totals.
         if measured || times.ended < self.measure_start {
             self.interval.record(times, step, outcome.failed());
@@ -321,6 +323,8 @@ impl<'a> Worker<'a> {
 
     fn finish(mut self, interrupted: bool) -> Harvest {
         let ended = self.io.clock.now();
+        // At once: what follows takes time that is none of the run's.
+        let shares = self.effort.finish(ended);
         self.counts.dropped = self.agenda.dropped();
         for (connection, ledger) in self.connections.iter_mut().zip(&mut self.ledgers) {
             if let Some(sent) = connection.abort() {
@@ -328,11 +332,21 @@ impl<'a> Worker<'a> {
                 ledger.push(if sent { Fate::Unknown } else { Fate::NotSent });
             }
         }
-        let last_interval = self.interval.finish(self.online_count);
-        self.recorder.absorb(&last_interval);
+        let last = self.interval.finish(self.online_count);
+        self.recorder.absorb(&last);
         self.recorder.derive();
+        // Others may go on for long, and nothing is to wait for this thread.
+        self.shared.board.post(self.index, ended, self.measure_start, &self.recorder, &self.counts);
+        let last_interval = match self.intervals.try_send((self.index, Some(last))) {
+            Ok(()) => {
+                // If nobody takes it, the seconds of the others are told at the end.
+                let _ = self.intervals.try_send((self.index, None));
+                None
+            }
+            Err(TrySendError::Full((_, last)) | TrySendError::Disconnected((_, last))) => last,
+        };
         Harvest {
-            shares: self.effort.finish(ended),
+            shares,
             recorder: self.recorder,
             ledgers: self.ledgers,
             last_interval,

@@ -92,7 +92,7 @@ pub(super) fn growth_during<T>(work: impl FnOnce() -> T) -> (T, u64) {
 }
 
 /// Waits until a condition holds that does not depend on how fast this machine is.
-pub(super) fn wait_until(what: &str, condition: impl Fn() -> bool) {
+pub(super) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < Duration::from_secs(60), "waited in vain for {what}");

@@ -59,6 +59,16 @@ fn a_pace_is_kept_from_the_intended_start() {
 }
 
 #[test]
+fn what_a_pace_leaves_out_where_nobody_listens_is_dropped_not_forgotten() {
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let arrivals = Arrivals::Every(millis(20));
+    let recording = record(&Plan { arrivals, warmup: millis(200), ..plan(address, 0, 500) });
+    // Three users, 25 iterations each within the measured part; of which each sends one every 100 ms at most.
+    assert_eq!(recording.requests + recording.dropped, 75, "{} dropped", recording.dropped);
+    assert!(recording.requests <= 18, "{}", recording.requests);
+}
+
+#[test]
 fn a_paced_user_that_is_held_up_catches_up_and_says_how_late_it_is() {
     // Each takes twice as long as the pace.
     let server = Server::answering(OK, millis(100));
@@ -102,6 +112,9 @@ fn a_run_ends_after_its_iterations() {
     for (iterations, users, arrivals) in [
         (50, 3, Arrivals::Think),
         (2, 3, Arrivals::Think),
+        // Fewer than threads.
+        (1, 3, Arrivals::Think),
+        (1, 3, Arrivals::Rate(500)),
         (50, 3, Arrivals::Rate(500)),
         (7, 3, Arrivals::Every(millis(5))),
     ] {

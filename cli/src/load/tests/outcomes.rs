@@ -45,7 +45,7 @@ fn reset_within_the_body() {
 }
 
 /// Disconnects with a reset although the server keeps a second handle: connecting a socket to nowhere.
-fn abort(peer: &server::Peer) {
+pub(super) fn abort(peer: &server::Peer) {
     use nix::libc;
     use std::os::fd::AsRawFd as _;
     let nowhere = libc::sockaddr { sa_family: libc::AF_UNSPEC as u16, sa_data: [0; 14] };

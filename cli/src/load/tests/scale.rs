@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, Command, Stdio};
 
-use super::super::recorder::{Trend, Trends};
+use super::super::trends::{Trend, Trends};
 use super::crowd::Crowd;
 use super::*;
 

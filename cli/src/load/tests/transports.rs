@@ -2,7 +2,16 @@
 
 use std::io::Write as _;
 
-use super::super::outcome::Failure;
+use super::super::client::{Progress, Resources};
+use super::super::clock::Clock;
+use super::super::exchange::Times;
+use super::super::head::HeadMemo;
+use super::super::http1::Http1;
+use super::super::outcome::{Failure, Outcome};
+use super::super::scenario::Expectation;
+use super::super::tls;
+use super::super::transport::{TlsStream, Transport};
+use super::outcomes::abort;
 use super::tls_server::{Answer, AsyncServer, Identity, Misdeed};
 use super::*;
 
@@ -74,6 +83,25 @@ fn http2_without_tls_by_prior_knowledge() {
     assert!(server.log.heads().iter().all(|head| *head == (uri.clone(), Some(agent.clone()))));
     assert_eq!(recording.trends.tls_handshaking.max(), 0);
     assert!(recording.bytes_sent > 0 && recording.bytes_received >= 5 * recording.requests);
+}
+
+#[test]
+fn bodies_are_searched_over_either_version() {
+    let step = |name: &str, text: &str| Step {
+        checks: vec![Check::BodyContains(text.into())],
+        ..Step::new(name, "GET")
+    };
+    for version in [HttpVersion::Http1, HttpVersion::Http2] {
+        // More than a frame of HTTP/2.
+        let server = AsyncServer::start(None, version == HttpVersion::Http2, Answer(40_000));
+        // What one answer has must not be said of the next, on the same connection.
+        let steps = vec![step("has", &"x".repeat(1000)), step("lacks", "y"), step("has too", "x")];
+        let scenario = Scenario::Steps(steps);
+        let recording = record(&Plan { scenario, ..plan_for(&server, None, http(version)) });
+        let counts = recording.steps.iter().flat_map(|step| &step.checks).map(|c| (c.passes, c.fails));
+        assert_eq!(counts.collect::<Vec<_>>(), [(30, 0), (0, 30), (30, 0)], "{version:?}");
+        assert_eq!(server.log.connections(), 3);
+    }
 }
 
 #[test]
@@ -158,7 +186,7 @@ fn a_connection_for_each_request() {
         let recording = record(&plan_for(&server, identity.as_ref(), options));
         expect_success(&recording, &server);
         assert_eq!(server.log.connections(), recording.requests);
-        let fresh = |trend: &super::super::recorder::Trend| trend.len() - trend.count_at(0);
+        let fresh = |trend: &super::super::trends::Trend| trend.len() - trend.count_at(0);
         assert_eq!(fresh(&recording.trends.connecting), recording.requests);
         let handshakes = if identity.is_some() { recording.requests } else { 0 };
         assert_eq!(fresh(&recording.trends.tls_handshaking), handshakes);
@@ -252,6 +280,44 @@ fn large_requests_are_sent_whole() {
         assert!(recording.bytes_sent >= BYTES as u64 * recording.requests);
         assert!(recording.trends.sending.max() > 0);
     }
+}
+
+/// A server that has refused a request and gone, of which the client learns by its send: no event has told it that there
+/// is something to read.
+#[test]
+fn an_answer_over_tls_is_read_though_the_send_fails() {
+    let identity = Identity::sound(&BOTH[1..]);
+    let config = identity.server_config();
+    let server = Server::start(move |peer| {
+        let mut session = rustls::ServerConnection::new(config.clone()).unwrap();
+        let mut stream = rustls::Stream::new(&mut session, &mut peer.stream);
+        std::io::Read::read_exact(&mut stream, &mut [0; 100]).unwrap();
+        stream.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n").unwrap();
+        abort(peer);
+    });
+    let socket = std::net::TcpStream::connect(server.address).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let watched = socket.try_clone().unwrap();
+    let options = TlsOptions { ca: Some(identity.ca()), ..TlsOptions::default() };
+    let config = tls::client_config(&options, HttpVersion::Http1).unwrap();
+    let mut stream = TlsStream::new(socket, config, tls::server_name("127.0.0.1").unwrap()).unwrap();
+    wait_until("the handshake", || {
+        stream.on_readable(false);
+        stream.handshake().unwrap()
+    });
+    let mut client = Http1::new(Transport::Tls(Box::new(stream)));
+    client.begin(Expectation::default());
+    let request = format!("POST / HTTP/1.1\r\nContent-Length: 20000000\r\n\r\n{}", "0".repeat(20_000_000));
+    let (mut buffer, mut memo, mut times) = ([0; 4096], HeadMemo::default(), Times::default());
+    let mut resources = Resources { clock: Clock::start(), buffer: &mut buffer, memo: &mut memo };
+    let outcome = loop {
+        match client.send(request.as_bytes(), &mut resources, &mut times) {
+            Progress::Ended(outcome) => break outcome,
+            // The socket is full; the next send finds it reset.
+            _ => wait_until("the reset", || watched.peer_addr().is_err()),
+        }
+    };
+    assert_eq!(outcome, Outcome::Response(413));
 }
 
 #[test]
