@@ -29,11 +29,16 @@ static OWN: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"#!lua flags=allow-oom
         local owner = redis.call('GET', KEYS[1])
-        if owner and owner ~= ARGV[1] then return 0 end
+        if owner and owner ~= ARGV[1] and (ARGV[3] == '' or string.sub(owner, 18) ~= ARGV[3]) then return 0 end
         redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-        return 1",
+        return owner == ARGV[1] and 2 or 1",
     )
 });
+
+/// What [`OWN`] answers.
+const OWNED_BY_ANOTHER: u8 = 0;
+/// It was not this consumer's until now.
+const TAKEN: u8 = 1;
 
 static RELEASE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
@@ -84,6 +89,11 @@ static BURY: LazyLock<Script> = LazyLock::new(|| {
 pub struct RedisConsumer {
     link: Arc<RedisLink>,
     name: String,
+    /// 16 digits that no other consumer has, and the name. Two of one name must not both own the shard.
+    owner: String,
+    /// Whose shard it may take over while the lease runs: that of its own name, which it succeeds after a restart.
+    /// Empty once it has owned the shard: if that one lives after all, the two would take it from each other for ever.
+    succeeds: String,
     connection: Option<MultiplexedConnection>,
     owned_since: Option<Instant>,
     /// Where reclaiming stands; `None` once all that was delivered before is delivered again.
@@ -93,11 +103,22 @@ pub struct RedisConsumer {
     lease: Duration,
 }
 
+/// Whose the shard is.
+enum Ownership {
+    Held,
+    /// This consumer's again, but the lease had run out: another one may have owned the shard meanwhile, and have
+    /// been given entries that come before all that is still to be read.
+    Lapsed,
+    Another,
+}
+
 impl RedisConsumer {
     pub(super) fn new(link: Arc<RedisLink>, name: &str) -> Self {
         Self {
             link,
             name: name.to_owned(),
+            owner: format!("{:016x} {name}", fastrand::u64(..)),
+            succeeds: name.to_owned(),
             connection: None,
             owned_since: None,
             reclaim_from: Some("0-0".into()),
@@ -130,24 +151,35 @@ impl RedisConsumer {
         unavailable(self.link.address(), error)
     }
 
-    async fn own(&mut self, connection: &mut MultiplexedConnection) -> Result<bool, RedisError> {
+    async fn own(&mut self, connection: &mut MultiplexedConnection) -> Result<Ownership, RedisError> {
         if self.owned_since.is_some_and(|since| since.elapsed() < self.lease / 4) {
-            return Ok(true);
+            return Ok(Ownership::Held);
         }
         let asked = Instant::now();
-        let owned: bool = OWN
+        let answer: u8 = OWN
             .key(OWNER)
-            .arg(&self.name)
+            .arg(&self.owner)
             .arg(self.lease.as_millis() as u64)
+            .arg(&self.succeeds)
             .invoke_async(connection)
             .await?;
-        if owned && self.owned_since.is_none() {
+        if answer == OWNED_BY_ANOTHER {
+            self.owned_since = None;
+            return Ok(Ownership::Another);
+        }
+        self.succeeds.clear();
+        let before = self.owned_since;
+        if before.is_none() {
             create_group(connection).await?;
             // A former owner may have held entries: they come first, and in order.
-            self.reclaim_from = Some("0-0".into());
+            self.rewind();
         }
-        self.owned_since = owned.then_some(asked);
-        Ok(owned)
+        self.owned_since = Some(asked);
+        if before.is_some() && answer == TAKEN {
+            self.rewind();
+            return Ok(Ownership::Lapsed);
+        }
+        Ok(Ownership::Held)
     }
 
     async fn fetch(
@@ -240,8 +272,12 @@ impl Consumer for RedisConsumer {
     ) -> Result<Vec<Delivery>, JournalError> {
         let mut connection = self.connect().await?;
         match self.own(&mut connection).await {
-            Ok(true) => {}
-            Ok(false) => {
+            Ok(Ownership::Held) => {}
+            // Not just from the start again: what was read for the same batch would come a second time in it.
+            Ok(Ownership::Lapsed) => {
+                return Err(JournalError::Unavailable("the lease on the shard had run out".into()));
+            }
+            Ok(Ownership::Another) => {
                 tokio::time::sleep(wait.min(STANDBY_PAUSE)).await;
                 return Ok(Vec::new());
             }
@@ -305,7 +341,7 @@ impl Consumer for RedisConsumer {
     async fn release(&mut self) {
         if let Some(connection) = &mut self.connection {
             let released: Result<i64, RedisError> =
-                RELEASE.key(OWNER).arg(&self.name).invoke_async(connection).await;
+                RELEASE.key(OWNER).arg(&self.owner).invoke_async(connection).await;
             if let Err(error) = released {
                 tracing::warn!(%error, "could not release the shard; it is free after {:?}", self.lease);
             }

@@ -2,7 +2,8 @@
 //!
 //! Keys, all in one hash slot: `scalekit:{0}:journal` the stream (field `e`: an entry, see
 //! [`super::codec`]), `…:op:<operation id>` where an operation was appended (expires), `…:owner` which worker
-//! owns the shard (expires), `…:dead` the stream of dead letters, `…:dead:reasons` their reasons by write id.
+//! owns the shard, by the digits of its start and its name (expires), `…:dead` the stream of dead letters,
+//! `…:dead:reasons` their reasons by write id.
 
 mod consumer;
 mod settings;
