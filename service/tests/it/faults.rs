@@ -123,6 +123,23 @@ async fn mongodb_killed_under_load_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_does_not_let_us_write_kills_no_letter() {
+    let harness = Harness::with(Kind::RedisMongo, Options { own_mongo: true, ..Options::default() }).await;
+    // More often than a write that is to blame would be tried.
+    let point = doc! {
+        "configureFailPoint": "failCommand",
+        "mode": { "times": 6 },
+        "data": { "failCommands": ["insert"], "errorCode": 13 },
+    };
+    harness.mongo_database().await.client().database("admin").run_command(point).await.unwrap();
+    harness.write("POST", "/v1/orders", r#"{"n":1}"#).await;
+    harness.drained().await;
+    let worker = harness.stats_of(harness.worker.as_ref().unwrap()).await.worker.unwrap();
+    assert_eq!((worker.retries, worker.stored, worker.dead), (6, 1, 0));
+    assert_eq!(harness.stored("orders").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_killed_mid_batch_leaves_nothing_behind_and_nothing_twice() {
     let batch = scalekit_service::worker::BatchSettings {
         max_writes: 20,
