@@ -27,6 +27,7 @@ use crate::worker::governor::Limiter;
 /// Deleted documents leave tombstones; this often the embedded store drops the expired ones.
 const PURGE_INTERVAL: Duration = Duration::from_secs(60);
 const PURGE_DOCUMENTS: usize = 10_000;
+/// In one database operation.
 
 /// Why the service did not start, or did not go on.
 #[derive(Debug, thiserror::Error)]
@@ -230,8 +231,12 @@ async fn connect(config: &Config) -> Result<Parts, ServeError> {
 
 async fn purge(store: Arc<Embedded>, throttle: Arc<Limiter>, stop: CancellationToken) {
     while !stop.is_cancelled() {
-        if let Err(error) = store.purge(std::time::SystemTime::now(), PURGE_DOCUMENTS, &*throttle).await {
-            tracing::warn!(%error, "expired tombstones were not dropped");
+        let purging = store.purge(std::time::SystemTime::now(), PURGE_DOCUMENTS, &*throttle);
+        tokio::select! {
+            purged = purging => if let Err(error) = purged {
+                tracing::warn!(%error, "expired tombstones were not dropped");
+            },
+            () = stop.cancelled() => return,
         }
         let _ = tokio::time::timeout(PURGE_INTERVAL, stop.cancelled()).await;
     }
