@@ -363,6 +363,22 @@ async fn the_bounds_of_the_backlog_hold_and_lift() {
 }
 
 #[tokio::test]
+async fn what_waits_for_the_disk_is_bounded_in_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(dir.path());
+    append(&journal, "first").await;
+    let queued = || journal.shared.queued_bytes.load(Ordering::Relaxed);
+    assert_eq!(queued(), 0, "what is written waits no more");
+    // As if the disk stood still.
+    journal.shared.queued_bytes.store(WAITING_BYTES, Ordering::Relaxed);
+    let refused = journal.append(request("second")).await.unwrap_err();
+    assert!(matches!(refused, JournalError::Unavailable(_)), "{refused}");
+    assert_eq!(queued(), WAITING_BYTES);
+    journal.shared.queued_bytes.store(0, Ordering::Relaxed);
+    append(&journal, "second").await;
+}
+
+#[tokio::test]
 async fn a_write_is_accepted_then_stored_or_dead() {
     let dir = tempfile::tempdir().unwrap();
     let journal = open(dir.path());
