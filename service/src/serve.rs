@@ -17,6 +17,7 @@ use crate::journal::embedded::EmbeddedJournal;
 use crate::journal::redis::RedisJournal;
 use crate::journal::{Consumer, Journal, JournalError};
 use crate::metrics::Metrics;
+use crate::recall::recall;
 use crate::redis_link::RedisLink;
 use crate::store::embedded::Embedded;
 use crate::store::mongo::Mongo;
@@ -205,6 +206,10 @@ async fn connect(config: &Config) -> Result<Parts, ServeError> {
             let store = Arc::new(background::call(|| Embedded::open(&data_dir.join("store")))?);
             let cache = Arc::new(InProcessCache::default());
             Ok(Parts {
+            let recalled = recall(journal.consumer(), &*cache).await?;
+            if recalled > 0 {
+                tracing::info!(entries = recalled, "went on with what waits in the journal");
+            }
                 journal: Arc::new(journal),
                 consumer,
                 cache,

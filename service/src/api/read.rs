@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::cache::{Cache, FillToken, Lookup, Versioned};
 use crate::metrics::Metrics;
-use crate::operation::DocumentKey;
+use crate::operation::{DocumentKey, json_text};
 use crate::store::{Store, StoreError, StoredDocument, Throttle};
 
 /// The result of a shared read: the document's state, or why it failed.
@@ -217,9 +217,7 @@ impl Reader {
 }
 
 fn to_versioned(stored: StoredDocument) -> Versioned {
-    let json =
-        serde_json::to_vec(&bson::Bson::Document(stored.document).into_relaxed_extjson()).unwrap_or_default();
-    Versioned::stored(stored.version, Some(Bytes::from(json)))
+    Versioned::stored(stored.version, Some(json_text(stored.document)))
 }
 
 #[cfg(test)]
@@ -303,9 +301,9 @@ mod tests {
         }
     }
 
-        cache: Arc<InProcessCache>,
     struct Parts {
         reader: Arc<Reader>,
+        cache: Arc<InProcessCache>,
         store: Arc<StoreDouble>,
         throttle: Arc<CountingThrottle>,
     }
@@ -382,6 +380,8 @@ mod tests {
             reader.get_many(&[key("a", n)]).await.unwrap();
         }
         assert_eq!((store.operations(), throttle.0.load(Ordering::SeqCst)), (13, 13));
+    }
+
     #[tokio::test]
     async fn who_comes_after_a_write_was_stored_does_not_get_what_was_read_before() {
         let Parts { reader, cache, store, .. } = parts(Some(Semaphore::new(0)));
@@ -399,8 +399,6 @@ mod tests {
         }
         assert_eq!(store.operations(), 2, "the late one is read for itself");
         assert!(reader.flights().by_key.is_empty());
-    }
-
     }
 
     #[tokio::test]
