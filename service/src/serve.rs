@@ -27,8 +27,8 @@ use crate::worker::governor::Limiter;
 
 /// Deleted documents leave tombstones; this often the embedded store drops the expired ones.
 const PURGE_INTERVAL: Duration = Duration::from_secs(60);
-const PURGE_DOCUMENTS: usize = 10_000;
 /// In one database operation.
+const PURGE_DOCUMENTS: usize = 10_000;
 
 /// Why the service did not start, or did not go on.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +85,7 @@ pub async fn run(
     let limiter = Arc::new(Limiter::new(share(config.role, config.database_ops_per_s)));
     let process = Arc::new(Process {
         role: config.role.as_str(),
+        instance: uuid::Uuid::now_v7().to_string(),
         started: Instant::now(),
         journal: Arc::clone(&parts.journal),
         cache: Arc::clone(&parts.cache),
@@ -205,11 +206,11 @@ async fn connect(config: &Config) -> Result<Parts, ServeError> {
             // Its flushes and compactions are background work.
             let store = Arc::new(background::call(|| Embedded::open(&data_dir.join("store")))?);
             let cache = Arc::new(InProcessCache::default());
-            Ok(Parts {
             let recalled = recall(journal.consumer(), &*cache).await?;
             if recalled > 0 {
                 tracing::info!(entries = recalled, "went on with what waits in the journal");
             }
+            Ok(Parts {
                 journal: Arc::new(journal),
                 consumer,
                 cache,
