@@ -6,6 +6,7 @@
 //! `…:dead:reasons` their reasons by write id.
 
 mod consumer;
+mod scripts;
 mod settings;
 
 use std::sync::{Arc, LazyLock};

@@ -16,6 +16,8 @@ use crate::testing::RedisServer;
 const BOUNDS: BacklogBounds = BacklogBounds { entries: 1_000_000, bytes: u64::MAX };
 /// For reads that must find nothing; the server waits at least this long.
 const AT_ONCE: Duration = Duration::from_millis(1);
+/// As long as a consumer waits at a time.
+const MAX_WAIT: Duration = Duration::from_secs(2);
 /// No test waits longer than this for something that must come.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -239,18 +241,48 @@ async fn who_did_not_notice_that_another_owned_the_shard_meanwhile_starts_again_
 }
 
 #[tokio::test]
+async fn who_stood_still_while_another_took_the_shard_is_given_nothing_new() {
+    let server = Server::start(&[]);
+    let journal = server.journal().await;
+    append_numbered(&journal, 0..1).await;
+    let mut first = journal.consumer("w1");
+    assert_eq!(names(&drain(&mut first).await), numbered(0..1));
+    // By its own clock its lease runs.
+    assert_eq!(server.command::<i64>(&["DEL", OWNER]).await, 1);
+    let mut second = journal.consumer("w2");
+    assert_eq!(names(&drain(&mut second).await), numbered(0..1));
+    append_numbered(&journal, 1..3).await;
+    assert!(first.read(9, usize::MAX, AT_ONCE).await.unwrap().is_empty());
+    assert_eq!(names(&drain(&mut second).await), numbered(1..3));
+    second.release().await;
+    assert_eq!(names(&read_all(&mut first, 3).await), numbered(0..3));
+}
+
+#[tokio::test]
+async fn a_waiting_consumer_gets_an_entry_at_once() {
+    let server = Server::start(&[]);
+    let journal = server.journal().await;
+    let mut consumer = journal.consumer("w1");
+    for op_id in numbered(0..3) {
+        // Acknowledged by hand and never deleted, so the stream is never empty.
+        let foreign: String = server.command(&["XADD", STREAM, "*", "x", "y"]).await;
+        assert_eq!(consumer.read(1, usize::MAX, PATIENCE).await.unwrap().len(), 1);
+        assert_eq!(server.command::<i64>(&["XACK", STREAM, GROUP, &foreign]).await, 1);
+        let read = async { consumer.read(9, usize::MAX, MAX_WAIT).await.unwrap() };
+        let (read, _) = futures_util::join!(read, append(&journal, &op_id));
+        assert_eq!(names(&read), [op_id]);
+    }
+}
+
+#[tokio::test]
 async fn of_two_consumers_of_one_name_the_later_owns_the_shard() {
     let server = Server::start(&[]);
     let journal = server.journal().await;
     append_numbered(&journal, 0..2).await;
-    let lease = Duration::from_millis(400);
-    let mut first = journal.consumer("w1").with_lease(lease);
-    let mut second = journal.consumer("w1");
+    let (mut first, mut second) = (journal.consumer("w1"), journal.consumer("w1"));
     assert_eq!(names(&drain(&mut first).await), numbered(0..2));
     assert_eq!(names(&drain(&mut second).await), numbered(0..2), "as after a restart");
     append_numbered(&journal, 2..4).await;
-    // Until the first one has to renew its lease.
-    tokio::time::sleep(lease / 2).await;
     assert!(drain(&mut first).await.is_empty(), "it stands by");
     assert_eq!(names(&drain(&mut second).await), numbered(2..4));
     second.release().await;
