@@ -146,6 +146,18 @@ pub fn json_text(document: Document) -> Bytes {
     Bytes::from(serde_json::to_vec(&Bson::Document(document).into_relaxed_extjson()).unwrap_or_default())
 }
 
+/// The largest stored document in bytes: MongoDB's limit, held in every store so that they agree.
+pub const MAX_DOCUMENT_BYTES: usize = 16 * 1024 * 1024;
+
+/// Why these fields can never be merged, whatever is there: names that are paths or operators to a database.
+#[must_use]
+pub fn bad_merge_field(fields: &Document) -> Option<String> {
+    let name = fields.keys().find(|name| name.is_empty() || name.starts_with('$') || name.contains('.'))?;
+    Some(format!(
+        "a merge cannot set the field {name:?}: names are not empty, start without `$`, have no dot"
+    ))
+}
+
 /// One change to one document, as it goes to the store. In one batch each document occurs at most once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DocumentWrite {
