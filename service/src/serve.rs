@@ -79,7 +79,7 @@ pub async fn run(
     let listener = tokio::net::TcpListener::from_std(listener)
         .map_err(|source| ServeError::Io { what: "the listening socket".into(), source })?;
     let metrics = Arc::new(Metrics::default());
-    let gate = Arc::new(Gate::new(config.backlog_bounds.entries, MAX_BACKLOG_AGE));
+    let gate = Arc::new(Gate::new(config.backlog_bounds, MAX_BACKLOG_AGE));
     let watching =
         tokio::spawn(Arc::clone(&gate).watch(Arc::clone(&parts.journal), Arc::clone(&metrics), stop.clone()));
     let limiter = Arc::new(Limiter::new(share(config.role, config.database_ops_per_s)));

@@ -142,9 +142,8 @@ impl Journal for EmbeddedJournal {
     }
 
     async fn append(&self, request: Request) -> Result<Appended, JournalError> {
-        let waiting = self.shared.backlog();
-        if waiting.entries >= self.bounds.entries || self.shared.backlog_bytes() >= self.bounds.bytes {
-            return Err(JournalError::Full { entries: waiting.entries, bound: self.bounds.entries });
+        if let Some(reason) = self.shared.backlog().full(self.bounds) {
+            return Err(JournalError::Full(reason));
         }
         let mut payload = Vec::with_capacity(256 * request.writes.len() + 64);
         codec::encode(&[&request], &mut payload).map_err(JournalError::Invalid)?;

@@ -89,11 +89,8 @@ impl Shared {
 
     pub(super) fn backlog(&self) -> Backlog {
         let state = self.state();
-        Backlog { entries: state.waiting.entries, oldest_ms: state.waiting.oldest_ms() }
-    }
-
-    pub(super) fn backlog_bytes(&self) -> u64 {
-        self.state().waiting.bytes
+        let waiting = &state.waiting;
+        Backlog { entries: waiting.entries, bytes: waiting.bytes, oldest_ms: waiting.oldest_ms() }
     }
 
     pub(super) fn status(&self, id: WriteId) -> WriteState {

@@ -354,7 +354,11 @@ async fn the_bounds_of_the_backlog_hold_and_lift() {
                 Err(refused) => break refused,
             }
         };
-        assert_eq!(refused, JournalError::Full { entries: 3, bound: bounds.entries });
+        let backlog = journal.backlog().await.unwrap();
+        assert_eq!(refused, JournalError::Full(backlog.full(bounds).unwrap()));
+        let bound =
+            if bounds.entries == 3 { "3 entries wait for the database, the bound is 3" } else { "bytes" };
+        assert!(refused.to_string().contains(bound), "{refused}");
         let mut consumer = journal.consumer();
         assert_eq!(read(&mut consumer).await.len(), 3, "nothing of the refused one is there");
         consumer.ack(&positions[..1]).await.unwrap();

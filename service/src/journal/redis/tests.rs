@@ -134,7 +134,7 @@ async fn entries_come_in_order_and_acknowledging_empties_the_stream() {
     let appended = append_numbered(&journal, 0..20).await;
     assert!(appended.windows(2).all(|pair| pair[0] < pair[1]));
     let backlog = journal.backlog().await.unwrap();
-    assert_eq!(backlog, Backlog { entries: 20, oldest_ms: Some(appended[0].ms) });
+    assert_eq!(backlog, Backlog { entries: 20, bytes: 0, oldest_ms: Some(appended[0].ms) });
     let read = drain(&mut consumer).await;
     assert_eq!((names(&read), positions(&read)), (numbered(0..20), appended.clone()));
     consumer.ack(&appended[..5]).await.unwrap();
@@ -464,7 +464,7 @@ async fn the_bound_of_the_backlog_holds_and_lifts() {
     let journal = server.connect(BacklogBounds { entries: 2, bytes: u64::MAX }).await.unwrap();
     append_numbered(&journal, 0..2).await;
     let error = journal.append(request("more")).await.unwrap_err();
-    assert_eq!(error, JournalError::Full { entries: 2, bound: 2 });
+    assert_eq!(error, JournalError::Full("2 entries wait for the database, the bound is 2".into()));
     assert!(journal.append(request("op1")).await.unwrap().repeated, "what is there is still found");
     let mut consumer = journal.consumer("w1");
     let read = drain(&mut consumer).await;
