@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::listener::{self, ConnectionLimits};
@@ -27,6 +28,8 @@ use crate::worker::governor::Limiter;
 
 /// Deleted documents leave tombstones; this often the embedded store drops the expired ones.
 const PURGE_INTERVAL: Duration = Duration::from_secs(60);
+/// Requests that may be journaled at a time, for each connection: its own, and one that its last client left behind.
+const ACCEPTING_PER_CONNECTION: usize = 2;
 /// In one database operation.
 const PURGE_DOCUMENTS: usize = 10_000;
 
@@ -111,6 +114,7 @@ pub async fn run(
             gate,
             metrics: Arc::clone(&metrics),
             limits: config.requests,
+            accepting: Arc::new(Semaphore::new(ACCEPTING_PER_CONNECTION * config.max_connections)),
             process,
         })),
     };

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bson::doc;
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::harness::{Harness, Kind, Options, eventually};
@@ -93,6 +94,26 @@ async fn redis_killed_under_load_loses_nothing() {
     .await;
     assert_stored_once(&harness, &accepted).await;
     eventually("ready again", async || (harness.get("/readyz").await.status == 200).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_give_up_while_redis_stands_still_do_not_pile_up() {
+    let options = Options { max_connections: 4, ..Options::default() };
+    let harness = Harness::with(Kind::RedisMongo, options).await;
+    harness.signal_redis(Signal::SIGSTOP);
+    // What each leaves behind waits for seconds; there is room for eight.
+    let refused = eventually("further ones are turned away", async || {
+        let request = harness.request(reqwest::Method::POST, "/v1/orders").body("{}");
+        let answer = crate::harness::try_answer(request.timeout(Duration::from_millis(100))).await;
+        answer.ok().filter(|answer| answer.text.contains("too many requests wait for the journal"))
+    })
+    .await;
+    refused.expect_problem(503, "there is no more room");
+    harness.signal_redis(Signal::SIGCONT);
+    eventually("writes are accepted again", async || {
+        (harness.send("POST", "/v1/orders", "{}").await.status == 202).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
