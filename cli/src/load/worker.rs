@@ -270,6 +270,8 @@ impl<'a> Worker<'a> {
         }
         self.requests += 1;
         self.failed += u64::from(outcome.failed());
+        // First, since the figures that it may take are of whole requests: this one is in none of them yet.
+        self.advance_series(times.ended);
         let measured = times.intended >= self.measure_start;
         let step = self.agenda.step(slot);
         if measured {
@@ -278,7 +280,6 @@ impl<'a> Worker<'a> {
             let met = checks.map(|check| check.is_met(status, exchange.body_has));
             self.recorder.record(exchange, step, met);
         }
-        self.advance_series(times.ended);
         // Seconds of the measured part hold measured requests only, so that they add up to the totals.
         if measured || times.ended < self.measure_start {
             self.interval.record(times, step, outcome.failed());
