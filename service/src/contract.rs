@@ -120,6 +120,8 @@ pub struct Stats {
     pub role: String,
     pub version: String,
     pub pid: u32,
+    /// Of this start of the process: another one means that all counts began anew.
+    pub instance: String,
     pub uptime_ms: u64,
     /// Resident memory of the process, bytes, now and at its highest; 0 where the system does not tell.
     pub memory_bytes: u64,

@@ -9,6 +9,7 @@ pub mod contract;
 pub mod journal;
 pub mod metrics;
 pub mod operation;
+mod recall;
 pub mod redis_link;
 pub mod serve;
 pub mod store;

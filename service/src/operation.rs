@@ -4,8 +4,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bson::Document;
 use bson::raw::RawDocumentBuf;
+use bson::{Bson, Document};
+use bytes::Bytes;
 
 use crate::contract::WriteOp;
 
@@ -124,6 +125,37 @@ impl Change {
             Self::Delete => WriteOp::Delete,
         }
     }
+
+    /// Its document as readers get it; none for a delete.
+    #[must_use]
+    pub fn json(&self) -> Option<Bytes> {
+        match self {
+            Self::Insert(document) | Self::Replace(document) => {
+                Document::try_from(&**document).ok().map(json_text)
+            }
+            Self::Merge(fields) => Some(json_text(fields.clone())),
+            Self::Delete => None,
+        }
+    }
+}
+
+/// A document as JSON: MongoDB's relaxed extended form.
+#[must_use]
+pub fn json_text(document: Document) -> Bytes {
+    // Every JSON value can be written.
+    Bytes::from(serde_json::to_vec(&Bson::Document(document).into_relaxed_extjson()).unwrap_or_default())
+}
+
+/// The largest stored document in bytes: MongoDB's limit, held in every store so that they agree.
+pub const MAX_DOCUMENT_BYTES: usize = 16 * 1024 * 1024;
+
+/// Why these fields can never be merged, whatever is there: names that are paths or operators to a database.
+#[must_use]
+pub fn bad_merge_field(fields: &Document) -> Option<String> {
+    let name = fields.keys().find(|name| name.is_empty() || name.starts_with('$') || name.contains('.'))?;
+    Some(format!(
+        "a merge cannot set the field {name:?}: names are not empty, start without `$`, have no dot"
+    ))
 }
 
 /// One change to one document, as it goes to the store. In one batch each document occurs at most once.

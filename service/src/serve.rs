@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::listener::{self, ConnectionLimits};
@@ -17,6 +18,7 @@ use crate::journal::embedded::EmbeddedJournal;
 use crate::journal::redis::RedisJournal;
 use crate::journal::{Consumer, Journal, JournalError};
 use crate::metrics::Metrics;
+use crate::recall::recall;
 use crate::redis_link::RedisLink;
 use crate::store::embedded::Embedded;
 use crate::store::mongo::Mongo;
@@ -26,6 +28,9 @@ use crate::worker::governor::Limiter;
 
 /// Deleted documents leave tombstones; this often the embedded store drops the expired ones.
 const PURGE_INTERVAL: Duration = Duration::from_secs(60);
+/// Requests that may be journaled at a time, for each connection: its own, and one that its last client left behind.
+const ACCEPTING_PER_CONNECTION: usize = 2;
+/// In one database operation.
 const PURGE_DOCUMENTS: usize = 10_000;
 
 /// Why the service did not start, or did not go on.
@@ -77,12 +82,13 @@ pub async fn run(
     let listener = tokio::net::TcpListener::from_std(listener)
         .map_err(|source| ServeError::Io { what: "the listening socket".into(), source })?;
     let metrics = Arc::new(Metrics::default());
-    let gate = Arc::new(Gate::new(config.backlog_bounds.entries, MAX_BACKLOG_AGE));
+    let gate = Arc::new(Gate::new(config.backlog_bounds, MAX_BACKLOG_AGE));
     let watching =
         tokio::spawn(Arc::clone(&gate).watch(Arc::clone(&parts.journal), Arc::clone(&metrics), stop.clone()));
     let limiter = Arc::new(Limiter::new(share(config.role, config.database_ops_per_s)));
     let process = Arc::new(Process {
         role: config.role.as_str(),
+        instance: uuid::Uuid::now_v7().to_string(),
         started: Instant::now(),
         journal: Arc::clone(&parts.journal),
         cache: Arc::clone(&parts.cache),
@@ -108,6 +114,7 @@ pub async fn run(
             gate,
             metrics: Arc::clone(&metrics),
             limits: config.requests,
+            accepting: Arc::new(Semaphore::new(ACCEPTING_PER_CONNECTION * config.max_connections)),
             process,
         })),
     };
@@ -203,6 +210,10 @@ async fn connect(config: &Config) -> Result<Parts, ServeError> {
             // Its flushes and compactions are background work.
             let store = Arc::new(background::call(|| Embedded::open(&data_dir.join("store")))?);
             let cache = Arc::new(InProcessCache::default());
+            let recalled = recall(journal.consumer(), &*cache).await?;
+            if recalled > 0 {
+                tracing::info!(entries = recalled, "went on with what waits in the journal");
+            }
             Ok(Parts {
                 journal: Arc::new(journal),
                 consumer,
@@ -230,8 +241,12 @@ async fn connect(config: &Config) -> Result<Parts, ServeError> {
 
 async fn purge(store: Arc<Embedded>, throttle: Arc<Limiter>, stop: CancellationToken) {
     while !stop.is_cancelled() {
-        if let Err(error) = store.purge(std::time::SystemTime::now(), PURGE_DOCUMENTS, &*throttle).await {
-            tracing::warn!(%error, "expired tombstones were not dropped");
+        let purging = store.purge(std::time::SystemTime::now(), PURGE_DOCUMENTS, &*throttle);
+        tokio::select! {
+            purged = purging => if let Err(error) = purged {
+                tracing::warn!(%error, "expired tombstones were not dropped");
+            },
+            () = stop.cancelled() => return,
         }
         let _ = tokio::time::timeout(PURGE_INTERVAL, stop.cancelled()).await;
     }

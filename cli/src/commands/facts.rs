@@ -10,7 +10,8 @@ use scalekit_service::contract::Stats;
 use super::control::Drained;
 use super::crowd;
 use super::experiment::{Measured, RunName};
-use super::sampler::{Sample, most_operations_a_second};
+use super::operations::{self, Operations, growth};
+use super::sampler::Sample;
 use crate::criteria::Spec;
 use crate::load::{Arrivals, CheckCount, Plan, Recording, SecondLatency, StepRecording};
 use crate::profile::{Profile, ScenarioKind};
@@ -153,18 +154,12 @@ fn load_metrics(report: &mut Report, recording: &Recording) {
 }
 
 fn service_metrics(report: &mut Report, measured: &Measured) {
-    let operations =
-        |all: &BTreeMap<String, Stats>| all.values().map(|stats| stats.store.operations).sum::<u64>();
-    if !measured.before.is_empty() && !measured.loaded.is_empty() {
-        let count = operations(&measured.loaded).saturating_sub(operations(&measured.before));
-        let seconds = (measured.recording.elapsed).as_secs_f64();
-        // The governors count exactly, but only what passes them; the samples see every operation, once a
-        // second. The peaks of two processes may not have met in one second, so their sum is an upper bound.
-        let governed: u64 =
-            measured.loaded.values().map(|stats| u64::from(stats.store.operations_peak)).sum();
-        let most = governed.max(most_operations_a_second(&measured.samples));
-        report
-            .set("db_ops", [("count", count as f64), ("rate", count as f64 / seconds), ("max", most as f64)]);
+    let seconds = measured.recording.elapsed.as_secs_f64();
+    match operations::of_load(&measured.before, &measured.loaded, &measured.samples) {
+        Operations::NotCounted => {}
+        Operations::Counted { count, most } => report
+            .set("db_ops", [("count", count as f64), ("rate", count as f64 / seconds), ("max", most as f64)]),
+        Operations::StartedAnew(roles) => report.findings.push(operations::started_anew(&roles)),
     }
     let backlog = measured.samples.iter().map(|sample| sample.backlog);
     if let Some(last) = backlog.clone().next_back() {
@@ -285,20 +280,11 @@ fn series(recording: &Recording, samples: &[Sample]) -> Vec<Second> {
                 total_ms_p95: ms(second.latency, |latency| latency.p95),
                 total_ms_p99: ms(second.latency, |latency| latency.p99),
                 total_ms_max: ms(second.latency, |latency| latency.max),
-                db_ops: service.map(|(operations, _)| operations),
+                db_ops: service.and_then(|(operations, _)| operations),
                 journal_backlog: service.map(|(_, backlog)| backlog),
             }
         })
         .collect()
-}
-
-/// Operations in the second that ends at `end`, and the backlog then, from the samples around it.
-fn growth(samples: &[Sample], end: Duration) -> Option<(u64, u64)> {
-    // Samples come once a second; the one nearest to the end of this second.
-    let half = Duration::from_millis(500);
-    let at = samples.iter().position(|sample| sample.at + half > end && sample.at < end + half)?;
-    let before = samples.get(at.checked_sub(1)?)?;
-    Some((samples[at].db_ops.saturating_sub(before.db_ops), samples[at].backlog))
 }
 
 fn counters(stats: &BTreeMap<String, Stats>) -> BTreeMap<String, serde_json::Value> {

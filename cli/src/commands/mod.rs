@@ -14,6 +14,7 @@ mod live;
 mod loading;
 mod makers;
 mod manual;
+mod operations;
 mod options;
 mod planning;
 mod progress;

@@ -1,8 +1,11 @@
 //! Looks at the service's counters once a second while the load runs.
 
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use scalekit_service::contract::Stats;
 use tokio_util::sync::CancellationToken;
 
 use super::control::Service;
@@ -19,6 +22,8 @@ pub(super) struct Sample {
     /// Database operations of all processes so far.
     pub(super) db_ops: u64,
     pub(super) backlog: u64,
+    /// Of which starts of the processes the counts are.
+    pub(super) instances: u64,
 }
 
 /// A running sampler.
@@ -60,12 +65,19 @@ async fn watch(service: Service, samples: Arc<Mutex<Vec<Sample>>>, stop: Cancell
             at: started.elapsed(),
             db_ops: stats.values().map(|stats| stats.store.operations).sum(),
             backlog: stats.values().map(|stats| stats.journal.backlog_entries).max().unwrap_or(0),
+            instances: instances(&stats),
         };
         let mut samples = samples.lock().unwrap_or_else(PoisonError::into_inner);
         if samples.len() < MAX_SAMPLES {
             samples.push(sample);
         }
     }
+}
+
+fn instances(stats: &BTreeMap<String, Stats>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    stats.values().for_each(|stats| stats.instance.hash(&mut hasher));
+    hasher.finish()
 }
 
 /// Most operations within one second, as far as samples tell: the growth between two, over the time between.
@@ -86,7 +98,7 @@ mod tests {
 
     #[test]
     fn the_busiest_second_is_found_whatever_the_jitter_of_the_samples() {
-        let sample = |ms, db_ops| Sample { at: Duration::from_millis(ms), db_ops, backlog: 0 };
+        let sample = |ms, db_ops| Sample { at: Duration::from_millis(ms), db_ops, backlog: 0, instances: 0 };
         assert_eq!(most_operations_a_second(&[]), 0);
         assert_eq!(most_operations_a_second(&[sample(0, 5)]), 0);
         let samples = [sample(0, 0), sample(1003, 100), sample(1990, 199), sample(4000, 200)];

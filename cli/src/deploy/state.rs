@@ -38,15 +38,16 @@ impl Deployment {
         self.roles.first().map_or("", |role| &role.url)
     }
 
-    /// Ends its processes, those first that depend on the others.
+    /// Ends its processes, those first that depend on the others; goes on after one that cannot be ended.
     ///
     /// # Errors
     /// A process that cannot be ended.
     pub(crate) async fn stop(&self, grace: Duration) -> Result<(), DeployError> {
+        let mut result = Ok(());
         for identity in self.processes.iter().rev() {
-            process::stop(identity, grace).await?;
+            result = result.and(process::stop(identity, grace).await);
         }
-        Ok(())
+        result
     }
 }
 

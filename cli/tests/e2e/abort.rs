@@ -54,6 +54,17 @@ fn a_delay_postpones_the_end() {
     assert!(aborted["at_s"].as_f64().unwrap() >= 5.0, "{aborted}");
 }
 
+/// Figures are taken at the turn of a second, which with users that do not pause is mostly the end of a request.
+#[test]
+fn figures_are_taken_between_requests() {
+    let (sandbox, server) = (Sandbox::new(), failing_after(0));
+    let changes = failures("threshold: rate<0.3, abortOnFail: true, delayAbortEval: 1m");
+    let profile = sandbox.profile("turn", &changes);
+    let bench = ["bench", "-p", &profile, "--url", &server.url, "--vus", "3", "--think", "0s", "-d", "4s"];
+    sandbox.scalekit(&bench).expect(99);
+    assert_eq!(sandbox.report()["load"]["achieved"]["measured_s"], 4.0);
+}
+
 #[test]
 fn a_criterion_that_does_not_ask_for_it_ends_nothing() {
     let (sandbox, server) = (Sandbox::new(), failing_after(0));

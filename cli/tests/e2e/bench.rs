@@ -153,6 +153,35 @@ fn a_killed_worker_and_its_successor_lose_nothing() {
     sandbox.expect_clean();
 }
 
+/// Another worker takes its place while the load still runs, and counts from 0.
+#[test]
+fn the_operations_of_a_worker_that_started_anew_are_not_told_too_low() {
+    let (sandbox, servers) = (Sandbox::new(), Servers::start());
+    // Longer than the tests' patience: it ends once the other one is there.
+    let profile = sandbox.profile("anew", &CRASH.replace("3s", "10m"));
+    let (redis, mongo) = (servers.redis.url(), servers.mongo.url());
+    let urls = ["--redis-url", &redis, "--cache-url", &redis, "--mongo-url", &mongo];
+    sandbox.scalekit(&[&["deploy", "-p", &profile], &urls[..]].concat()).expect(0);
+    let deployment = sandbox.deployment("anew");
+    let listen = deployment["roles"][1]["url"].as_str().unwrap().trim_start_matches("http://").to_owned();
+    let mut bench = sandbox.start(sandbox.command(&["bench", "-p", &profile]));
+    bench.wait_to_say("measuring");
+    kill(Pid::from_raw(sandbox.process("anew", "worker")), Signal::SIGKILL).unwrap();
+    let serve = ["serve", "worker", "-p", &profile, "--backend", "redis-mongo", "--listen", &listen];
+    let mut successor = sandbox.start(sandbox.command(&[&serve[..], &urls].concat()));
+    successor.wait_to_say("serving");
+    bench.signal(Signal::SIGINT);
+    let output = bench.wait().expect(105);
+    assert!(output.stdout.contains("worker started anew under the load"), "{}", output.stdout);
+    let report = sandbox.report();
+    assert_eq!(report["audit"]["lost"], 0, "{report}");
+    assert!(report["metrics"]["db_ops"].is_null(), "{report}");
+    successor.signal(Signal::SIGTERM);
+    successor.wait().expect(0);
+    sandbox.scalekit(&["deploy", "down", "-p", &profile]).expect(0);
+    sandbox.expect_clean();
+}
+
 #[test]
 fn steps_of_a_profile_are_sent_checked_and_reported() {
     let (sandbox, server) = (Sandbox::new(), WebServer::start("201 Created"));

@@ -24,7 +24,15 @@ pub(super) async fn accept(
     if let Some(reason) = app.gate.closed() {
         return Err(ApiError::backlog(reason));
     }
-    let accepting = ToItsEnd::new(run(Arc::clone(app), op_id, writes));
+    let Ok(permit) = Arc::clone(&app.accepting).try_acquire_owned() else {
+        return Err(ApiError::backlog("too many requests wait for the journal"));
+    };
+    let accepting = run(Arc::clone(app), op_id, writes);
+    let accepting = ToItsEnd::new(async move {
+        let accepted = accepting.await;
+        drop(permit);
+        accepted
+    });
     match tokio::time::timeout(app.limits.request_timeout, accepting).await {
         Ok(result) => result,
         Err(_) => Err(ApiError::outcome_unknown("the journal did not answer in time")),

@@ -14,7 +14,10 @@ use crate::contract::{
     MAX_COLLECTION_BYTES, MAX_ID_BYTES, MAX_OPERATIONS_PER_REQUEST, RESERVED_COLLECTIONS, RESERVED_FIELD,
     WriteOp, write_operation_id,
 };
-use crate::operation::{Change, DocumentKey};
+use crate::operation::{Change, DocumentKey, MAX_DOCUMENT_BYTES, bad_merge_field};
+
+/// What the service adds to a stored document, at the most: its id and the operation's, and the names of those fields.
+const STAMP_BYTES: usize = 1024;
 
 /// A transaction as it is sent.
 #[derive(Deserialize)]
@@ -168,7 +171,12 @@ fn write(
         (WriteOp::Insert, Some(raw)) => Change::Insert(parse(raw)?),
         (WriteOp::Replace, Some(raw)) => Change::Replace(parse(raw)?),
         (WriteOp::Merge, Some(raw)) => {
-            Change::Merge(Document::try_from(&*parse(raw)?).map_err(|error| Invalid(error.to_string()))?)
+            let fields = Document::try_from(&*parse(raw)?).map_err(|error| Invalid(error.to_string()))?;
+            // Known now, so there is no 202 for what can only become a dead letter.
+            if let Some(reason) = bad_merge_field(&fields) {
+                return Err(Invalid(reason));
+            }
+            Change::Merge(fields)
         }
     };
     Ok(DecodedWrite { key, change, json: None, is_new })
@@ -177,6 +185,12 @@ fn write(
 fn parse(raw: &RawValue) -> Result<RawDocumentBuf, Invalid> {
     let document = transcode::document(raw.get())
         .map_err(|error| Invalid(format!("`document` must be a JSON object: {error}")))?;
+    let bytes = document.as_bytes().len();
+    if bytes > MAX_DOCUMENT_BYTES - STAMP_BYTES {
+        return Err(Invalid(format!(
+            "`document` would have {bytes} bytes in the database, the limit is {MAX_DOCUMENT_BYTES}"
+        )));
+    }
     for field in document.iter() {
         let (name, _) = field.map_err(|error| Invalid(format!("`document`: {error}")))?;
         if name.as_str() == RESERVED_FIELD || name.as_str() == "_id" {
@@ -245,6 +259,10 @@ mod tests {
 
     #[test]
     fn what_is_not_json_is_400_and_what_breaks_the_contract_is_422() {
+        let large = |bytes| {
+            let text = "x".repeat(bytes);
+            format!(r#"{{"writes":[{{"collection":"a","op":"insert","document":{{"t":"{text}"}}}}]}}"#)
+        };
         let many = |what: &str, one: &str| format!(r#"{{"{what}":[{}]}}"#, vec![one; 65].join(","));
         for (body, expected) in [
             ("{}".to_owned(), 200),
@@ -259,6 +277,11 @@ mod tests {
             (r#"{"writes":[{"collection":"a","op":"insert","document":[1]}]}"#.into(), 422),
             (r#"{"writes":[{"collection":"a","op":"insert","document":{"_sk":1}}]}"#.into(), 422),
             (r#"{"writes":[{"collection":"a","op":"insert","document":{"_id":1}}]}"#.into(), 422),
+            (r#"{"writes":[{"collection":"a","op":"merge","id":"1","document":{"a.b":1}}]}"#.into(), 422),
+            (r#"{"writes":[{"collection":"a","op":"merge","id":"1","document":{"":1}}]}"#.into(), 422),
+            (r#"{"writes":[{"collection":"a","op":"replace","id":"1","document":{"a.b":1}}]}"#.into(), 200),
+            (large(MAX_DOCUMENT_BYTES - 2 * STAMP_BYTES), 200),
+            (large(MAX_DOCUMENT_BYTES - STAMP_BYTES), 422),
             (r#"{"writes":[{"collection":"a","op":"delete","id":"1","document":{}}]}"#.into(), 422),
             (r#"{"writes":[{"collection":"stats","op":"delete","id":"1"}]}"#.into(), 422),
             (r#"{"writes":[{"collection":"system.users","op":"delete","id":"1"}]}"#.into(), 422),

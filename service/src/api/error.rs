@@ -76,7 +76,7 @@ impl From<JournalError> for ApiError {
     fn from(error: JournalError) -> Self {
         match error {
             JournalError::Unavailable(_) | JournalError::Failed(_) => Self::unavailable(error.to_string()),
-            JournalError::Full { .. } => Self::backlog(error.to_string()),
+            JournalError::Full(_) => Self::backlog(error.to_string()),
             JournalError::Invalid(reason) => Self::unprocessable(reason),
             JournalError::Unknown(reason) => Self::outcome_unknown(&reason),
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::journal::embedded::BacklogBounds;
 use crate::journal::{Backlog, Journal, JournalError, now_ms};
 use crate::metrics::Metrics;
 
@@ -22,14 +23,14 @@ struct Seen {
 /// The state of the journal as of a moment ago.
 pub struct Gate {
     seen: RwLock<Seen>,
-    max_entries: u64,
+    bounds: BacklogBounds,
     max_age: Duration,
 }
 
 impl Gate {
     #[must_use]
-    pub fn new(max_entries: u64, max_age: Duration) -> Self {
-        Self { seen: RwLock::default(), max_entries, max_age }
+    pub fn new(bounds: BacklogBounds, max_age: Duration) -> Self {
+        Self { seen: RwLock::default(), bounds, max_age }
     }
 
     fn seen(&self) -> Seen {
@@ -59,13 +60,7 @@ impl Gate {
         if let Some(reason) = seen.unreachable {
             return Some(reason);
         }
-        if seen.backlog.entries >= self.max_entries {
-            return Some(format!(
-                "{} entries wait for the database, the bound is {}",
-                seen.backlog.entries, self.max_entries
-            ));
-        }
-        self.closed()
+        seen.backlog.full(self.bounds).or_else(|| self.closed())
     }
 
     fn note(&self, asked: Result<Backlog, JournalError>, metrics: &Metrics) {
@@ -98,4 +93,27 @@ impl Gate {
 /// How long the oldest entry waits; clocks of two machines may differ, so never negative.
 pub(super) fn age(backlog: &Backlog) -> Duration {
     Duration::from_millis(backlog.oldest_ms.map_or(0, |oldest| now_ms().saturating_sub(oldest)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_ready_below_each_bound_only() {
+        let bounds = BacklogBounds { entries: 3, bytes: 100 };
+        let gate = Gate::new(bounds, Duration::from_secs(60));
+        for (entries, bytes, expected) in
+            [(2, 99, None), (3, 9, Some("3 entries wait")), (2, 100, Some("100 bytes wait"))]
+        {
+            gate.note(Ok(Backlog { entries, bytes, oldest_ms: None }), &Metrics::default());
+            match (gate.not_ready(), expected) {
+                (None, None) => {}
+                (Some(reason), Some(part)) => assert!(reason.starts_with(part), "{reason}"),
+                (reason, _) => panic!("{entries} entries of {bytes} bytes: {reason:?}"),
+            }
+        }
+        gate.note(Err(JournalError::Unavailable("gone".into())), &Metrics::default());
+        assert!(gate.not_ready().is_some_and(|reason| reason.contains("gone")));
+    }
 }

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::{get, post};
+use tokio::sync::Semaphore;
 
 use crate::cache::Cache;
 use crate::journal::Journal;
@@ -43,6 +44,9 @@ pub struct App {
     pub gate: Arc<Gate>,
     pub metrics: Arc<Metrics>,
     pub limits: RequestLimits,
+    /// A permit for each request that is being journaled, also of clients that are gone: their connections are no
+    /// bound any more.
+    pub accepting: Arc<Semaphore>,
     pub process: Arc<Process>,
 }
 

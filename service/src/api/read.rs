@@ -1,5 +1,5 @@
-//! Reads: cache, then store. A document is read from the store once at a time, however many want it, and all
-//! documents of a collection that are wanted when the database may be asked are read in one operation.
+//! Reads: cache, then store. A document is read from the store once at a time, however many want it (unless a write
+//! of it was stored since that read began), and all documents of a collection that are wanted when the database may be asked are read in one operation.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::cache::{Cache, FillToken, Lookup, Versioned};
 use crate::metrics::Metrics;
-use crate::operation::DocumentKey;
+use crate::operation::{DocumentKey, json_text};
 use crate::store::{Store, StoreError, StoredDocument, Throttle};
 
 /// The result of a shared read: the document's state, or why it failed.
@@ -32,7 +32,8 @@ pub struct Reader {
 /// Reads that are under way or wait for their turn.
 #[derive(Default)]
 struct Flights {
-    by_key: HashMap<DocumentKey, watch::Receiver<Shared>>,
+    /// Each with the token of the lookup that it began with: a later one may have to see what was stored since.
+    by_key: HashMap<DocumentKey, (FillToken, watch::Receiver<Shared>)>,
     waiting: VecDeque<Wanted>,
     /// Somebody takes what waits.
     is_fetching: bool,
@@ -66,8 +67,9 @@ impl Flights {
 
 struct Wanted {
     key: DocumentKey,
-    /// `None` where the cache has part of the document and takes no fill.
-    token: Option<FillToken>,
+    token: FillToken,
+    /// Not where the cache has part of the document.
+    fills: bool,
     landed: watch::Sender<Shared>,
 }
 
@@ -126,16 +128,16 @@ impl Reader {
         let mut sources = Vec::with_capacity(keys.len());
         let mut hits = 0;
         for (key, lookup) in keys.iter().zip(lookups) {
-            let (known, token) = match lookup {
+            let (known, token, fills) = match lookup {
                 Lookup::Known(document) => {
                     hits += 1;
                     sources.push(Source::Known(document));
                     continue;
                 }
-                Lookup::Partial(known) => (known, None),
-                Lookup::Miss(token) => (Versioned::default(), Some(token)),
+                Lookup::Partial(known, token) => (known, token, false),
+                Lookup::Miss(token) => (Versioned::default(), token, true),
             };
-            sources.push(Source::Store(self.join(key, token)?, known));
+            sources.push(Source::Store(self.join(key, token, fills)?, known));
         }
         self.metrics.cache_hits.inc_by(hits);
         self.metrics.cache_misses.inc_by(keys.len() as u64 - hits);
@@ -150,18 +152,21 @@ impl Reader {
     fn join(
         self: &Arc<Self>,
         key: &DocumentKey,
-        token: Option<FillToken>,
+        token: FillToken,
+        fills: bool,
     ) -> Result<watch::Receiver<Shared>, Arc<str>> {
         let mut flights = self.flights();
-        if let Some(flight) = flights.by_key.get(key) {
+        if let Some((began_with, flight)) = flights.by_key.get(key)
+            && *began_with == token
+        {
             return Ok(flight.clone());
         }
         if flights.waiting.len() >= MAX_WAITING {
             return Err("too many documents wait to be read from the database".into());
         }
         let (landed, flight) = watch::channel(None);
-        flights.by_key.insert(key.clone(), flight.clone());
-        flights.waiting.push_back(Wanted { key: key.clone(), token, landed });
+        flights.by_key.insert(key.clone(), (token, flight.clone()));
+        flights.waiting.push_back(Wanted { key: key.clone(), token, fills, landed });
         if !std::mem::replace(&mut flights.is_fetching, true) {
             // A task of its own: others wait for it even when this client goes away.
             tokio::spawn(Arc::clone(self).fetch());
@@ -179,7 +184,11 @@ impl Reader {
             self.metrics.store_reads.inc_by(keys.len() as u64);
             {
                 let mut flights = self.flights();
-                keys.iter().for_each(|key| drop(flights.by_key.remove(key)));
+                for Wanted { key, token, .. } in &wanted {
+                    if flights.by_key.get(key).is_some_and(|(began_with, _)| began_with == token) {
+                        flights.by_key.remove(key);
+                    }
+                }
             }
             self.land(wanted, result).await;
         }
@@ -188,12 +197,10 @@ impl Reader {
     async fn land(&self, wanted: Vec<Wanted>, result: Result<Vec<Option<StoredDocument>>, StoreError>) {
         match result {
             Ok(found) => {
-                for (Wanted { key, token, landed }, stored) in wanted.into_iter().zip(found) {
+                for (Wanted { key, token, fills, landed }, stored) in wanted.into_iter().zip(found) {
                     let known = stored.map_or_else(|| Versioned::stored(0, None), to_versioned);
                     landed.send_replace(Some(Ok(known.clone())));
-                    if let Some(token) = token
-                        && let Err(error) = self.cache.fill(&key, known, token).await
-                    {
+                    if fills && let Err(error) = self.cache.fill(&key, known, token).await {
                         self.metrics.cache_errors.inc();
                         tracing::debug!(%error, "the cache was not filled");
                     }
@@ -210,9 +217,7 @@ impl Reader {
 }
 
 fn to_versioned(stored: StoredDocument) -> Versioned {
-    let json =
-        serde_json::to_vec(&bson::Bson::Document(stored.document).into_relaxed_extjson()).unwrap_or_default();
-    Versioned::stored(stored.version, Some(Bytes::from(json)))
+    Versioned::stored(stored.version, Some(json_text(stored.document)))
 }
 
 #[cfg(test)]
@@ -298,6 +303,7 @@ mod tests {
 
     struct Parts {
         reader: Arc<Reader>,
+        cache: Arc<InProcessCache>,
         store: Arc<StoreDouble>,
         throttle: Arc<CountingThrottle>,
     }
@@ -306,8 +312,9 @@ mod tests {
         let store = Arc::new(StoreDouble { answers, ..StoreDouble::default() });
         let throttle = Arc::new(CountingThrottle::default());
         let cache = Arc::new(InProcessCache::default());
-        let reader = Reader::new(cache, store.clone(), throttle.clone(), Arc::new(Metrics::default()));
-        Parts { reader, store, throttle }
+        let reader =
+            Reader::new(cache.clone(), store.clone(), throttle.clone(), Arc::new(Metrics::default()));
+        Parts { reader, cache, store, throttle }
     }
 
     fn key(collection: &str, id: usize) -> DocumentKey {
@@ -336,7 +343,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_thousand_readers_of_a_document_are_one_read() {
-        let Parts { reader, store, throttle } = parts(Some(Semaphore::new(0)));
+        let Parts { reader, store, throttle, .. } = parts(Some(Semaphore::new(0)));
         let tasks = readers(&reader, vec![key("items", 7); 1000]).await;
         store.answers.as_ref().unwrap().add_permits(1);
         for task in tasks {
@@ -350,7 +357,7 @@ mod tests {
 
     #[tokio::test]
     async fn documents_that_are_missed_together_are_read_together() {
-        let Parts { reader, store, throttle } = parts(Some(Semaphore::new(0)));
+        let Parts { reader, store, throttle, .. } = parts(Some(Semaphore::new(0)));
         // The first read holds the database; all others gather behind it.
         let first = readers(&reader, vec![key("items", 0)]).await;
         let others = readers(&reader, (1..=1500).map(|id| key("items", id)).collect()).await;
@@ -365,7 +372,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_limit_is_asked_for_each_operation_and_for_no_other() {
-        let Parts { reader, store, throttle } = parts(None);
+        let Parts { reader, store, throttle, .. } = parts(None);
         let keys: Vec<_> = (0..30).map(|n| key(["a", "b", "c"][n % 3], n)).collect();
         let read = reader.get_many(&keys).await.unwrap();
         assert_eq!(read, (0..30).map(json).collect::<Vec<_>>(), "in the order of the request");
@@ -373,6 +380,25 @@ mod tests {
             reader.get_many(&[key("a", n)]).await.unwrap();
         }
         assert_eq!((store.operations(), throttle.0.load(Ordering::SeqCst)), (13, 13));
+    }
+
+    #[tokio::test]
+    async fn who_comes_after_a_write_was_stored_does_not_get_what_was_read_before() {
+        let Parts { reader, cache, store, .. } = parts(Some(Semaphore::new(0)));
+        let wanted = || vec![key("items", 7)];
+        let early = readers(&reader, wanted()).await;
+        while store.operations() < 1 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // The database is being read; meanwhile a write is accepted and stored.
+        cache.settled(&[(key("items", 7), 5)], 5).await.unwrap();
+        let late = readers(&reader, wanted()).await;
+        store.answers.as_ref().unwrap().add_permits(2);
+        for task in early.into_iter().chain(late) {
+            assert_eq!(task.await.unwrap().unwrap(), [json(7)]);
+        }
+        assert_eq!(store.operations(), 2, "the late one is read for itself");
+        assert!(reader.flights().by_key.is_empty());
     }
 
     #[tokio::test]

@@ -17,6 +17,8 @@ use crate::worker::governor::Limiter;
 /// One process of the service, for its own counters.
 pub struct Process {
     pub role: &'static str,
+    /// See [`Stats::instance`].
+    pub instance: String,
     pub started: Instant,
     pub journal: Arc<dyn Journal>,
     pub cache: Arc<dyn Cache>,
@@ -54,6 +56,7 @@ impl Process {
             role: self.role.into(),
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
+            instance: self.instance.clone(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             memory_bytes,
             memory_peak_bytes,

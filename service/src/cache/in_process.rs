@@ -108,10 +108,11 @@ impl InProcessCache {
                 None => return Lookup::Miss(FillToken(shard.generation)),
             },
         };
+        let token = FillToken(shard.generation);
         drop(shard);
         match known.document() {
             Some(document) => Lookup::Known(document),
-            None => Lookup::Partial(known),
+            None => Lookup::Partial(known, token),
         }
     }
 }
@@ -237,7 +238,7 @@ mod tests {
         let cache = InProcessCache::default();
         let change = CacheChange::Merge(Bytes::from_static(b"{\"a\":1}"));
         cache.accepted(5, vec![AcceptedWrite { key: key(), change, is_new: false }]).await.unwrap();
-        assert!(matches!(get(&cache).await, Lookup::Partial(_)));
+        assert!(matches!(get(&cache).await, Lookup::Partial(..)));
     }
 
     #[tokio::test(start_paused = true)]

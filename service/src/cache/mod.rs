@@ -17,12 +17,13 @@ pub enum Lookup {
     /// Known: the document's JSON text, or that there is none.
     Known(Option<Bytes>),
     /// Only merges are known; the database has the rest.
-    Partial(Versioned),
+    Partial(Versioned, FillToken),
     /// Nothing. The token goes back with the fill.
     Miss(FillToken),
 }
 
-/// Taken before the database is read; a fill under it does nothing if a write came in between.
+/// Taken before the database is read; a fill under it does nothing if a write was stored in between, and what was
+/// read under another one may be older than what this lookup has to show.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FillToken(u64);
 

@@ -108,7 +108,7 @@ impl Cache for RedisCache {
                 None => Lookup::Miss(FillToken::default()),
                 Some(known) => match known.document() {
                     Some(document) => Lookup::Known(document),
-                    None => Lookup::Partial(known),
+                    None => Lookup::Partial(known, FillToken::default()),
                 },
             })
             .collect())
@@ -283,7 +283,7 @@ mod tests {
         cache.fill(&key("1"), stored(4, r#"{"n":4}"#), token).await.unwrap();
         assert_eq!(get(&cache, "1").await, Lookup::Known(None), "the delete is newer");
         cache.accepted(9, vec![write("2", merge(r#"{"m":9}"#.into()))]).await.unwrap();
-        assert!(matches!(get(&cache, "2").await, Lookup::Partial(_)));
+        assert!(matches!(get(&cache, "2").await, Lookup::Partial(..)));
         cache.fill(&key("2"), stored(8, r#"{"n":8}"#), token).await.unwrap();
         assert_eq!(get(&cache, "2").await, known(r#"{"n":8,"m":9}"#), "the base came under the merge");
     }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use embedded::BacklogBounds;
 
 use crate::contract::{Durability, write_operation_id};
 use crate::operation::{Change, DocumentKey, Position};
@@ -83,8 +84,8 @@ pub enum JournalError {
     #[error("the journal cannot be reached: {0}")]
     Unavailable(String),
     /// Nothing was accepted.
-    #[error("the journal is full: {entries} entries wait, the bound is {bound}")]
-    Full { entries: u64, bound: u64 },
+    #[error("the journal is full: {0}")]
+    Full(String),
     /// Nothing was accepted, nor ever will be: the request cannot be journaled.
     #[error("the request cannot be journaled: {0}")]
     Invalid(String),
@@ -100,8 +101,23 @@ pub enum JournalError {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
     pub entries: u64,
+    /// 0 where the journal does not tell.
+    pub bytes: u64,
     /// When the oldest entry that waits was appended, milliseconds since the epoch.
     pub oldest_ms: Option<u64>,
+}
+
+impl Backlog {
+    /// The bound that it has reached, in words.
+    #[must_use]
+    pub fn full(&self, bounds: BacklogBounds) -> Option<String> {
+        let of =
+            |waiting, what, bound| format!("{waiting} {what} wait for the database, the bound is {bound}");
+        if self.entries >= bounds.entries {
+            return Some(of(self.entries, "entries", bounds.entries));
+        }
+        (self.bytes >= bounds.bytes).then(|| of(self.bytes, "bytes", bounds.bytes))
+    }
 }
 
 /// Names one accepted request: shard, position of the entry, place in the entry. Its text form,

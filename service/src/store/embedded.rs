@@ -96,19 +96,27 @@ impl Embedded {
         Ok(Self { engine: Arc::new(engine), operations: Arc::default() })
     }
 
-    /// Removes up to `limit` tombstones that are older than [`TOMBSTONE_TTL`] at `now`, in one database
-    /// operation; the answer is how many it found. Call it again while that is `limit`.
+    /// Removes all tombstones that are older than [`TOMBSTONE_TTL`] at `now`, up to `most` in one database
+    /// operation; the answer is how many there were.
     ///
     /// # Errors
     /// If the storage fails.
     pub async fn purge(
         &self,
         now: SystemTime,
-        limit: usize,
+        most: usize,
         throttle: &dyn Throttle,
     ) -> Result<usize, StoreError> {
-        throttle.acquire().await;
-        self.blocking(move |engine| engine.purge(DateTime::from_system_time(now), limit)).await
+        let now = DateTime::from_system_time(now);
+        let (most, mut purged) = (most.max(1), 0);
+        loop {
+            throttle.acquire().await;
+            let found = self.blocking(move |engine| engine.purge(now, most)).await?;
+            purged += found;
+            if found < most {
+                return Ok(purged);
+            }
+        }
     }
 
     async fn blocking<T: Send + 'static>(

@@ -4,9 +4,10 @@
 use bson::raw::{CStr, RawBson, RawBsonRef, RawDocument, RawDocumentBuf};
 use bson::{Bson, DateTime, Document, cstr};
 
-use super::rules::{Existing, MAX_DOCUMENT_BYTES};
+use super::rules::Existing;
 use super::{Stamp, StoredDocument};
 use crate::contract::RESERVED_FIELD;
+use crate::operation::MAX_DOCUMENT_BYTES;
 
 const ID: &CStr = cstr!("_id");
 const RESERVED: &CStr = cstr!("_sk");

@@ -62,10 +62,12 @@ pub enum Applied {
 /// The store could not be used at all; nothing is known of the writes, deliver them again.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Try again later.
+    /// Try again later. It is away, its disk failed, or it does not let us: whatever it is, nothing is wrong with
+    /// the writes, and they must wait.
     #[error("the database cannot be reached: {0}")]
     Unavailable(String),
-    /// The database answered with something that a retry will not mend.
+    /// It answered with something else that a retry will not mend. A single write that is answered so again and
+    /// again becomes a dead letter.
     #[error("the database failed: {0}")]
     Failed(String),
 }

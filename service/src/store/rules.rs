@@ -1,12 +1,7 @@
 //! What a write may do to what is stored already: the version rule, the same for every store.
 
-use bson::Document;
-
 use crate::contract::{MAX_COLLECTION_BYTES, WriteOp};
-use crate::operation::{Change, DocumentWrite};
-
-/// The largest stored document in bytes: MongoDB's limit, held in every store so that they agree.
-pub(super) const MAX_DOCUMENT_BYTES: usize = 16 * 1024 * 1024;
+use crate::operation::{Change, DocumentWrite, bad_merge_field};
 
 /// The longest id in bytes. The API's own limit is lower; beyond this the engines' limits come near.
 const MAX_STORED_ID_BYTES: usize = 1024;
@@ -71,13 +66,6 @@ pub(super) fn refusal(write: &DocumentWrite) -> Option<String> {
         Change::Merge(fields) => bad_merge_field(fields),
         Change::Insert(_) | Change::Replace(_) | Change::Delete => None,
     }
-}
-
-fn bad_merge_field(fields: &Document) -> Option<String> {
-    let name = fields.keys().find(|name| name.is_empty() || name.starts_with('$') || name.contains('.'))?;
-    Some(format!(
-        "a merge cannot set the field {name:?}: names are not empty, start without `$`, have no dot"
-    ))
 }
 
 #[cfg(test)]

@@ -107,6 +107,8 @@ pub struct Batch {
     pub positions: Vec<Position>,
     /// Refused before the database was asked.
     pub dead: Vec<DeadLetter>,
+    /// The documents of those: readers see what was refused until the cache is told.
+    pub refused: Vec<DocumentKey>,
     /// Journaled writes in it.
     pub journaled_writes: usize,
 }
@@ -161,6 +163,7 @@ impl Batch {
             // The same operation twice is a repeated delivery; another one is a conflict.
             if planned.sources.iter().all(|earlier| earlier.op_id != source.op_id) {
                 self.dead.push(dead_letter(&key, source, EXISTS));
+                self.refused.push(key);
             }
             return;
         }
@@ -280,6 +283,7 @@ mod tests {
         let batch = Batch::new(vec![first, delivery(2, vec![("1", Change::insert(doc! {"n": 2}))])]);
         assert_eq!(batch.writes[0].write.change, Change::insert(doc! {"n": 1}));
         assert_eq!((batch.dead[0].op_id.as_str(), batch.dead[0].reason.as_str()), ("op2-00", EXISTS));
+        assert_eq!(batch.refused, [DocumentKey::new("c", "1")]);
     }
 
     #[test]

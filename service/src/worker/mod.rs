@@ -149,8 +149,9 @@ impl Worker {
             stop,
             deadline,
         };
-        let Outcome { stored, refused, dead } =
+        let Outcome { stored, mut refused, dead } =
             attempt.apply(batch.writes).await.map_err(|Interrupted| StepError::Stopped)?;
+        refused.extend(batch.refused);
         self.metrics.worker_apply_seconds.observe(started.elapsed().as_secs_f64());
         let settled = self.cache.settled(&stored, up_to).await;
         let forgotten = self.cache.invalidate(&refused).await;

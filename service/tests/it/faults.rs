@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bson::doc;
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::harness::{Harness, Kind, Options, eventually};
@@ -96,6 +97,26 @@ async fn redis_killed_under_load_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_give_up_while_redis_stands_still_do_not_pile_up() {
+    let options = Options { max_connections: 4, ..Options::default() };
+    let harness = Harness::with(Kind::RedisMongo, options).await;
+    harness.signal_redis(Signal::SIGSTOP);
+    // What each leaves behind waits for seconds; there is room for eight.
+    let refused = eventually("further ones are turned away", async || {
+        let request = harness.request(reqwest::Method::POST, "/v1/orders").body("{}");
+        let answer = crate::harness::try_answer(request.timeout(Duration::from_millis(100))).await;
+        answer.ok().filter(|answer| answer.text.contains("too many requests wait for the journal"))
+    })
+    .await;
+    refused.expect_problem(503, "there is no more room");
+    harness.signal_redis(Signal::SIGCONT);
+    eventually("writes are accepted again", async || {
+        (harness.send("POST", "/v1/orders", "{}").await.status == 202).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mongodb_killed_under_load_loses_nothing() {
     let options = Options { own_mongo: true, ..slow() };
     let harness = Harness::with(Kind::RedisMongo, options).await;
@@ -120,6 +141,23 @@ async fn mongodb_killed_under_load_loses_nothing() {
     assert_eq!(harness.stored("items").await.len(), 1);
     let worker = harness.stats_of(harness.worker.as_ref().unwrap()).await.worker.unwrap();
     assert_eq!(worker.dead, 0, "an outage kills no letter");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_does_not_let_us_write_kills_no_letter() {
+    let harness = Harness::with(Kind::RedisMongo, Options { own_mongo: true, ..Options::default() }).await;
+    // More often than a write that is to blame would be tried.
+    let point = doc! {
+        "configureFailPoint": "failCommand",
+        "mode": { "times": 6 },
+        "data": { "failCommands": ["insert"], "errorCode": 13 },
+    };
+    harness.mongo_database().await.client().database("admin").run_command(point).await.unwrap();
+    harness.write("POST", "/v1/orders", r#"{"n":1}"#).await;
+    harness.drained().await;
+    let worker = harness.stats_of(harness.worker.as_ref().unwrap()).await.worker.unwrap();
+    assert_eq!((worker.retries, worker.stored, worker.dead), (6, 1, 0));
+    assert_eq!(harness.stored("orders").await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

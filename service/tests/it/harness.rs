@@ -7,6 +7,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bson::Document;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use reqwest::{Method, RequestBuilder};
 use scalekit_service::api::RequestLimits;
 use scalekit_service::config::{Backend, Config, Role};
@@ -52,6 +54,7 @@ pub(crate) struct Options {
     pub(crate) batch: BatchSettings,
     pub(crate) backlog_entries: u64,
     pub(crate) max_body_bytes: usize,
+    pub(crate) max_connections: usize,
     /// A MongoDB server of its own, because the test kills it.
     pub(crate) own_mongo: bool,
 }
@@ -63,6 +66,7 @@ impl Default for Options {
             batch: BatchSettings { max_writes: 1000, max_bytes: 8 << 20, linger: Duration::from_millis(5) },
             backlog_entries: 100_000,
             max_body_bytes: 1 << 20,
+            max_connections: 4096,
             own_mongo: false,
         }
     }
@@ -347,6 +351,11 @@ impl Harness {
         tokio::task::block_in_place(|| redis.server.lock().unwrap().kill());
     }
 
+    pub(crate) fn signal_redis(&self, signal: Signal) {
+        let pid = self.redis.as_ref().unwrap().server.lock().unwrap().pid();
+        kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
+    }
+
     pub(crate) fn restart_redis(&self) {
         let redis = self.redis.as_ref().unwrap();
         tokio::task::block_in_place(|| redis.server.lock().unwrap().restart());
@@ -405,7 +414,7 @@ fn config(
         backend,
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         backlog: 1024,
-        max_connections: 4096,
+        max_connections: options.max_connections,
         durability: Durability::Fsync,
         database_ops_per_s: options.database_ops_per_s,
         batch: options.batch,

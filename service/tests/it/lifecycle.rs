@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use crate::harness::{Harness, Kind, Options, PATIENCE, Process, eventually, on_both};
 use scalekit_service::config::Role;
+use scalekit_service::worker::BatchSettings;
 
 on_both!(
     requests_under_way_finish_and_connects_are_refused,
     a_stop_under_load_loses_nothing,
     a_kill_under_load_loses_nothing,
+    what_was_accepted_before_a_kill_is_readable_after_it,
 );
 
 /// Inserts from 20 clients at once until `enough` were accepted and then `until` is done; the operations that
@@ -142,4 +144,23 @@ async fn a_kill_under_load_loses_nothing(kind: Kind) {
     let killed_with = accepted.len();
     assert!(killed_with >= 450);
     assert_stored_once(&harness, &accepted).await;
+}
+
+/// One write a second goes into the database, so the last of them is far from it when it is read.
+async fn what_was_accepted_before_a_kill_is_readable_after_it(kind: Kind) {
+    let batch = BatchSettings { max_writes: 1, max_bytes: 1 << 20, linger: Duration::ZERO };
+    let harness = Harness::with(kind, Options { database_ops_per_s: 1, batch, ..Options::default() }).await;
+    for n in 0..60 {
+        harness.write("PUT", &format!("/v1/items/{n}"), &format!(r#"{{"n":{n},"t":"ü"}}"#)).await;
+    }
+    harness.write("PATCH", "/v1/items/58", r#"{"n":null,"m":[1.5]}"#).await;
+    harness.write("DELETE", "/v1/items/57", "").await;
+    let harness = harness.restart(false).await;
+    assert!(harness.stats().await.journal.backlog_entries > 5, "none of them is stored");
+    assert_eq!(harness.get("/v1/items/59").await.expect(200).json(), serde_json::json!({"n": 59, "t": "ü"}));
+    assert_eq!(
+        harness.get("/v1/items/58").await.expect(200).json(),
+        serde_json::json!({"t": "ü", "m": [1.5]})
+    );
+    harness.get("/v1/items/57").await.expect_problem(404, "it is deleted");
 }

@@ -1,7 +1,9 @@
 //! Single writes and what a client sees of them.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
+use scalekit_service::worker::BatchSettings;
 use serde_json::{Value, json};
 
 use crate::harness::{Harness, Kind, Options, eventually, on_both};
@@ -13,6 +15,7 @@ on_both!(
     a_repeated_request_is_one_write,
     a_late_retry_does_not_undo_a_newer_write,
     many_merges_end_as_in_order,
+    a_second_insert_of_an_id_is_dead_and_shows_no_more,
 );
 
 async fn an_insert_is_readable_at_once_and_stored_soon(kind: Kind) {
@@ -45,6 +48,22 @@ async fn an_insert_is_readable_at_once_and_stored_soon(kind: Kind) {
         assert_eq!(raw.get_document("_sk").unwrap(), &bson::doc! { "op": id, "v": (ms << 21) + seq });
         assert_eq!(raw.get_str("customer").unwrap(), "Zoë");
     }
+}
+
+/// The linger brings both into one batch, so that the database never sees the second one.
+async fn a_second_insert_of_an_id_is_dead_and_shows_no_more(kind: Kind) {
+    let batch = BatchSettings { linger: Duration::from_secs(1), ..Options::default().batch };
+    let harness = Harness::with(kind, Options { batch, ..Options::default() }).await;
+    let insert = |n: u32| {
+        let write = json!({"collection": "items", "op": "insert", "id": "1", "document": {"n": n}});
+        json!({ "writes": [write] }).to_string()
+    };
+    let first = harness.write("POST", "/v1/transactions", &insert(1)).await;
+    let second = harness.write("POST", "/v1/transactions", &insert(2)).await;
+    harness.drained().await;
+    assert_eq!(harness.write_status(first["write_id"].as_str().unwrap()).await["status"], "stored");
+    assert_eq!(harness.write_status(second["write_id"].as_str().unwrap()).await["status"], "dead");
+    assert_eq!(harness.get("/v1/items/1").await.expect(200).json(), json!({"n": 1}));
 }
 
 async fn replace_merge_and_delete(kind: Kind) {

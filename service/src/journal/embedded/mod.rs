@@ -20,6 +20,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
@@ -34,8 +35,11 @@ use writer::{Job, Writer};
 
 /// A segment is closed at this size, so that acknowledged ones can be removed.
 const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
-/// Requests that may wait for the writer; beyond it, the answer is 503.
+/// Requests that may wait for the writer; beyond it, the answer is 503. A client that goes away leaves its request
+/// here, so connections are no bound.
 const WAITING_REQUESTS: usize = 65_536;
+/// Bytes of requests that may wait for the writer, about.
+const WAITING_BYTES: u64 = 256 * 1024 * 1024;
 
 /// How much may wait for the database.
 #[derive(Clone, Copy, Debug)]
@@ -138,18 +142,26 @@ impl Journal for EmbeddedJournal {
     }
 
     async fn append(&self, request: Request) -> Result<Appended, JournalError> {
-        let waiting = self.shared.backlog();
-        if waiting.entries >= self.bounds.entries || self.shared.backlog_bytes() >= self.bounds.bytes {
-            return Err(JournalError::Full { entries: waiting.entries, bound: self.bounds.entries });
+        if let Some(reason) = self.shared.backlog().full(self.bounds) {
+            return Err(JournalError::Full(reason));
         }
         let mut payload = Vec::with_capacity(256 * request.writes.len() + 64);
         codec::encode(&[&request], &mut payload).map_err(JournalError::Invalid)?;
+        let too_many = || JournalError::Unavailable("too many requests wait for the disk".into());
+        let bytes = payload.len() as u64;
+        if self.shared.queued_bytes.fetch_add(bytes, Ordering::Relaxed) >= WAITING_BYTES {
+            self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(too_many());
+        }
         let (reply, answer) = oneshot::channel();
         let job = Job { op_id: request.op_id, payload, reply };
         let jobs = self.jobs.as_ref().expect("the sender is taken only on drop");
-        jobs.try_send(job).map_err(|error| match error {
-            TrySendError::Full(_) => JournalError::Unavailable("too many requests wait for the disk".into()),
-            TrySendError::Disconnected(_) => JournalError::Failed("its writer has ended".into()),
+        jobs.try_send(job).map_err(|error| {
+            self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            match error {
+                TrySendError::Full(_) => too_many(),
+                TrySendError::Disconnected(_) => JournalError::Failed("its writer has ended".into()),
+            }
         })?;
         answer.await.unwrap_or_else(|_| Err(JournalError::Unknown("its writer has ended".into())))
     }

@@ -43,6 +43,8 @@ pub(super) fn recover(dir: &Path) -> io::Result<Recovered> {
             segments.push_back(segment);
         }
     }
+    // The names as well as the bytes.
+    File::open(dir)?.sync_all()?;
     let dead = DeadLetters::open(dir)?;
     let shared = Shared::new(segments, scan.last, checkpoint, dead, scan.waiting);
     Ok(Recovered { shared, recent: scan.recent, last: scan.last })
@@ -68,7 +70,14 @@ impl Recovery {
                     segment.last = record.position;
                     self.record(record.position, &record.payload);
                 }
-                Scan::End => return Ok(segment),
+                Scan::End => {
+                    if is_last {
+                        // A process that was killed before its flush left entries in the page cache: retries will be
+                        // told that they are durable.
+                        file.sync_all()?;
+                    }
+                    return Ok(segment);
+                }
                 Scan::Damaged(what) if is_last => {
                     // A crash while writing: nothing from here on was acknowledged to anybody.
                     let cut = end - segment.durable_bytes;

@@ -1,6 +1,7 @@
 //! What the writer, the consumer and status requests of one log share.
 
 use std::collections::VecDeque;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -26,6 +27,8 @@ pub(super) struct Shared {
     state: Mutex<State>,
     pub(super) dead: Mutex<DeadLetters>,
     pub(super) checkpoint: Mutex<Checkpoint>,
+    /// Bytes of requests that wait for the writer.
+    pub(super) queued_bytes: AtomicU64,
     /// Wakes the consumer after an append.
     pub(super) grown: Notify,
 }
@@ -43,6 +46,7 @@ impl Shared {
             state: Mutex::new(State { segments, last, watermark, waiting, failed: None }),
             dead: Mutex::new(dead),
             checkpoint: Mutex::new(checkpoint),
+            queued_bytes: AtomicU64::new(0),
             grown: Notify::new(),
         }
     }
@@ -85,11 +89,8 @@ impl Shared {
 
     pub(super) fn backlog(&self) -> Backlog {
         let state = self.state();
-        Backlog { entries: state.waiting.entries, oldest_ms: state.waiting.oldest_ms() }
-    }
-
-    pub(super) fn backlog_bytes(&self) -> u64 {
-        self.state().waiting.bytes
+        let waiting = &state.waiting;
+        Backlog { entries: waiting.entries, bytes: waiting.bytes, oldest_ms: waiting.oldest_ms() }
     }
 
     pub(super) fn status(&self, id: WriteId) -> WriteState {

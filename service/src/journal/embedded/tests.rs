@@ -354,12 +354,32 @@ async fn the_bounds_of_the_backlog_hold_and_lift() {
                 Err(refused) => break refused,
             }
         };
-        assert_eq!(refused, JournalError::Full { entries: 3, bound: bounds.entries });
+        let backlog = journal.backlog().await.unwrap();
+        assert_eq!(refused, JournalError::Full(backlog.full(bounds).unwrap()));
+        let bound =
+            if bounds.entries == 3 { "3 entries wait for the database, the bound is 3" } else { "bytes" };
+        assert!(refused.to_string().contains(bound), "{refused}");
         let mut consumer = journal.consumer();
         assert_eq!(read(&mut consumer).await.len(), 3, "nothing of the refused one is there");
         consumer.ack(&positions[..1]).await.unwrap();
         append(&journal, "fits").await;
     }
+}
+
+#[tokio::test]
+async fn what_waits_for_the_disk_is_bounded_in_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(dir.path());
+    append(&journal, "first").await;
+    let queued = || journal.shared.queued_bytes.load(Ordering::Relaxed);
+    assert_eq!(queued(), 0, "what is written waits no more");
+    // As if the disk stood still.
+    journal.shared.queued_bytes.store(WAITING_BYTES, Ordering::Relaxed);
+    let refused = journal.append(request("second")).await.unwrap_err();
+    assert!(matches!(refused, JournalError::Unavailable(_)), "{refused}");
+    assert_eq!(queued(), WAITING_BYTES);
+    journal.shared.queued_bytes.store(0, Ordering::Relaxed);
+    append(&journal, "second").await;
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 
 use tokio::sync::oneshot;
@@ -54,6 +55,7 @@ impl Writer {
                 bytes += job.payload.len();
                 group.push(job);
             }
+            self.shared.queued_bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
             if let Err(error) = self.commit(&mut group) {
                 // After a failed flush nobody knows what the device holds: never acknowledge again.
                 tracing::error!(%error, "the journal cannot be written any more; restart after mending the disk");
@@ -62,6 +64,7 @@ impl Writer {
                     let _ = job.reply.send(Err(JournalError::Unknown(error.to_string())));
                 }
                 while let Ok(job) = jobs.recv() {
+                    self.shared.queued_bytes.fetch_sub(job.payload.len() as u64, Ordering::Relaxed);
                     let _ = job.reply.send(Err(JournalError::Failed(error.to_string())));
                 }
                 return;

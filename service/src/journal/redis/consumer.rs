@@ -1,15 +1,16 @@
 //! The worker's side of the stream: ownership of the shard, reclaiming what a dead worker left, reading,
 //! acknowledging and burying.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::streams::{StreamAutoClaimReply, StreamId, StreamReadReply};
-use ::redis::{RedisError, Script, Value};
+use ::redis::{RedisError, Value};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::scripts::{ACK, BURY, CREATE_GROUP, OWN, OWNED_BY_ANOTHER, READ, RELEASE, TAKEN};
 use super::{DEAD, DEAD_REASONS, FIELD, GROUP, OWNER, STREAM, parse_id, payload, unavailable};
 use crate::journal::{Consumer, DeadLetter, Delivery, Entry, JournalError, codec};
 use crate::operation::Position;
@@ -23,69 +24,19 @@ const STANDBY_PAUSE: Duration = Duration::from_millis(500);
 const MAX_BLOCK: Duration = Duration::from_secs(2);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-// What takes entries away must work on a server whose memory is full (`allow-oom`), or it stays full.
-
-static OWN: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"#!lua flags=allow-oom
-        local owner = redis.call('GET', KEYS[1])
-        if owner and owner ~= ARGV[1] then return 0 end
-        redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-        return 1",
-    )
-});
-
-static RELEASE: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0",
-    )
-});
-
-/// From 0, never from `$`: what waits in the stream is accepted.
-static CREATE_GROUP: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"#!lua flags=allow-oom
-        local created = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
-        if created.err and not string.find(created.err, 'BUSYGROUP') then return created end
-        return 1",
-    )
-});
-
-/// Acknowledges and deletes in one step; a transaction would be refused when memory is full. In parts, since
-/// Lua takes some thousand arguments at the most.
-static ACK: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"#!lua flags=allow-oom
-        for i = 2, #ARGV, 1000 do
-            local last = math.min(i + 999, #ARGV)
-            redis.call('XACK', KEYS[1], ARGV[1], unpack(ARGV, i, last))
-            redis.call('XDEL', KEYS[1], unpack(ARGV, i, last))
-        end
-        return 1",
-    )
-});
-
-/// Buries each letter once, however often its entry is delivered.
-static BURY: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"#!lua flags=allow-oom
-        for i = 1, #ARGV, 4 do
-            if redis.call('HSETNX', KEYS[2], ARGV[i] .. ' ' .. ARGV[i + 1], '') == 1 then
-                redis.call('HSETNX', KEYS[2], ARGV[i], ARGV[i + 2])
-                redis.call('XADD', KEYS[1], '*', 'write_id', ARGV[i], 'op_id', ARGV[i + 1],
-                           'reason', ARGV[i + 2], 'payload', ARGV[i + 3])
-            end
-        end
-        return 0",
-    )
-});
-
 /// Reads the shard while it owns it.
 pub struct RedisConsumer {
     link: Arc<RedisLink>,
     name: String,
+    /// 16 digits that no other consumer has, and the name. Two of one name must not both own the shard.
+    owner: String,
+    /// Whose shard it may take over while the lease runs: that of its own name, which it succeeds after a restart.
+    /// Empty once it has owned the shard: if that one lives after all, the two would take it from each other for ever.
+    succeeds: String,
     connection: Option<MultiplexedConnection>,
     owned_since: Option<Instant>,
+    /// The newest entry that it knows of; what comes after that is worth a look.
+    newest: Position,
     /// Where reclaiming stands; `None` once all that was delivered before is delivered again.
     reclaim_from: Option<String>,
     /// Average entry size, bytes; bounds how many are asked for.
@@ -93,13 +44,25 @@ pub struct RedisConsumer {
     lease: Duration,
 }
 
+/// Whose the shard is.
+enum Ownership {
+    Held,
+    /// This consumer's again, but the lease had run out: another one may have owned the shard meanwhile, and have
+    /// been given entries that come before all that is still to be read.
+    Lapsed,
+    Another,
+}
+
 impl RedisConsumer {
     pub(super) fn new(link: Arc<RedisLink>, name: &str) -> Self {
         Self {
             link,
             name: name.to_owned(),
+            owner: format!("{:016x} {name}", fastrand::u64(..)),
+            succeeds: name.to_owned(),
             connection: None,
             owned_since: None,
+            newest: Position::default(),
             reclaim_from: Some("0-0".into()),
             entry_bytes: 4096,
             lease: LEASE,
@@ -130,32 +93,44 @@ impl RedisConsumer {
         unavailable(self.link.address(), error)
     }
 
-    async fn own(&mut self, connection: &mut MultiplexedConnection) -> Result<bool, RedisError> {
+    async fn own(&mut self, connection: &mut MultiplexedConnection) -> Result<Ownership, RedisError> {
         if self.owned_since.is_some_and(|since| since.elapsed() < self.lease / 4) {
-            return Ok(true);
+            return Ok(Ownership::Held);
         }
         let asked = Instant::now();
-        let owned: bool = OWN
+        let answer: u8 = OWN
             .key(OWNER)
-            .arg(&self.name)
+            .arg(&self.owner)
             .arg(self.lease.as_millis() as u64)
+            .arg(&self.succeeds)
             .invoke_async(connection)
             .await?;
-        if owned && self.owned_since.is_none() {
+        if answer == OWNED_BY_ANOTHER {
+            self.owned_since = None;
+            return Ok(Ownership::Another);
+        }
+        self.succeeds.clear();
+        let before = self.owned_since;
+        if before.is_none() {
             create_group(connection).await?;
             // A former owner may have held entries: they come first, and in order.
-            self.reclaim_from = Some("0-0".into());
+            self.rewind();
         }
-        self.owned_since = owned.then_some(asked);
-        Ok(owned)
+        self.owned_since = Some(asked);
+        if before.is_some() && answer == TAKEN {
+            self.rewind();
+            return Ok(Ownership::Lapsed);
+        }
+        Ok(Ownership::Held)
     }
 
+    /// `None`: the shard is another's by now.
     async fn fetch(
         &mut self,
         connection: &mut MultiplexedConnection,
         count: usize,
         wait: Duration,
-    ) -> Result<Vec<StreamId>, RedisError> {
+    ) -> Result<Option<Vec<StreamId>>, RedisError> {
         while let Some(from) = self.reclaim_from.clone() {
             let reply: StreamAutoClaimReply = ::redis::cmd("XAUTOCLAIM")
                 .arg(STREAM)
@@ -176,25 +151,58 @@ impl RedisConsumer {
                 );
             }
             if !reply.claimed.is_empty() {
-                return Ok(reply.claimed);
+                return Ok(Some(reply.claimed));
             }
         }
+        match self.take(connection, count).await? {
+            Some(none) if none.is_empty() => {}
+            taken => return Ok(taken),
+        }
+        self.wait_for_entries(connection, wait).await?;
+        self.take(connection, count).await
+    }
+
+    /// New entries, without waiting; `None` as for [`Self::fetch`].
+    async fn take(
+        &self,
+        connection: &mut MultiplexedConnection,
+        count: usize,
+    ) -> Result<Option<Vec<StreamId>>, RedisError> {
+        let mut call = READ.prepare_invoke();
+        call.key(STREAM).key(OWNER).arg(&self.owner).arg(GROUP).arg(&self.name).arg(count);
+        match call.invoke_async::<Value>(connection).await? {
+            Value::Int(_) => Ok(None),
+            Value::Nil => Ok(Some(Vec::new())),
+            reply => Ok(Some(ids(::redis::from_redis_value(reply)?))),
+        }
+    }
+
+    /// Returns when there may be new entries, or after the time.
+    async fn wait_for_entries(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        wait: Duration,
+    ) -> Result<(), RedisError> {
         let block = wait.min(MAX_BLOCK).as_millis().max(1) as u64;
-        let reply: Option<StreamReadReply> = ::redis::cmd("XREADGROUP")
-            .arg("GROUP")
-            .arg(GROUP)
-            .arg(&self.name)
+        let reply: Option<StreamReadReply> = ::redis::cmd("XREAD")
             .arg("COUNT")
-            .arg(count)
+            .arg(1)
             .arg("BLOCK")
             .arg(block)
             .arg("STREAMS")
             .arg(STREAM)
-            .arg(">")
+            .arg(self.newest.to_string())
             .query_async(connection)
             .await?;
-        Ok(reply.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids).collect())
+        // Known from here on, even if it turns out to be nobody's.
+        let seen = reply.into_iter().flat_map(ids).filter_map(|id| parse_id(&id.id));
+        self.newest = seen.fold(self.newest, Position::max);
+        Ok(())
     }
+}
+
+fn ids(reply: StreamReadReply) -> Vec<StreamId> {
+    reply.keys.into_iter().flat_map(|key| key.ids).collect()
 }
 
 async fn create_group(connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
@@ -240,8 +248,12 @@ impl Consumer for RedisConsumer {
     ) -> Result<Vec<Delivery>, JournalError> {
         let mut connection = self.connect().await?;
         match self.own(&mut connection).await {
-            Ok(true) => {}
-            Ok(false) => {
+            Ok(Ownership::Held) => {}
+            // Not just from the start again: what was read for the same batch would come a second time in it.
+            Ok(Ownership::Lapsed) => {
+                return Err(JournalError::Unavailable("the lease on the shard had run out".into()));
+            }
+            Ok(Ownership::Another) => {
                 tokio::time::sleep(wait.min(STANDBY_PAUSE)).await;
                 return Ok(Vec::new());
             }
@@ -249,9 +261,15 @@ impl Consumer for RedisConsumer {
         }
         let count = (max_bytes / self.entry_bytes.max(1)).clamp(1, max_entries.max(1));
         match self.fetch(&mut connection, count, wait).await {
-            Ok(ids) => {
+            // Somebody took it over while this process stood still.
+            Ok(None) => {
+                self.owned_since = None;
+                Ok(Vec::new())
+            }
+            Ok(Some(ids)) => {
                 let deliveries: Vec<Delivery> = ids.iter().filter_map(delivery).collect();
                 for delivery in &deliveries {
+                    self.newest = self.newest.max(delivery.position());
                     if let Delivery::Entry(entry) = delivery {
                         self.entry_bytes = (self.entry_bytes * 7 + entry.bytes) / 8;
                     }
@@ -305,7 +323,7 @@ impl Consumer for RedisConsumer {
     async fn release(&mut self) {
         if let Some(connection) = &mut self.connection {
             let released: Result<i64, RedisError> =
-                RELEASE.key(OWNER).arg(&self.name).invoke_async(connection).await;
+                RELEASE.key(OWNER).arg(&self.owner).invoke_async(connection).await;
             if let Err(error) = released {
                 tracing::warn!(%error, "could not release the shard; it is free after {:?}", self.lease);
             }

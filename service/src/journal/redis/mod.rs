@@ -2,9 +2,11 @@
 //!
 //! Keys, all in one hash slot: `scalekit:{0}:journal` the stream (field `e`: an entry, see
 //! [`super::codec`]), `…:op:<operation id>` where an operation was appended (expires), `…:owner` which worker
-//! owns the shard (expires), `…:dead` the stream of dead letters, `…:dead:reasons` their reasons by write id.
+//! owns the shard, by the digits of its start and its name (expires), `…:dead` the stream of dead letters,
+//! `…:dead:reasons` their reasons by write id.
 
 mod consumer;
+mod scripts;
 mod settings;
 
 use std::sync::{Arc, LazyLock};
@@ -96,7 +98,8 @@ impl RedisJournal {
     /// The server answered that it did not take it.
     fn refusal(&self, error: &RedisError) -> JournalError {
         if error.to_string().contains("FULL") {
-            return JournalError::Full { entries: self.bounds.entries, bound: self.bounds.entries };
+            let backlog = Backlog { entries: self.bounds.entries, ..Backlog::default() };
+            return JournalError::Full(backlog.full(self.bounds).unwrap_or_default());
         }
         match error.code() {
             // The key holds something else: no retry will mend that.
@@ -185,7 +188,7 @@ impl Journal for RedisJournal {
         self.link.check(&lease, &result);
         let (entries, oldest) = result.map_err(|error| unavailable(self.link.address(), &error))?;
         let oldest_ms = oldest.ids.first().and_then(|entry| parse_id(&entry.id)).map(|position| position.ms);
-        Ok(Backlog { entries, oldest_ms })
+        Ok(Backlog { entries, bytes: 0, oldest_ms })
     }
 }
 

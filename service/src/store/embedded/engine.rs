@@ -208,12 +208,24 @@ fn corrupt(key: &[u8], error: &bson::error::Error) -> StoreError {
     StoreError::Failed(format!("the stored document {key} is corrupt: {error}"))
 }
 
+/// The disk is the matter and not the writes: they wait until it is mended, and are no dead letters.
 fn failed(error: fjall::Error) -> StoreError {
-    match error {
-        fjall::Error::Poisoned => StoreError::Failed(
-            "an earlier write to the data directory failed; check the disk and restart the service"
-                .to_owned(),
-        ),
-        error => StoreError::Failed(format!("the data directory cannot be used: {error}")),
+    StoreError::Unavailable(match error {
+        fjall::Error::Poisoned => {
+            "an earlier write to the data directory failed; check the disk and restart the service".to_owned()
+        }
+        error => format!("the data directory cannot be used: {error}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_disk_is_no_fault_of_the_writes() {
+        for error in [fjall::Error::Poisoned, fjall::Error::Io(std::io::ErrorKind::StorageFull.into())] {
+            assert!(matches!(failed(error), StoreError::Unavailable(_)));
+        }
     }
 }

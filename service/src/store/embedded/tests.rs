@@ -125,8 +125,9 @@ async fn tombstones_are_purged_after_their_time() {
     let early = later - Duration::from_secs(60);
     assert_eq!(store.purge(early, 100, &Unlimited).await.unwrap(), 0);
     assert_eq!(store.stamps("c", "", None, 10).await.unwrap().len(), 5);
-    assert_eq!(store.purge(later, 3, &Unlimited).await.unwrap(), 3);
-    assert_eq!(store.purge(later, 3, &Unlimited).await.unwrap(), 1);
+    let before = store.operations();
+    assert_eq!(store.purge(later, 3, &Unlimited).await.unwrap(), 4);
+    assert_eq!(store.operations() - before, 2, "three at a time");
     assert_eq!(store.purge(later, 3, &Unlimited).await.unwrap(), 0);
     let left = store.stamps("c", "", None, 10).await.unwrap();
     assert_eq!(left.iter().map(|stamp| stamp.id.as_str()).collect::<Vec<_>>(), ["0"]);

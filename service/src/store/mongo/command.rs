@@ -4,8 +4,7 @@ use bson::raw::{CStr, RawArrayBuf, RawDocumentBuf};
 use bson::{Bson, Document, cstr, doc};
 
 use crate::contract::RESERVED_FIELD;
-use crate::operation::{Change, DocumentWrite};
-use crate::store::rules::MAX_DOCUMENT_BYTES;
+use crate::operation::{Change, DocumentWrite, MAX_DOCUMENT_BYTES};
 use crate::store::{StoreError, TOMBSTONE_TTL, encoding};
 
 /// Most documents in one command; the server takes 100,000, but answers later the more there are.

@@ -8,7 +8,6 @@ use crate::store::StoreError;
 
 /// <https://www.mongodb.com/docs/manual/reference/error-codes/>
 const DUPLICATE_KEY: i32 = 11000;
-const UNAUTHORIZED: i32 = 13;
 
 /// The server's state, not the document, is the matter: HostUnreachable, HostNotFound, LockTimeout,
 /// LockBusy, MaxTimeMSExpired, StaleShardVersion, WriteConcernFailed, NetworkTimeout,
@@ -20,6 +19,10 @@ const TRANSIENT: [i32; 28] = [
     6, 7, 24, 46, 50, 63, 64, 89, 91, 94, 112, 134, 146, 150, 189, 225, 262, 462, 9001, 10058, 10107, 11600,
     11601, 11602, 13388, 13435, 13436, 14031,
 ];
+
+/// The server does not let this client, whatever it writes, until its owner mends that: UserNotFound, Unauthorized,
+/// AuthenticationFailed, ReauthenticationRequired, AtlasError (over a quota, among others).
+const NOT_ALLOWED: [i32; 5] = [11, 13, 18, 391, 8000];
 
 /// A command fails as a whole for one of its documents: BadValue, FailedToParse, TypeMismatch, Overflow,
 /// InvalidLength, InvalidBSON, DollarPrefixedFieldName, InvalidIdField, EmptyFieldName, DottedFieldName,
@@ -67,7 +70,7 @@ pub(super) fn classify(error: &Error) -> CommandError {
                 CommandError::Document(message)
             } else if NAMESPACE.contains(&command.code) {
                 CommandError::Namespace(message)
-            } else if is_transient(command.code) {
+            } else if is_of_the_server(command.code) {
                 CommandError::Store(StoreError::Unavailable(message))
             } else {
                 CommandError::Store(StoreError::Failed(message))
@@ -77,10 +80,7 @@ pub(super) fn classify(error: &Error) -> CommandError {
         ErrorKind::InvalidArgument { .. } | ErrorKind::Bson(_) | ErrorKind::BsonSerialization(_) => {
             CommandError::Document(message)
         }
-        ErrorKind::Authentication { .. }
-        | ErrorKind::InvalidTlsConfig { .. }
-        | ErrorKind::IncompatibleServer { .. }
-        | ErrorKind::InvalidResponse { .. } => CommandError::Store(StoreError::Failed(message)),
+        ErrorKind::InvalidResponse { .. } => CommandError::Store(StoreError::Failed(message)),
         _ => CommandError::Store(StoreError::Unavailable(message)),
     }
 }
@@ -103,10 +103,9 @@ pub(super) fn outcomes(reply: &Document, statements: usize) -> Result<Vec<Outcom
         let code = code(error);
         *outcome = match code {
             DUPLICATE_KEY if is_id_collision(error) => Outcome::DuplicateId,
-            code if is_transient(code) => {
+            code if is_of_the_server(code) => {
                 return Err(StoreError::Unavailable(reason(code, message(error))));
             }
-            UNAUTHORIZED => return Err(StoreError::Failed(reason(code, message(error)))),
             code => Outcome::Refused(reason(code, message(error))),
         };
     }
@@ -136,8 +135,9 @@ pub(super) fn batch(reply: &Document) -> Result<(Vec<RawDocumentBuf>, bool), Sto
     Ok((documents, number(cursor, "id") == Some(0)))
 }
 
-fn is_transient(code: i32) -> bool {
-    TRANSIENT.contains(&code)
+/// Whether the writes are to wait: nothing is wrong with them.
+fn is_of_the_server(code: i32) -> bool {
+    TRANSIENT.contains(&code) || NOT_ALLOWED.contains(&code)
 }
 
 /// Servers before 4.4 name the index in the message only.

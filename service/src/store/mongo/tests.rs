@@ -205,8 +205,9 @@ async fn failed_commands() {
     for (data, unavailable) in [
         (concern, true),
         (doc! { "errorCode": 112 }, true),
-        (doc! { "errorCode": 13 }, false),
-        (doc! { "errorCode": 8000 }, false),
+        (doc! { "errorCode": 13 }, true),
+        (doc! { "errorCode": 8000 }, true),
+        (doc! { "errorCode": 96 }, false),
         (doc! { "closeConnection": true }, true),
     ] {
         fail_next(&store, "insert", data.clone()).await;
