@@ -288,8 +288,6 @@ impl<'a> Worker<'a> {
         }
         self.requests += 1;
         self.failed += u64::from(outcome.failed());
-        // First, since the figures that it may take are of whole requests: this one is in none of them yet.
-        self.advance_series(times.ended);
         let measured = times.intended >= self.measure_start;
         let step = self.agenda.step(slot);
         if measured {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::TcpStream;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -142,6 +143,8 @@ fn a_killed_worker_and_its_successor_lose_nothing() {
     let worker = sandbox.process("crash", "worker");
     kill(Pid::from_raw(worker), Signal::SIGKILL).unwrap();
     bench.wait_to_say("until the journal is empty");
+    // What is killed is not gone at once, and its port with it.
+    wait_for("the port", || TcpStream::connect(&listen).is_err().then_some(()));
     let serve = ["serve", "worker", "-p", &profile, "--backend", "redis-mongo", "--listen", &listen];
     let mut successor = sandbox.start(sandbox.command(&[&serve[..], &urls].concat()));
     bench.wait().expect(0);
