@@ -6,6 +6,8 @@
 mod agents;
 mod contradictions;
 mod error;
+mod formula;
+mod host;
 mod http_version;
 mod layer;
 mod locate;
@@ -24,6 +26,10 @@ mod written;
 
 pub(crate) use agents::AgentAddress;
 pub(crate) use error::ProfileError;
+pub(crate) use formula::{Formulas, NoValue, Variables};
+pub(crate) use host::{Host, HugePages, Limit, PortSet, Reasons, Wanted};
+#[cfg(test)]
+pub(crate) use host::{HugePagesSpec, Sysctl};
 pub(crate) use http_version::HttpVersion;
 pub(crate) use layer::{Headers, Layer};
 pub(crate) use steps::{StageText, Stages};

@@ -87,6 +87,8 @@ fn default_is_complete_and_equals_local() {
     let section = |name: &str| schema["$defs"][name]["properties"].as_object().unwrap().clone();
     let mut checked = 0;
     for (name, value) in [
+        ("HostLayer", &text["host"]),
+        ("ProcessLimitsLayer", &text["host"]["limits"]),
         ("DeployLayer", &text["deploy"]),
         ("WorkerLayer", &text["deploy"]["worker"]),
         ("LimitsLayer", &text["deploy"]["limits"]),
@@ -396,6 +398,8 @@ fn a_resolved_profile_reads_back_as_a_profile() {
         let json = serde_json::to_string(&profile).unwrap();
         let again = load_text(&json).unwrap_or_else(|error| panic!("{name}: {error}\n{json}"));
         assert_eq!((&again.deploy, &again.load), (&profile.deploy, &profile.load), "{name}");
+        // Where a key stands differs.
+        assert_eq!(serde_json::to_value(&again.host).unwrap(), serde_json::to_value(&profile.host).unwrap());
         assert_eq!(again.criteria.len(), profile.criteria.len());
     }
 }
