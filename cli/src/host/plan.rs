@@ -171,9 +171,15 @@ pub(crate) fn plan(
             scope: known::scope(&sysctl.key),
             reasons: sysctl.reasons.clone(),
         };
-        rows.push(judge(row, machine, root, values, |now| {
-            decide(&sysctl.key, now, &wanted, host.allow_lower)
-        }));
+        let mut row =
+            judge(row, machine, root, values, |now| decide(&sysctl.key, now, &wanted, host.allow_lower));
+        if let (Status::Absent { .. }, Resolved::AtLeast(values) | Resolved::Equals(values)) =
+            (&row.status, &wanted)
+            && let Some(reason) = known::folklore(&sysctl.key, &[], values)
+        {
+            row.status = Status::Refused { reason: reason.to_owned() };
+        }
+        rows.push(row);
     }
     refuse_lone_conntrack(&mut rows, values);
     refuse_unguarded_ports(&mut rows);
@@ -235,8 +241,6 @@ fn judge(
             // A namespace of one's own does not even show what is not its own.
             if elsewhere {
                 row.status = Status::NotNamespacedHere;
-            } else if let Decision::Stay(Status::Refused { reason }) = decide("") {
-                row.status = Status::Refused { reason };
             }
         }
         Err(error) => row.status = Status::Failed { errno: describe(&error) },
@@ -331,9 +335,6 @@ fn decide(key: &str, now: &str, wanted: &Resolved, allow_lower: bool) -> Decisio
     };
     let held: Option<Vec<u64>> = now.split_whitespace().map(|word| word.parse().ok()).collect();
     let held = held.unwrap_or_default();
-    if let Some(reason) = known::folklore(key, &held, values) {
-        return refused(reason.to_owned());
-    }
     if held.len() != values.len() {
         return refused(format!("the key holds {now:?}, the profile has {} values for it", values.len()));
     }
@@ -343,6 +344,9 @@ fn decide(key: &str, now: &str, wanted: &Resolved, allow_lower: bool) -> Decisio
     } else {
         raised(meaning, &held, values)
     };
+    if let Some(reason) = known::folklore(key, &held, &target) {
+        return refused(reason.to_owned());
+    }
     if meaning == Meaning::Range && target.len() == 2 && target[0] >= target[1] {
         return refused("the first port must be below the last".to_owned());
     }

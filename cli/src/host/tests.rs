@@ -4,12 +4,13 @@ use std::cell::RefCell;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use tempfile::TempDir;
 
 use super::facts::{Machine, Namespace};
-use super::journal::{Account, Journal, What};
+use super::journal::{Account, Journal, JournalError, What};
 use super::known::Scope;
 use super::plan::{Row, Status};
 use super::rollback::Outcome;
@@ -43,6 +44,17 @@ impl FakeHost {
         self.dir.path().join("state/journal.jsonl")
     }
 
+    /// A process that another test is just starting holds the lock for as long as it has not become its program.
+    fn journal(&self) -> (Journal, Account) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match Journal::open(&self.journal_path()) {
+                Err(JournalError::InUse(_)) if Instant::now() < deadline => std::thread::yield_now(),
+                opened => return opened.unwrap(),
+            }
+        }
+    }
+
     fn get(&self, key: &str) -> String {
         self.read(&Key::parse(key)).unwrap()
     }
@@ -53,18 +65,18 @@ impl FakeHost {
     }
 
     fn apply(&self, rows: &mut [Row]) {
-        let (mut journal, _) = Journal::open(&self.journal_path()).unwrap();
+        let (mut journal, _) = self.journal();
         apply(rows, &machine(), self, &mut journal).unwrap();
     }
 
     fn roll_back(&self, namespace: &str) -> Vec<(String, Outcome)> {
-        let (mut journal, account) = Journal::open(&self.journal_path()).unwrap();
+        let (mut journal, account) = self.journal();
         let undone = rollback(&account, &mut journal, self, namespace).unwrap();
         undone.into_iter().map(|row| (row.what, row.outcome)).collect()
     }
 
     fn account(&self) -> Account {
-        Journal::open(&self.journal_path()).unwrap().1
+        self.journal().1
     }
 }
 
@@ -216,7 +228,7 @@ fn twins_that_zero_each_other_are_given_back_by_the_one_that_held() {
 fn a_crash_between_journal_and_write_leaves_nothing_to_give_back() {
     let host = FakeHost::new(&[(SOMAXCONN, "4096"), (SWAP, "60")]);
     host.apply(&mut [row(SWAP, "60", "10")]);
-    let (mut journal, _) = Journal::open(&host.journal_path()).unwrap();
+    let (mut journal, _) = host.journal();
     let what = What::Value {
         key: SOMAXCONN.to_owned(),
         prior: "4096".to_owned(),
@@ -240,7 +252,7 @@ fn a_journal_torn_anywhere_gives_back_what_it_holds_whole() {
     let first_end = whole.iter().position(|byte| *byte == b'\n').unwrap();
     for cut in 0..=whole.len() {
         fs::write(host.journal_path(), &whole[..cut]).unwrap();
-        let (mut journal, account) = Journal::open(&host.journal_path()).unwrap();
+        let (mut journal, account) = host.journal();
         let complete = usize::from(cut > first_end) + usize::from(cut == whole.len());
         assert_eq!((account.open.len(), account.damaged.len()), (complete, 0), "cut at {cut}");
         // What is appended afterwards stands on a line of its own.
@@ -262,7 +274,7 @@ fn a_journal_torn_anywhere_gives_back_what_it_holds_whole() {
 #[test]
 fn a_journal_is_held_by_one() {
     let host = FakeHost::new(&[]);
-    let (_held, _) = Journal::open(&host.journal_path()).unwrap();
+    let (_held, _) = host.journal();
     let error = Journal::open(&host.journal_path()).unwrap_err().to_string();
     assert!(error.contains("in use"), "{error}");
 }
@@ -284,7 +296,7 @@ fn files_for_the_next_boot_are_whole_and_given_back() {
     fs::write(&old, "# older\n").unwrap();
     let mut files = persist::files(&host.root, &rows, &modules, &[("nofile", 100_000)]);
     assert_eq!(files.len(), 5);
-    let (mut journal, _) = Journal::open(&host.journal_path()).unwrap();
+    let (mut journal, _) = host.journal();
     persist::write(&mut files, true, &mut journal).unwrap();
     drop(journal);
     assert!(files.iter().all(|file| file.status == Status::Raised), "{files:?}");
@@ -328,14 +340,14 @@ fn limits_of_a_running_process_are_raised_and_given_back() {
         .status()
         .unwrap();
     assert!(lowered.success());
-    let (mut journal, _) = Journal::open(&host.journal_path()).unwrap();
+    let (mut journal, _) = host.journal();
     assert_eq!(raise(pid, Resource::OpenFiles, 128, true, &mut journal).unwrap(), Status::Raised);
     assert_eq!(of(pid, Resource::OpenFiles).unwrap(), (128, before.1));
     assert_eq!(raise(pid, Resource::OpenFiles, 128, true, &mut journal).unwrap(), Status::Already);
     drop(journal);
     assert_eq!(host.roll_back(HERE)[0].1, Outcome::Restored);
     assert_eq!(of(pid, Resource::OpenFiles).unwrap(), (64, before.1));
-    let (mut journal, _) = Journal::open(&host.journal_path()).unwrap();
+    let (mut journal, _) = host.journal();
     assert_eq!(raise(pid, Resource::OpenFiles, 128, true, &mut journal).unwrap(), Status::Raised);
     drop(journal);
     child.kill().unwrap();
