@@ -12,6 +12,8 @@ use super::plan::{Row, Status, refused_write};
 use super::root::{Key, Root};
 
 const SYSCTLS: &str = "etc/sysctl.d/99-zz-scalekit.conf";
+/// Huge pages are no sysctl; systemd-tmpfiles writes them at boot.
+const TMPFILES: &str = "etc/tmpfiles.d/99-zz-scalekit.conf";
 const MODULES: &str = "etc/modules-load.d/scalekit.conf";
 const LIMITS: &str = "etc/security/limits.d/99-zz-scalekit.conf";
 /// For every service and login that systemd starts.
@@ -47,6 +49,14 @@ pub(crate) fn files(root: &Root, rows: &[Row], modules: &[String], limits: &[(&s
         SYSCTLS,
         sysctls.map(|(key, value, row)| format!("# {}\n{key} = {value}\n", row.reasons.why)).collect(),
     );
+    let huge_pages = rows.iter().filter_map(|row| match (&row.key, &row.status) {
+        (Key::HugePages, Status::Planned | Status::Raised) => Some(&row.wanted),
+        // Without a mongod nothing is asked for.
+        (Key::HugePages, Status::Already) => row.now.as_ref().filter(|now| **now == row.wanted),
+        _ => None,
+    });
+    let file = "/sys/kernel/mm/transparent_hugepage/enabled";
+    add(TMPFILES, huge_pages.map(|mode| format!("w {file} - - - - {mode}\n")).collect());
     add(MODULES, modules.iter().map(|name| format!("{name}\n")).collect());
     let of_each =
         |make: &dyn Fn(&str, u64) -> String| limits.iter().map(|(name, value)| make(name, *value)).collect();

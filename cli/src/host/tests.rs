@@ -288,14 +288,16 @@ fn files_for_the_next_boot_are_whole_and_given_back() {
     refused.status = Status::Refused { reason: "x".to_owned() };
     let mut raised = row(SOMAXCONN, "4096", "20000");
     raised.status = Status::Raised;
-    let rows = [raised, kept, refused];
+    let mut pages = row("transparent_hugepage", "madvise", "always");
+    pages.status = Status::Raised;
+    let rows = [raised, kept, refused, pages];
     assert_eq!(rows[0].scope, Scope::NetworkNamespace);
     let modules = ["nf_conntrack".to_owned()];
     let old = host.root.join("etc/sysctl.d/99-zz-scalekit.conf");
     fs::create_dir_all(old.parent().unwrap()).unwrap();
     fs::write(&old, "# older\n").unwrap();
     let mut files = persist::files(&host.root, &rows, &modules, &[("nofile", 100_000)]);
-    assert_eq!(files.len(), 5);
+    assert_eq!(files.len(), 6);
     let (mut journal, _) = host.journal();
     persist::write(&mut files, true, &mut journal).unwrap();
     drop(journal);
@@ -307,6 +309,7 @@ fn files_for_the_next_boot_are_whole_and_given_back() {
     );
     assert!(!text.contains("max_map_count"), "{text}");
     let read = |path: &str| fs::read_to_string(host.root.join(path)).unwrap();
+    assert!(read("etc/tmpfiles.d/99-zz-scalekit.conf").ends_with("enabled - - - - always\n"));
     assert!(read("etc/modules-load.d/scalekit.conf").ends_with("nf_conntrack\n"));
     assert!(read("etc/security/limits.d/99-zz-scalekit.conf").contains("* - nofile 100000\n"));
     assert!(

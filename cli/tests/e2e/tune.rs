@@ -182,6 +182,52 @@ fn a_kill_between_two_writes_leaves_a_journal_that_gives_all_back() {
 }
 
 #[test]
+fn what_is_persisted_is_written_to_etc_and_taken_back() {
+    let (Some(namespace), sandbox) = (Namespace::new(), Sandbox::new()) else { return };
+    let profile = profile(&sandbox, &[(SOMAXCONN, "at_least: 20001")]);
+    // `ip netns exec` has mounts of its own: this /etc is seen by nobody else.
+    let script = format!(
+        "mount -t tmpfs tmpfs /etc && mkdir /etc/sysctl.d && echo net.core.somaxconn=5 > /etc/sysctl.conf &&
+         {SCALEKIT} tune --yes --persist -p {profile} && cat /etc/sysctl.d/* && {SCALEKIT} tune rollback && ls -A /etc/sysctl.d"
+    );
+    let output = sandbox.run(sandbox.program("ip", &["netns", "exec", &namespace.0, "sh", "-c", &script]));
+    let output = output.expect(0).prints(&[
+        "\nnet.core.somaxconn = 20001\n",
+        "/etc/sysctl.conf sets net.core.somaxconn after ours",
+        "restored",
+    ]);
+    assert!(output.stdout.trim_end().ends_with("no file"), "a file is left:\n{}", output.stdout);
+    assert!(!std::path::Path::new("/etc/sysctl.d/99-zz-scalekit.conf").exists());
+}
+
+#[test]
+fn limits_of_a_process_are_raised_and_given_back() {
+    let sandbox = Sandbox::new();
+    let mut process =
+        sandbox.start(sandbox.program("sh", &["-c", "ulimit -Sn 64; echo lowered >&2; exec sleep 600"]));
+    process.wait_to_say("lowered");
+    let pid = process.pid().to_string();
+    let soft = || {
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap().to_owned();
+        line.split_whitespace().nth(3).unwrap().to_owned()
+    };
+    let file = sandbox.path("limits.yaml");
+    fs::write(&file, format!("host: {{limits: {{nofile: {{at_least: 64 + 64, {WHY}}}}}}}\n")).unwrap();
+    let file = file.to_str().unwrap();
+    sandbox.scalekit(&["tune", "verify", "-p", file]).expect(0);
+    sandbox
+        .scalekit(&["tune", "--yes", "--pid", &pid, "-p", file])
+        .expect(0)
+        .prints(&["raised", "limit nofile"]);
+    assert_eq!(soft(), "128");
+    sandbox.scalekit(&["tune", "rollback"]).expect(0).prints(&["restored", "nofile of process"]);
+    assert_eq!(soft(), "64");
+    process.signal(Signal::SIGKILL);
+    process.wait();
+}
+
+#[test]
 fn on_a_terminal_it_asks() {
     let (Some(namespace), sandbox) = (Namespace::new(), Sandbox::new()) else { return };
     let before = namespace.get(SOMAXCONN);
