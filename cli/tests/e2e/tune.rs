@@ -188,7 +188,7 @@ fn what_is_persisted_is_written_to_etc_and_taken_back() {
     // `ip netns exec` has mounts of its own: this /etc is seen by nobody else.
     let script = format!(
         "mount -t tmpfs tmpfs /etc && mkdir /etc/sysctl.d && echo net.core.somaxconn=5 > /etc/sysctl.conf &&
-         {SCALEKIT} tune --yes --persist -p {profile} && cat /etc/sysctl.d/* && {SCALEKIT} tune rollback && ls -A /etc/sysctl.d"
+         {SCALEKIT} tune --yes --persist -p {profile} && cat /etc/sysctl.d/* && {SCALEKIT} tune rollback && echo left: && ls -A /etc/sysctl.d"
     );
     let output = sandbox.run(sandbox.program("ip", &["netns", "exec", &namespace.0, "sh", "-c", &script]));
     let output = output.expect(0).prints(&[
@@ -196,7 +196,7 @@ fn what_is_persisted_is_written_to_etc_and_taken_back() {
         "/etc/sysctl.conf sets net.core.somaxconn after ours",
         "restored",
     ]);
-    assert!(output.stdout.trim_end().ends_with("no file"), "a file is left:\n{}", output.stdout);
+    assert!(output.stdout.trim_end().ends_with("left:"), "a file is left:\n{}", output.stdout);
     assert!(!std::path::Path::new("/etc/sysctl.d/99-zz-scalekit.conf").exists());
 }
 
