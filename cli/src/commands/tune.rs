@@ -45,8 +45,10 @@ pub(super) fn tune(global: &Global, args: &TuneArgs) -> anyhow::Result<ExitStatu
         ask(global, &tuning)?;
     }
     let (mut journal, _) = Journal::open(&StateDir::of_user()?.tuning())?;
-    tuning.apply(args.pid, &mut journal)?;
+    let applied = tuning.apply(args.pid, &mut journal);
+    // Also where it broke off: what is done is done.
     print(&tuning.shown(global))?;
+    applied?;
     Ok(tuning.outcome())
 }
 

@@ -9,9 +9,10 @@ use nix::libc;
 use super::facts::Machine;
 use super::journal::{Journal, JournalError, What};
 use super::known::Scope;
-use super::plan::{PlanError, Row, Status, describe, refused_write};
+use super::plan::{PlanError, Row};
 use super::rollback::Outcome;
 use super::root::{Key, Root, Values as _};
+use super::status::{Status, describe, refused_write};
 use crate::profile::{Host, Limit, Variables};
 
 /// What a limit is of.

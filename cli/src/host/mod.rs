@@ -4,6 +4,7 @@
 //! back. All work below a [`Root`], `/` or a copy of its form.
 
 mod apply;
+mod decide;
 mod facts;
 mod journal;
 mod known;
@@ -12,6 +13,7 @@ pub(crate) mod persist;
 mod plan;
 mod rollback;
 mod root;
+mod status;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +21,7 @@ pub(crate) use apply::apply;
 pub(crate) use facts::Machine;
 pub(crate) use journal::Journal;
 pub(crate) use known::Scope;
-pub(crate) use plan::{PlanError, Row, Status, plan};
+pub(crate) use plan::{PlanError, Row, plan};
 pub(crate) use rollback::{Undone, rollback};
 pub(crate) use root::Root;
+pub(crate) use status::Status;

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::journal::{Journal, JournalError, What};
-use super::plan::{Row, Status, refused_write};
+use super::plan::Row;
 use super::root::{Key, Root};
+use super::status::{Status, refused_write};
 
 const SYSCTLS: &str = "etc/sysctl.d/99-zz-scalekit.conf";
 /// Huge pages are no sysctl; systemd-tmpfiles writes them at boot.

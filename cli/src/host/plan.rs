@@ -2,106 +2,18 @@
 
 use std::io;
 
-use nix::errno::Errno;
 use serde::Serialize;
 
+use super::decide::{Decision, Resolved, decide};
 use super::facts::Machine;
-use super::known::{self, Meaning, Scope};
+use super::known::{self, Scope};
 use super::root::{Key, LOADED, Root, Values};
-use crate::profile::{Formulas, Host, HugePages, NoValue, PortSet, Reasons, Variables, Wanted};
+use super::status::{Status, describe, refused_write};
+use crate::profile::{Host, HugePages, NoValue, Reasons, Variables};
 
 /// From which major version on MongoDB wants transparent huge pages
 /// (<https://www.mongodb.com/docs/manual/administration/tcmalloc-performance/>).
 const MONGOD_WITH_HUGE_PAGES: u32 = 8;
-
-/// How one setting stands. What follows `Planned` comes from applying.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "is", rename_all = "kebab-case")]
-pub(crate) enum Status {
-    /// As it should be.
-    Already,
-    /// More than is asked for; left so.
-    KeptHigher,
-    /// To be changed.
-    Planned,
-    /// Changed, and read back.
-    Raised,
-    /// The kernel took it and made something else of it.
-    Clamped {
-        got: String,
-    },
-    /// This kernel has no such setting; fine where the profile says that it is optional.
-    Absent {
-        optional: bool,
-    },
-    /// It cannot be written to from here.
-    ReadOnly {
-        errno: String,
-        remedy: String,
-    },
-    /// The whole host shares it, and this is a network namespace of its own.
-    NotNamespacedHere,
-    /// A program that runs here sets it itself.
-    OwnedByOther {
-        owner: String,
-        remedy: String,
-    },
-    /// A limit belongs to a process, and none was named.
-    OfProcesses {
-        remedy: String,
-    },
-    /// It would do harm.
-    Refused {
-        reason: String,
-    },
-    Failed {
-        errno: String,
-    },
-}
-
-impl Status {
-    /// Whether something that was asked for is not so.
-    pub(crate) fn is_undone(&self) -> bool {
-        !matches!(self, Self::Already | Self::KeptHigher | Self::Raised | Self::Absent { optional: true })
-    }
-
-    pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Self::Already => "already",
-            Self::KeptHigher => "kept-higher",
-            Self::Planned => "to change",
-            Self::Raised => "raised",
-            Self::Clamped { .. } => "clamped",
-            Self::Absent { .. } => "absent",
-            Self::ReadOnly { .. } => "read-only",
-            Self::NotNamespacedHere => "not-namespaced-here",
-            Self::OwnedByOther { .. } => "owned-by-other",
-            Self::OfProcesses { .. } => "of processes",
-            Self::Refused { .. } => "refused",
-            Self::Failed { .. } => "failed",
-        }
-    }
-}
-
-impl Status {
-    /// What there is to say about it.
-    pub(crate) fn detail(&self) -> Option<String> {
-        match self {
-            Self::Clamped { got } => Some(format!("the kernel made {got} of it")),
-            Self::Absent { optional: true } => Some("this kernel does not have it, which is fine".to_owned()),
-            Self::Absent { optional: false } => Some("this kernel does not have it".to_owned()),
-            Self::ReadOnly { errno, remedy } => Some(format!("{errno}; {remedy}")),
-            Self::NotNamespacedHere => {
-                Some("the whole host shares it; it can only be set in the host's own namespace".to_owned())
-            }
-            Self::OwnedByOther { owner, remedy } => Some(format!("{owner} runs and sets it; {remedy}")),
-            Self::OfProcesses { remedy } => Some(remedy.clone()),
-            Self::Refused { reason } => Some(reason.clone()),
-            Self::Failed { errno } => Some(errno.clone()),
-            Self::Already | Self::KeptHigher | Self::Planned | Self::Raised => None,
-        }
-    }
-}
 
 /// One line of the plan.
 #[derive(Clone, Debug, Serialize)]
@@ -207,13 +119,6 @@ pub(crate) fn plan(
     Ok(rows)
 }
 
-/// What one value should become.
-#[derive(Debug, PartialEq, Eq)]
-enum Decision {
-    Stay(Status),
-    Change(String),
-}
-
 /// Fills a row in: the present value, the decision, and what stands in its way.
 fn judge(
     mut row: Row,
@@ -259,112 +164,6 @@ fn obstacle(key: &Key, elsewhere: bool, machine: &Machine, root: &Root, values: 
         Err(_) if elsewhere => Status::NotNamespacedHere,
         Err(error) => refused_write(&error, machine.is_root),
         Ok(()) => Status::Planned,
-    }
-}
-
-/// What a write that the system refuses means.
-pub(crate) fn refused_write(error: &io::Error, is_root: bool) -> Status {
-    let remedy = match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::EROFS) => "the tree is mounted read-only, as in a container: run this on the node itself",
-        Some(Errno::EACCES | Errno::EPERM) if is_root => {
-            "root may not write it here, as in a container without privileges: run this on the node itself"
-        }
-        Some(Errno::EACCES | Errno::EPERM) => "run it as root",
-        _ => return Status::Failed { errno: describe(error) },
-    };
-    Status::ReadOnly { errno: describe(error), remedy: remedy.to_owned() }
-}
-
-/// `EINVAL: Invalid argument`
-pub(crate) fn describe(error: &io::Error) -> String {
-    match error.raw_os_error().map(Errno::from_raw) {
-        Some(errno) => format!("{errno:?}: {}", errno.desc()),
-        None => error.to_string(),
-    }
-}
-
-/// What is wanted, with numbers for formulas.
-enum Resolved {
-    AtLeast(Vec<u64>),
-    Equals(Vec<u64>),
-    Includes(PortSet),
-}
-
-impl Resolved {
-    fn new(wanted: &Wanted, variables: Variables) -> Result<Self, NoValue> {
-        let values = |formulas: &Formulas| {
-            formulas.0.iter().map(|one| one.value(variables)).collect::<Result<Vec<_>, _>>()
-        };
-        Ok(match wanted {
-            Wanted::AtLeast(formulas) => Self::AtLeast(values(formulas)?),
-            Wanted::Equals(formulas) => Self::Equals(values(formulas)?),
-            Wanted::Includes(ports) => Self::Includes(PortSet::parse(ports).unwrap_or_default()),
-        })
-    }
-}
-
-impl std::fmt::Display for Resolved {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::AtLeast(values) | Self::Equals(values) => out.write_str(&joined(values)),
-            Self::Includes(ports) => write!(out, "{ports}"),
-        }
-    }
-}
-
-fn joined(values: &[u64]) -> String {
-    values.iter().map(u64::to_string).collect::<Vec<_>>().join(" ")
-}
-
-fn decide(key: &str, now: &str, wanted: &Resolved, allow_lower: bool) -> Decision {
-    let refused = |reason: String| Decision::Stay(Status::Refused { reason });
-    let (values, exact) = match wanted {
-        Resolved::AtLeast(values) => (values, false),
-        Resolved::Equals(values) => (values, true),
-        Resolved::Includes(ports) => {
-            let Some(held) = PortSet::parse(now) else {
-                return refused(format!("{now:?} is no list of ports, which `includes` is about"));
-            };
-            let both = held.union(ports);
-            return if both == held {
-                Decision::Stay(Status::Already)
-            } else {
-                Decision::Change(both.to_string())
-            };
-        }
-    };
-    let held: Option<Vec<u64>> = now.split_whitespace().map(|word| word.parse().ok()).collect();
-    let held = held.unwrap_or_default();
-    if held.len() != values.len() {
-        return refused(format!("the key holds {now:?}, the profile has {} values for it", values.len()));
-    }
-    let meaning = known::meaning(key);
-    let target = if exact && (meaning == Meaning::Choice || allow_lower) {
-        values.clone()
-    } else {
-        raised(meaning, &held, values)
-    };
-    if let Some(reason) = known::folklore(key, &held, &target) {
-        return refused(reason.to_owned());
-    }
-    if meaning == Meaning::Range && target.len() == 2 && target[0] >= target[1] {
-        return refused("the first port must be below the last".to_owned());
-    }
-    match (target == held, held == *values) {
-        (true, true) => Decision::Stay(Status::Already),
-        (true, false) => Decision::Stay(Status::KeptHigher),
-        (false, _) => Decision::Change(joined(&target)),
-    }
-}
-
-/// Each value raised, none lowered; a range widened at both ends.
-fn raised(meaning: Meaning, held: &[u64], wanted: &[u64]) -> Vec<u64> {
-    let pairs = held.iter().zip(wanted);
-    match (meaning, held, wanted) {
-        (Meaning::Range, [low, high], [wanted_low, wanted_high]) => {
-            vec![*low.min(wanted_low), *high.max(wanted_high)]
-        }
-        _ => pairs.map(|(held, wanted)| *held.max(wanted)).collect(),
     }
 }
 

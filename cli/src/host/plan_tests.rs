@@ -1,11 +1,13 @@
 //! The plan: tables of decisions, and what holds for all of them.
 
+use nix::errno::Errno;
 use proptest::prelude::*;
 
 use super::*;
+use crate::host::decide::joined;
 use crate::host::facts::Namespace;
 use crate::host::tests::{FakeHost, machine, reasons};
-use crate::profile::{HugePagesSpec, Sysctl};
+use crate::profile::{Formulas, HugePagesSpec, PortSet, Sysctl, Wanted};
 
 fn numbers(key: &str, now: &str, wanted: &[u64], exact: bool, allow_lower: bool) -> Decision {
     let wanted = if exact { Resolved::Equals(wanted.to_vec()) } else { Resolved::AtLeast(wanted.to_vec()) };

@@ -12,9 +12,10 @@ use tempfile::TempDir;
 use super::facts::{Machine, Namespace};
 use super::journal::{Account, Journal, JournalError, What};
 use super::known::Scope;
-use super::plan::{Row, Status};
+use super::plan::Row;
 use super::rollback::Outcome;
 use super::root::{Key, Root, Values};
+use super::status::Status;
 use super::{apply, persist, rollback};
 use crate::profile::Reasons;
 

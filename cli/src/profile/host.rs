@@ -1,182 +1,17 @@
 //! The host's part of a profile: what kernel settings and limits it asks for, each with its reasons.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::marker::PhantomData;
-
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{self, Deserializer, MapAccess, Visitor};
+use schemars::JsonSchema;
 use serde::ser::SerializeMap as _;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::error::ProfileError;
 use super::formula::Formulas;
-use super::layer::section;
+use super::host_layer::{HostLayer, LimitLayer};
+use super::ports::PortSet;
 use super::resolve::Resolver;
-use super::setting::{Merge, Setting};
-use super::units::Whole;
+use super::setting::Setting;
 
 type Found<T> = Result<T, ProfileError>;
-
-impl Merge for Formulas {}
-impl Merge for HugePages {}
-
-section! {
-    /// What the host's kernel and limits must be; `scalekit tune` brings them there.
-    HostLayer {
-        /// Users to tune for, `users` in formulas; `load.vus`, when left out (1 to 1000000).
-        users: Whole,
-        /// Whether capacities may be lowered. Without it a value that is higher already is kept.
-        allow_lower: bool,
-        /// Kernel settings by their names, such as `net.core.somaxconn`; `null` takes an inherited one away.
-        sysctls: Named<SysctlLayer>,
-        /// Resource limits of processes.
-        limits: ProcessLimitsLayer,
-        /// Transparent huge pages.
-        transparent_huge_pages: HugePagesLayer,
-        /// Kernel modules to load, by name; `null` takes an inherited one away.
-        modules: Named<ModuleLayer>,
-    }
-}
-
-section! {
-    /// One kernel setting: `at_least`, `equals` or `includes`, and the reasons.
-    SysctlLayer {
-        /// Raise it to this; a number, a formula of `users`, `ram` (bytes) and `cores`, or a list of them for a key
-        /// with several values. A range of ports widens.
-        at_least: Formulas,
-        /// Make it this.
-        equals: Formulas,
-        /// Ports and ranges that it must hold, such as `6379,30000-32767`; for `net.ipv4.ip_local_reserved_ports`.
-        includes: String,
-        /// Whether it is fine that a kernel does not have it.
-        optional: bool,
-        /// Why it should be so.
-        why: String,
-        /// What it may harm.
-        risk: String,
-        /// The counter that shows that it was the limit.
-        proof: String,
-        /// Where this is known from.
-        source: String,
-    }
-}
-
-section! {
-    /// Resource limits of processes.
-    ProcessLimitsLayer {
-        /// Open files (RLIMIT_NOFILE).
-        nofile: LimitLayer,
-        /// Processes and threads of the user (RLIMIT_NPROC).
-        nproc: LimitLayer,
-    }
-}
-
-section! {
-    /// One resource limit.
-    LimitLayer {
-        /// Raise it to this: a number, or a formula.
-        at_least: Formulas,
-        /// Why it should be so.
-        why: String,
-        /// What it may harm.
-        risk: String,
-        /// The counter that shows that it was the limit.
-        proof: String,
-        /// Where this is known from.
-        source: String,
-    }
-}
-
-section! {
-    /// Transparent huge pages.
-    HugePagesLayer {
-        /// `always`, `madvise`, `never`, or `by-mongod`: always from MongoDB 8.0 on, never before, left alone without
-        /// a mongod.
-        mode: HugePages,
-        /// Why it should be so.
-        why: String,
-        /// What it may harm.
-        risk: String,
-        /// The counter that shows that it was the limit.
-        proof: String,
-        /// Where this is known from.
-        source: String,
-    }
-}
-
-section! {
-    /// One kernel module.
-    ModuleLayer {
-        /// Why it should be so.
-        why: String,
-        /// What it may harm.
-        risk: String,
-        /// The counter that shows that it was the limit.
-        proof: String,
-        /// Where this is known from.
-        source: String,
-    }
-}
-
-/// Sections by name; one that is `null` is taken away.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Named<T>(BTreeMap<String, Setting<T>>);
-
-impl<T> Default for Named<T> {
-    fn default() -> Self {
-        Self(BTreeMap::new())
-    }
-}
-
-impl<T: Merge> Merge for Named<T> {
-    fn over(mut self, parent: Self) -> Self {
-        for (name, below) in parent.0 {
-            let above = self.0.remove(&name).unwrap_or_default();
-            self.0.insert(name, above.over(below));
-        }
-        self
-    }
-    fn sets(&self, path: &[&str]) -> bool {
-        path.split_first().is_some_and(|(name, rest)| self.0.get(*name).is_some_and(|item| item.sets(rest)))
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Named<T> {
-    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
-        struct NamedVisitor<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for NamedVisitor<T> {
-            type Value = Named<T>;
-            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-                out.write_str("a map of names to sections")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Named<T>, A::Error> {
-                let mut named = BTreeMap::new();
-                while let Some(name) = map.next_key::<String>()? {
-                    let item = map.next_value()?;
-                    if named.insert(name.clone(), item).is_some() {
-                        return Err(de::Error::custom(format!("duplicate field `{name}`")));
-                    }
-                }
-                Ok(Named(named))
-            }
-        }
-        input.deserialize_map(NamedVisitor(PhantomData))
-    }
-}
-
-impl<T: JsonSchema> JsonSchema for Named<T> {
-    fn inline_schema() -> bool {
-        true
-    }
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        format!("Named{}", T::schema_name()).into()
-    }
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let item = generator.subschema_for::<Option<T>>();
-        json_schema!({ "type": "object", "additionalProperties": item })
-    }
-}
 
 /// How memory is backed by huge pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -299,7 +134,8 @@ impl Resolver<'_> {
         };
         let huge_pages = layer.transparent_huge_pages.value().map(|layer| {
             let path = ["host", "transparent_huge_pages"];
-            let mode = self.required(&[path[0], path[1], "mode"], &layer.mode)?;
+            let mode = layer.mode.value().copied();
+            let mode = mode.ok_or_else(|| self.error(&path, "expected `mode`, found none", "set it"))?;
             let reasons = self.reasons(&path, [&layer.why, &layer.risk, &layer.proof, &layer.source])?;
             Ok(HugePagesSpec { mode, reasons })
         });
@@ -358,10 +194,10 @@ impl Resolver<'_> {
     }
 
     fn limit(&self, path: &[&str; 3], layer: &LimitLayer) -> Found<Limit> {
-        let at = [path[0], path[1], path[2], "at_least"];
         let at_least = layer.at_least.value().cloned().filter(|formulas| formulas.0.len() == 1);
         Ok(Limit {
-            at_least: at_least.ok_or_else(|| self.error(&at, "expected one value", "set it"))?,
+            at_least: at_least
+                .ok_or_else(|| self.error(path, "expected one value of `at_least`", "set it"))?,
             reasons: self.reasons(path, [&layer.why, &layer.risk, &layer.proof, &layer.source])?,
             location: self.place(path),
         })
@@ -384,60 +220,19 @@ impl Resolver<'_> {
     }
 
     fn reasons(&self, path: &[&str], texts: [&Setting<String>; 4]) -> Found<Reasons> {
-        let text = |name, setting: &Setting<String>| self.text(&[path, &[name]].concat(), setting, line);
+        let text = |name, setting: &Setting<String>| {
+            // A key that is nowhere has no place; its section has.
+            if setting.value().is_none() {
+                return Err(self.error(path, format!("expected `{name}`, found none"), "set it"));
+            }
+            self.text(&[path, &[name]].concat(), setting, line)
+        };
         Ok(Reasons {
             why: text("why", texts[0])?,
             risk: text("risk", texts[1])?,
             proof: text("proof", texts[2])?,
             source: text("source", texts[3])?,
         })
-    }
-}
-
-/// Ports as the kernel writes them: single ones and ranges, with commas between.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct PortSet(Vec<(u16, u16)>);
-
-impl PortSet {
-    /// `None` for anything but ports and ranges from the lower to the higher; nothing is the empty set.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        let mut ranges = Vec::new();
-        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-            let (low, high) = part.split_once('-').unwrap_or((part, part));
-            let (low, high) = (low.trim().parse().ok()?, high.trim().parse().ok()?);
-            (low <= high).then(|| ranges.push((low, high)))?;
-        }
-        Some(Self::merged(ranges))
-    }
-
-    /// The ports of either.
-    pub(crate) fn union(&self, other: &Self) -> Self {
-        Self::merged(self.0.iter().chain(&other.0).copied().collect())
-    }
-
-    fn merged(mut ranges: Vec<(u16, u16)>) -> Self {
-        ranges.sort_unstable();
-        let mut merged: Vec<(u16, u16)> = Vec::new();
-        for (low, high) in ranges {
-            match merged.last_mut() {
-                Some(last) if low <= last.1.saturating_add(1) => last.1 = last.1.max(high),
-                _ => merged.push((low, high)),
-            }
-        }
-        Self(merged)
-    }
-}
-
-impl fmt::Display for PortSet {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, (low, high)) in self.0.iter().enumerate() {
-            let comma = if index == 0 { "" } else { "," };
-            match low == high {
-                true => write!(out, "{comma}{low}")?,
-                false => write!(out, "{comma}{low}-{high}")?,
-            }
-        }
-        Ok(())
     }
 }
 
@@ -457,22 +252,6 @@ mod tests {
             ("net.core.", false),
         ] {
             assert_eq!(is_key(key), fits, "{key}");
-        }
-    }
-
-    #[test]
-    fn ports_unite_as_the_kernel_writes_them() {
-        for (left, right, both) in [
-            ("", "6379", "6379"),
-            ("6379,27017", "6379", "6379,27017"),
-            ("30000-32767", "32768-40000,5", "5,30000-40000"),
-            ("1-65535", "80", "1-65535"),
-        ] {
-            let (left, right) = (PortSet::parse(left).unwrap(), PortSet::parse(right).unwrap());
-            assert_eq!(left.union(&right).to_string(), both);
-        }
-        for text in ["x", "9-1", "70000", "1-", "-1"] {
-            assert!(PortSet::parse(text).is_none(), "{text}");
         }
     }
 }

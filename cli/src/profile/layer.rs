@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
-use super::host::HostLayer;
+use super::host_layer::HostLayer;
 use super::http_version::HttpVersion;
 use super::setting::{Merge, Setting};
 use super::steps::{Stages, Steps};
