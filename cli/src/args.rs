@@ -15,7 +15,7 @@ pub(crate) const DEFAULT_PROFILE: &str = "default";
 #[command(name = "scalekit", version, propagate_version = true, max_term_width = 100)]
 #[command(after_help = "Every flag can also be set in the environment as SCALEKIT_<FLAG>.\n\
     Exit status: 0 passed, 1 failed to run, 2 usage, 99 criterion failed, 104 invalid profile or report,\n\
-    105 interrupted, 120 measurement invalid, 121 acknowledged writes lost or duplicated.")]
+    105 interrupted, 120 measurement invalid, 121 acknowledged writes lost or duplicated,\n    122 the host differs from the profile.")]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -50,6 +50,9 @@ pub(crate) enum Color {
 pub(crate) enum CliCommand {
     /// Deploy, load, drain, audit, judge, tear down: one profile in, one verdict out
     Run(RunArgs),
+    /// Bring kernel settings and limits of this host to what the profile asks for, and back
+    #[command(args_conflicts_with_subcommands = true)]
+    Tune(TuneArgs),
     /// Bring the service up and keep it up
     #[command(args_conflicts_with_subcommands = true)]
     Deploy(DeployArgs),
@@ -80,6 +83,32 @@ pub(crate) struct RunArgs {
     /// Leave the service running afterwards; `scalekit deploy down` ends it
     #[arg(long)]
     pub(crate) keep: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TuneArgs {
+    /// Print what would change, and change nothing
+    #[arg(long, conflicts_with = "yes")]
+    pub(crate) dry_run: bool,
+    /// Change it without asking
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// Write it to /etc too, so that it holds after the next boot
+    #[arg(long)]
+    pub(crate) persist: bool,
+    /// Raise the limits of this running process
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pub(crate) pid: Option<i32>,
+    #[command(subcommand)]
+    pub(crate) action: Option<TuneAction>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TuneAction {
+    /// Compare the host with the profile; exit status 122 if they differ
+    Verify,
+    /// Give back what was changed and is still as it was left, the newest first
+    Rollback,
 }
 
 #[derive(Debug, Args)]

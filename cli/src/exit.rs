@@ -24,6 +24,8 @@ pub(crate) enum ExitStatus {
     InvalidMeasurement = 120,
     /// A write was acknowledged and is lost or duplicated.
     AuditMismatch = 121,
+    /// The host differs from the profile (`tune verify`).
+    HostDiffers = 122,
 }
 
 impl ExitStatus {

@@ -22,6 +22,7 @@ mod report;
 mod run;
 mod sampler;
 mod serve;
+mod tune;
 mod validate;
 
 use std::io::IsTerminal as _;
@@ -33,6 +34,7 @@ use crate::args::{Cli, CliCommand, Color, Global};
 use crate::criteria::CriteriaError;
 use crate::deploy::DeployError;
 use crate::exit::ExitStatus;
+use crate::host;
 use crate::load::PlanError;
 use crate::memory;
 use crate::profile::ProfileError;
@@ -47,6 +49,7 @@ pub(crate) fn run(cli: Cli) -> ExitStatus {
     start_log(&global, matches!(command, CliCommand::Serve(_) | CliCommand::Agent(_)));
     let result = match command {
         CliCommand::Run(args) => run::run(&global, &args),
+        CliCommand::Tune(args) => tune::tune(&global, &args),
         CliCommand::Deploy(args) => deploy::deploy(&global, &args),
         CliCommand::Bench(args) => bench::bench(&global, &args),
         CliCommand::Validate(args) => validate::validate(&global, &args),
@@ -75,7 +78,8 @@ fn status_of(error: &anyhow::Error) -> ExitStatus {
         || error.is::<CriteriaError>()
         || error.is::<ReadError>()
         || error.is::<LogError>()
-        || error.is::<PlanError>();
+        || error.is::<PlanError>()
+        || error.is::<host::PlanError>();
     match error.downcast_ref() {
         Some(DeployError::Interrupted) => ExitStatus::Interrupted,
         _ if is_config => ExitStatus::InvalidConfig,

@@ -77,6 +77,11 @@ impl StateDir {
         self.0.join("runs").join(run_id)
     }
 
+    /// The journal of what was changed on the host.
+    pub(crate) fn tuning(&self) -> PathBuf {
+        self.0.join("tune/journal.jsonl")
+    }
+
     pub(crate) fn record(&self, profile: &str) -> PathBuf {
         self.deployment(profile).join("deployment.json")
     }

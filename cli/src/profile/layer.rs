@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
+use super::host_layer::HostLayer;
 use super::http_version::HttpVersion;
 use super::setting::{Merge, Setting};
 use super::steps::{Stages, Steps};
@@ -56,6 +57,8 @@ macro_rules! section {
     };
 }
 
+pub(super) use section;
+
 section! {
     /// A scalekit profile: one situation, from deployment to verdict. A key that is left out comes from the
     /// profile that this one extends (`default`, if it names none); `null` takes an inherited value away.
@@ -64,6 +67,8 @@ section! {
         extends: String,
         /// One sentence on what the profile is for.
         description: String,
+        /// What the host's kernel and limits must be; `scalekit tune` brings them there.
+        host: HostLayer,
         /// What to deploy, and how.
         deploy: DeployLayer,
         /// What load to put on it.

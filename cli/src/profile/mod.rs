@@ -6,10 +6,15 @@
 mod agents;
 mod contradictions;
 mod error;
+mod formula;
+mod host;
+mod host_layer;
 mod http_version;
 mod layer;
 mod locate;
 mod model;
+mod named;
+mod ports;
 mod resolve;
 mod setting;
 mod source;
@@ -24,8 +29,13 @@ mod written;
 
 pub(crate) use agents::AgentAddress;
 pub(crate) use error::ProfileError;
+pub(crate) use formula::{Formulas, NoValue, Variables};
+pub(crate) use host::{Host, HugePages, Limit, Reasons, Wanted};
+#[cfg(test)]
+pub(crate) use host::{HugePagesSpec, Sysctl};
 pub(crate) use http_version::HttpVersion;
 pub(crate) use layer::{Headers, Layer};
+pub(crate) use ports::PortSet;
 pub(crate) use steps::{StageText, Stages};
 pub(crate) use types::{Backend, CriterionSpec, Deploy, Durability, Load, Profile, ScenarioKind, StepSpec};
 pub(crate) use units::Whole;

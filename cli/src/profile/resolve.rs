@@ -50,12 +50,13 @@ pub(super) fn resolve(name: String, sources: &[Source]) -> Found<Profile> {
     let resolver = Resolver { sources };
     let criteria = resolver.criteria(&merged);
     let base = sources.last().map(|source| source.layer.clone()).unwrap_or_default();
-    let Layer { description, deploy, load, .. } = merged.fall_back(base);
+    let Layer { description, host, deploy, load, .. } = merged.fall_back(base);
     let load = resolver.load(&load.value().cloned().unwrap_or_default())?;
     let deploy = resolver.deploy(&deploy.value().cloned().unwrap_or_default(), load.vus)?;
     Ok(Profile {
         name,
         description: description.value().cloned().unwrap_or_default(),
+        host: resolver.host(&host.value().cloned().unwrap_or_default())?,
         deploy,
         load,
         criteria,
@@ -85,7 +86,7 @@ impl Resolver<'_> {
         ProfileError::new(self.place(path), format!("{}: {message}", path.join(".")), help)
     }
 
-    fn required<T: Copy>(&self, path: &[&str], setting: &Setting<T>) -> Found<T> {
+    pub(super) fn required<T: Copy>(&self, path: &[&str], setting: &Setting<T>) -> Found<T> {
         setting.value().copied().ok_or_else(|| self.missing(path))
     }
 
@@ -116,7 +117,7 @@ impl Resolver<'_> {
         Ok(u32::try_from(value).unwrap_or(high))
     }
 
-    fn optional(
+    pub(super) fn optional(
         &self,
         path: &[&str],
         setting: &Setting<Whole>,
@@ -151,7 +152,7 @@ impl Resolver<'_> {
         Ok(value.0)
     }
 
-    fn text(
+    pub(super) fn text(
         &self,
         path: &[&str],
         setting: &Setting<String>,

@@ -15,13 +15,17 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 const MAX_DEPTH: usize = 8;
 
 /// The built-in profiles, `default` first.
-pub(super) const BUILT_IN: [(&str, &str); 6] = [
+pub(super) const BUILT_IN: [(&str, &str); 10] = [
     ("default", include_str!("../../../profiles/default.yaml")),
     ("local", include_str!("../../../profiles/local.yaml")),
     ("redis-mongo", include_str!("../../../profiles/redis-mongo.yaml")),
     ("seed-1200", include_str!("../../../profiles/seed-1200.yaml")),
     ("seed-10k", include_str!("../../../profiles/seed-10k.yaml")),
     ("ci", include_str!("../../../profiles/ci.yaml")),
+    ("host-10k", include_str!("../../../profiles/host-10k.yaml")),
+    ("host-100k", include_str!("../../../profiles/host-100k.yaml")),
+    ("host-loadgen", include_str!("../../../profiles/host-loadgen.yaml")),
+    ("host-seed", include_str!("../../../profiles/host-seed.yaml")),
 ];
 
 /// The profile that all others stand on.

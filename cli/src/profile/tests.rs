@@ -87,6 +87,8 @@ fn default_is_complete_and_equals_local() {
     let section = |name: &str| schema["$defs"][name]["properties"].as_object().unwrap().clone();
     let mut checked = 0;
     for (name, value) in [
+        ("HostLayer", &text["host"]),
+        ("ProcessLimitsLayer", &text["host"]["limits"]),
         ("DeployLayer", &text["deploy"]),
         ("WorkerLayer", &text["deploy"]["worker"]),
         ("LimitsLayer", &text["deploy"]["limits"]),
@@ -327,6 +329,42 @@ fn errors_from_the_command_line_name_the_flag() {
 }
 
 #[test]
+fn settings_of_the_host_merge_key_by_key() {
+    let load = |text: &str| load_text(&format!("extends: host-100k\nhost:\n{text}"));
+    let parent = super::load("host-100k", Layer::default()).unwrap().host;
+    let child =
+        load("  users: 7\n  sysctls: {net.core.somaxconn: {at_least: 99}, vm.overcommit_memory: null}\n")
+            .unwrap()
+            .host;
+    assert_eq!((parent.users, child.users), (Some(100_000), Some(7)));
+    assert_eq!(child.sysctls.len() + 1, parent.sysctls.len());
+    let find = |host: &Host| host.sysctls.iter().find(|one| one.key == "net.core.somaxconn").unwrap().clone();
+    assert_eq!(find(&child).reasons, find(&parent).reasons);
+    assert_eq!(find(&child).wanted, Wanted::AtLeast(Formulas(vec!["99".parse().unwrap()])));
+    for (text, part) in [
+        (
+            "  sysctls: {net.core.x: {at_least: 1, why: a, risk: b, proof: c}}\n",
+            "net.core.x: expected `source`",
+        ),
+        (
+            "  sysctls: {net.core.x: {why: a, risk: b, proof: c, source: d}}\n",
+            "net.core.x: expected one of at_least",
+        ),
+        ("  sysctls: {net.core.somaxconn: {equals: 1}}\n", "net.core.somaxconn: expected one of at_least"),
+        ("  sysctls: {net.core.somaxconn: {at_least: 1 +}}\n", "found \"1 +\""),
+        ("  sysctls: {net.core.somaxconn: {at_least: 1, at_most: 2}}\n", "unknown key `at_most`"),
+        ("  sysctls: {net.ipv4.ip_local_reserved_ports: {includes: 9-1}}\n", "ports and ranges"),
+        ("  limits: {nofile: {at_least: [1, 2]}}\n", "expected one value"),
+        ("  transparent_huge_pages: {mode: sometimes}\n", "by-mongod"),
+        ("  modules: {../x: {why: a, risk: b, proof: c, source: d}}\n", "module's name"),
+    ] {
+        let error = load(text).unwrap_err();
+        assert!(error.to_string().contains(part), "{text}: {error}");
+        assert!(error.place.split(':').count() >= 3, "{error}");
+    }
+}
+
+#[test]
 fn agents_of_the_command_line_win_and_each_has_its_place() {
     let text = "load:\n  agents:\n    - 10.0.0.1:7420\n    - ' [::1]:1'\n";
     let profile = load_text(text).unwrap();
@@ -396,6 +434,8 @@ fn a_resolved_profile_reads_back_as_a_profile() {
         let json = serde_json::to_string(&profile).unwrap();
         let again = load_text(&json).unwrap_or_else(|error| panic!("{name}: {error}\n{json}"));
         assert_eq!((&again.deploy, &again.load), (&profile.deploy, &profile.load), "{name}");
+        // Where a key stands differs.
+        assert_eq!(serde_json::to_value(&again.host).unwrap(), serde_json::to_value(&profile.host).unwrap());
         assert_eq!(again.criteria.len(), profile.criteria.len());
     }
 }

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::agents::{self, AgentAddress};
+use super::host::Host;
 use super::http_version::HttpVersion;
 use super::steps::StageText;
 use super::written;
@@ -21,6 +22,9 @@ pub(crate) struct Profile {
     #[serde(skip)]
     pub(crate) name: String,
     pub(crate) description: String,
+    /// Left out where it asks for nothing.
+    #[serde(skip_serializing_if = "Host::is_empty")]
+    pub(crate) host: Host,
     pub(crate) deploy: Deploy,
     pub(crate) load: Load,
     #[serde(serialize_with = "written::criteria")]

@@ -22,5 +22,6 @@ mod sandbox;
 mod serve;
 mod servers;
 mod step_log;
+mod tune;
 mod validate;
 mod web;

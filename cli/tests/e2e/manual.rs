@@ -9,7 +9,7 @@ use crate::web::WebServer;
 fn help_version_and_usage() {
     let sandbox = Sandbox::new();
     let help = sandbox.scalekit(&["--help"]).expect(0).stdout;
-    for status in ["0 passed", "1 failed to run", "2 usage", "99 ", "104 ", "105 ", "120 ", "121 "] {
+    for status in ["0 passed", "1 failed to run", "2 usage", "99 ", "104 ", "105 ", "120 ", "121 ", "122 "] {
         assert!(help.contains(status), "{status}: {help}");
     }
     let version = sandbox.scalekit(&["--version"]).expect(0).stdout;

@@ -79,6 +79,15 @@ impl Output {
         }
         self
     }
+
+    /// Checks that all of these are in what it printed on stdout.
+    #[track_caller]
+    pub(crate) fn prints(self, words: &[&str]) -> Self {
+        for word in words {
+            assert!(self.stdout.contains(word), "no {word:?} in\n{}\n{}", self.stdout, self.stderr);
+        }
+        self
+    }
 }
 
 /// A command that runs, with its output in files; killed and reaped when dropped.

@@ -1,0 +1,68 @@
+//! Makes the changes of a plan, each journaled before it is made and read back after.
+
+use super::facts::Machine;
+use super::journal::{Journal, JournalError, What};
+use super::known::{self, Scope};
+use super::plan::Row;
+use super::root::{Key, Values};
+use super::status::{Status, describe, refused_write};
+
+/// Changes what is planned; each row says then what became of it.
+///
+/// # Errors
+/// A journal that cannot be written. What was changed before is in it; nothing more is.
+pub(crate) fn apply(
+    rows: &mut [Row],
+    machine: &Machine,
+    values: &dyn Values,
+    journal: &mut Journal,
+) -> Result<(), JournalError> {
+    for row in rows.iter_mut().filter(|row| row.status == Status::Planned) {
+        row.status = change(row, machine, values, journal)?;
+    }
+    Ok(())
+}
+
+fn change(
+    row: &Row,
+    machine: &Machine,
+    values: &dyn Values,
+    journal: &mut Journal,
+) -> Result<Status, JournalError> {
+    let prior = match values.read(&row.key) {
+        Ok(prior) => prior,
+        Err(error) => return Ok(Status::Failed { errno: describe(&error) }),
+    };
+    if prior == row.wanted {
+        return Ok(Status::Already);
+    }
+    if Some(&prior) != row.now.as_ref() {
+        return Ok(Status::Failed { errno: format!("it became {prior} meanwhile; run it again") });
+    }
+    let twin = known::twin(&row.key.name()).and_then(|twin| {
+        let value = values.read(&Key::Sysctl(twin.to_owned())).ok()?;
+        (prior == "0" && value != "0").then(|| (twin.to_owned(), value))
+    });
+    let change = journal.change(What::Value {
+        key: row.key.name(),
+        prior: prior.clone(),
+        ours: row.wanted.clone(),
+        namespace: (row.scope == Scope::NetworkNamespace).then(|| machine.namespace.id.clone()),
+        twin,
+    })?;
+    if let Err(error) = values.write(&row.key, &row.wanted) {
+        // A kernel that refuses a value may have taken a part of it all the same.
+        if values.read(&row.key).is_ok_and(|now| now == prior) {
+            journal.settled(change)?;
+        }
+        return Ok(refused_write(&error, machine.is_root));
+    }
+    match values.read(&row.key) {
+        Ok(got) if got == row.wanted => Ok(Status::Raised),
+        Ok(got) => {
+            journal.read_back(change, got.clone())?;
+            Ok(Status::Clamped { got })
+        }
+        Err(error) => Ok(Status::Failed { errno: format!("written, not read back: {}", describe(&error)) }),
+    }
+}

@@ -1,0 +1,27 @@
+//! The host: what a profile asks of its kernel settings and limits, and how they are changed and changed back.
+//!
+//! `plan` compares and changes nothing; `apply` and `persist` change, each step journaled before; `rollback` takes
+//! back. All work below a [`Root`], `/` or a copy of its form.
+
+mod apply;
+mod decide;
+mod facts;
+mod journal;
+mod known;
+pub(crate) mod limits;
+pub(crate) mod persist;
+mod plan;
+mod rollback;
+mod root;
+mod status;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use apply::apply;
+pub(crate) use facts::Machine;
+pub(crate) use journal::Journal;
+pub(crate) use known::Scope;
+pub(crate) use plan::{PlanError, Row, plan};
+pub(crate) use rollback::{Undone, rollback};
+pub(crate) use root::Root;
+pub(crate) use status::Status;
