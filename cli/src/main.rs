@@ -7,6 +7,7 @@ mod commands;
 mod criteria;
 mod deploy;
 mod exit;
+mod host;
 mod load;
 mod memory;
 mod profile;
