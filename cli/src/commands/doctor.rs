@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::print;
 use crate::args::{DoctorArgs, Global};
 use crate::exit::ExitStatus;
-use crate::host::counters::{Root, Sampler, Series, Snapshot, snapshot};
+use crate::host::counters::{Deltas, Root, Sampler, Series, Snapshot, snapshot};
 use crate::host::findings::{Attribution, Evidence, attribute};
 
 /// A process can come to its end while it is watched, and a watch be left running; a day is longer than any run.
@@ -21,6 +21,8 @@ const LONGEST_S: u64 = 86_400;
 struct Facts<'a> {
     snapshot: &'a Snapshot,
     attribution: &'a Attribution,
+    /// Each counter before and after.
+    deltas: Deltas,
     series: &'a Series,
     /// Share of one processor that watching took, 0 to 1.
     cost: f64,
@@ -47,6 +49,7 @@ pub(super) fn doctor(global: &Global, args: &DoctorArgs) -> anyhow::Result<ExitS
         let facts = Facts {
             snapshot: &now,
             attribution: &attribution,
+            deltas: series.deltas(),
             series: &series,
             cost: series.cost_share(),
             summary,

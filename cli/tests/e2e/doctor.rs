@@ -15,6 +15,7 @@ fn facts_of_a_process_are_printed() {
     let samples = facts["series"]["at_ms"].as_array().unwrap().len();
     assert!(samples >= 2, "{output}");
     assert_eq!(facts["series"]["counters"]["cpu.total"]["values"].as_array().unwrap().len(), samples);
+    assert!(facts["deltas"]["cpu.total"]["after"].as_f64() > Some(0.0), "{output}");
     assert!(!facts["summary"].as_str().unwrap().is_empty());
     assert_eq!(facts["attribution"]["knee"], Value::Null);
 }

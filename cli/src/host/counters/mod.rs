@@ -29,6 +29,8 @@ mod text;
 
 pub(crate) use self::reader::snapshot;
 pub(crate) use self::sampler::Sampler;
-pub(crate) use self::series::{Column, Kind, Series};
+#[cfg(test)]
+pub(crate) use self::series::Kind;
+pub(crate) use self::series::{Column, Deltas, Series};
 pub(crate) use self::snapshot::Snapshot;
 pub(crate) use self::text::Root;
