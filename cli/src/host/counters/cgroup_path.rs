@@ -59,7 +59,8 @@ fn directories(path: &str, mounted: &str, mount_point: &str) -> Option<Vec<PathB
     if !inside.components().all(|part| matches!(part, Component::Normal(_))) {
         return None;
     }
-    let own = Path::new(mount_point).join(inside);
+    // Joining nothing would leave a slash at the end.
+    let own: PathBuf = Path::new(mount_point).join(inside).components().collect();
     let above = own.ancestors().take_while(|part| part.starts_with(mount_point));
     Some(above.take(MAX_DEPTH).map(Path::to_path_buf).collect())
 }

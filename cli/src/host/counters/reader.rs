@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 use std::thread;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::time::{ClockId, clock_gettime};
 
 use super::cgroup::Cgroups;
 use super::conntrack::Conntrack;
@@ -33,6 +35,8 @@ pub(super) struct Reader {
     diag: Option<SockDiag>,
     tcp_memory_pressure_pages: Option<u64>,
     next_ports: Instant,
+    /// Processor time that listing the ports took in the last reading; its pause is its own.
+    pub(super) ports_cost: Duration,
 }
 
 /// The counters at this moment; `pid` is the process whose namespace, groups and files are meant.
@@ -54,10 +58,19 @@ impl Reader {
         let before = tcp_mem();
         let outside = namespace::enter(&root, pid).err();
         let pages = before.or_else(tcp_mem).and_then(|text| text.split_whitespace().nth(1)?.parse().ok());
-        Self { root, pid, outside, diag: None, tcp_memory_pressure_pages: pages, next_ports: Instant::now() }
+        Self {
+            root,
+            pid,
+            outside,
+            diag: None,
+            tcp_memory_pressure_pages: pages,
+            next_ports: Instant::now(),
+            ports_cost: Duration::ZERO,
+        }
     }
 
     pub(super) fn read(&mut self) -> Snapshot {
+        self.ports_cost = Duration::ZERO;
         let mut problems: Vec<String> = self.outside.iter().cloned().collect();
         let (listeners, ports) = match self.outside {
             None => self.sockets(&mut problems),
@@ -113,10 +126,11 @@ impl Reader {
                 return (None, ports);
             }
         };
-        let started = Instant::now();
+        let (started, before) = (Instant::now(), processor_time());
         if let Some(ports) = ports.as_mut().filter(|_| started >= self.next_ports) {
             let listening: HashSet<u16> = listeners.iter().map(|listener| listener.address.port()).collect();
             let destinations = diag.destinations(ports.range, &listening);
+            self.ports_cost = processor_time().saturating_sub(before);
             self.next_ports = Instant::now() + started.elapsed() * PAUSE_AFTER_PORTS;
             match destinations {
                 Ok(destinations) => ports.destinations = Some(destinations),
@@ -129,4 +143,9 @@ impl Reader {
         self.diag = Some(diag);
         (Some(listeners), ports)
     }
+}
+
+/// Of the calling thread.
+pub(super) fn processor_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }

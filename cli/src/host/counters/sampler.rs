@@ -5,18 +5,17 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
-use nix::time::{ClockId, clock_gettime};
-
-use super::reader::Reader;
+use super::reader::{Reader, processor_time};
 use super::series::Series;
 use super::text::Root;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Samples kept: half an hour of seconds; a longer run has fewer a minute.
 const MAX_SAMPLES: usize = 1800;
-/// After each sample comes a pause of at least so many times its processor time, which holds the thread below 1% of
-/// a processor however much there is to read, but for [`LONGEST_PAUSE`].
-const PAUSE: u32 = 100;
+/// After each sample comes a pause of at least so many times its processor time, the list of ports left out, which has
+/// a pause of its own: each is held below half a percent of a processor however much there is to read, but for
+/// [`LONGEST_PAUSE`].
+const PAUSE: u32 = 200;
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Samples until it is stopped. Dropping it stops it too.
@@ -71,7 +70,8 @@ fn sample(mut reader: Reader, first: &mpsc::SyncSender<()>, stopped: &mpsc::Rece
         series.push(at_ms, &reader.read(), MAX_SAMPLES);
         // Nobody waits for those after the first.
         let _ = first.try_send(());
-        let pause = (processor_time().saturating_sub(before) * PAUSE).min(LONGEST_PAUSE);
+        let cost = processor_time().saturating_sub(before).saturating_sub(reader.ports_cost);
+        let pause = (cost * PAUSE).min(LONGEST_PAUSE);
         let now = Instant::now();
         // Seconds that were missed, on a machine that stood still, are not made up for.
         due = (due + INTERVAL).max(now + pause);
@@ -85,9 +85,4 @@ fn sample(mut reader: Reader, first: &mpsc::SyncSender<()>, stopped: &mpsc::Rece
     series.cost_ms = processor_time().saturating_sub(own_time).as_secs_f64() * 1000.0;
     series.duration_ms = started.elapsed().as_secs_f64() * 1000.0;
     series
-}
-
-/// Of this thread.
-fn processor_time() -> Duration {
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
