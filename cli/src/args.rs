@@ -56,6 +56,8 @@ pub(crate) enum CliCommand {
     /// Bring the service up and keep it up
     #[command(args_conflicts_with_subcommands = true)]
     Deploy(DeployArgs),
+    /// Watch this host and a process on it, and say which of its resources are full
+    Doctor(DoctorArgs),
     /// Load a deployed service, or any URL
     Bench(BenchArgs),
     /// Judge a report again, from its file alone
@@ -268,6 +270,16 @@ pub(crate) struct LoadArgs {
     /// Directory for the report's folder
     #[arg(short, long, value_name = "DIR", default_value = "reports")]
     pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// The service's process; this one, when left out, which tells of the host alone
+    #[arg(long, value_name = "PID")]
+    pub(crate) pid: Option<u32>,
+    /// How long to watch, in seconds
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) seconds: u64,
 }
 
 #[derive(Debug, Args)]

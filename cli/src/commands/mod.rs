@@ -6,6 +6,7 @@ mod control;
 mod crowd;
 mod deploy;
 mod display;
+mod doctor;
 mod experiment;
 mod facts;
 mod interrupt;
@@ -51,6 +52,7 @@ pub(crate) fn run(cli: Cli) -> ExitStatus {
         CliCommand::Run(args) => run::run(&global, &args),
         CliCommand::Tune(args) => tune::tune(&global, &args),
         CliCommand::Deploy(args) => deploy::deploy(&global, &args),
+        CliCommand::Doctor(args) => doctor::doctor(&global, &args),
         CliCommand::Bench(args) => bench::bench(&global, &args),
         CliCommand::Validate(args) => validate::validate(&global, &args),
         CliCommand::Report(args) => report::report(&global, &args),

@@ -1,11 +1,14 @@
-//! The host: what a profile asks of its kernel settings and limits, and how they are changed and changed back.
+//! The host: what a profile asks of its kernel settings and limits, and how they are changed and changed back; its
+//! counters, and what they say about where it is full.
 //!
 //! `plan` compares and changes nothing; `apply` and `persist` change, each step journaled before; `rollback` takes
 //! back. All work below a [`Root`], `/` or a copy of its form.
 
 mod apply;
+pub(crate) mod counters;
 mod decide;
 mod facts;
+pub(crate) mod findings;
 mod journal;
 mod known;
 pub(crate) mod limits;

@@ -10,6 +10,7 @@ mod bad_servers;
 mod bench;
 mod cookies;
 mod deploy;
+mod doctor;
 mod figures;
 mod freeze;
 mod honest;

@@ -1,0 +1,221 @@
+//! What the control groups of a process allow it, and what they did to it: version 2, else 1, else unknown.
+
+use serde::Serialize;
+
+use super::cgroup_path::{Group, Version, groups};
+use super::pressure::{Pressure, Stall};
+use super::text::{Root, keyed, number};
+
+/// The process's own group first, then those above it: a limit of any of them holds for it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Cgroups {
+    pub(crate) cpu: Vec<CgroupCpu>,
+    pub(crate) memory: Vec<CgroupMemory>,
+    pub(crate) io: Vec<CgroupIo>,
+}
+
+/// The processor quota of one group.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct CgroupCpu {
+    pub(crate) group: Group,
+    /// Processors that it may use at once; `None`: no quota, or unknown.
+    pub(crate) quota_cores: Option<f64>,
+    /// Periods of enforcement so far.
+    pub(crate) periods: Option<u64>,
+    /// Of these, those in which the quota ran out.
+    pub(crate) throttled: Option<u64>,
+    /// How long it held processes up, over processors.
+    pub(crate) throttled_us: Option<u64>,
+}
+
+/// The memory of one group, in bytes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct CgroupMemory {
+    pub(crate) group: Group,
+    pub(crate) current: Option<u64>,
+    /// `None`: no limit, or unknown.
+    pub(crate) max: Option<u64>,
+    /// Times that processes were slowed down at `memory.high`; version 2 only.
+    pub(crate) high_events: Option<u64>,
+    /// Times that the limit was reached (version 1: `memory.failcnt`).
+    pub(crate) max_events: Option<u64>,
+    /// Processes killed for want of memory.
+    pub(crate) oom_kills: Option<u64>,
+    /// All of its processes waited for memory; version 2 only.
+    pub(crate) stall: Stall,
+}
+
+/// What one group did with block devices.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct CgroupIo {
+    pub(crate) group: Group,
+    pub(crate) devices: Vec<CgroupDevice>,
+    /// All of its processes waited for a device; version 2 only.
+    pub(crate) stall: Stall,
+}
+
+/// One device under one group.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct CgroupDevice {
+    /// `MAJOR:MINOR`.
+    pub(crate) device: String,
+    pub(crate) reads: Option<u64>,
+    pub(crate) writes: Option<u64>,
+    /// Operations a second that are allowed; `None`: no cap, or unknown.
+    pub(crate) max_reads_per_s: Option<u64>,
+    pub(crate) max_writes_per_s: Option<u64>,
+}
+
+/// Devices kept of a group.
+const MAX_DEVICES: usize = 16;
+/// Version 1 says "no limit" with the largest multiple of a page.
+const V1_NO_LIMIT: u64 = 1 << 60;
+
+impl Cgroups {
+    /// Of a process. `/proc/PID/cgroup` shows paths as the reader's own cgroup namespace sees them, so that the
+    /// reader's mounts fit them.
+    pub(super) fn read(root: &Root, pid: u32) -> Self {
+        let Some(paths) = root.read(format!("/proc/{pid}/cgroup")) else { return Self::default() };
+        let mounts = root.read("/proc/self/mountinfo").unwrap_or_default();
+        let of = |controller| groups(&paths, &mounts, controller);
+        Self {
+            cpu: of("cpu").into_iter().filter_map(|group| CgroupCpu::read(root, group)).collect(),
+            memory: of("memory").into_iter().filter_map(|group| CgroupMemory::read(root, group)).collect(),
+            io: of("io").into_iter().filter_map(|group| CgroupIo::read(root, group)).collect(),
+        }
+    }
+}
+
+fn file(root: &Root, group: &Group, name: &str) -> Option<String> {
+    root.read(group.directory.join(name))
+}
+
+impl CgroupCpu {
+    fn read(root: &Root, group: Group) -> Option<Self> {
+        let stat = file(root, &group, "cpu.stat")?;
+        let quota_cores = match group.version {
+            Version::V2 => file(root, &group, "cpu.max").as_deref().and_then(quota),
+            Version::V1 => {
+                let value = |name| number::<f64>(&file(root, &group, name)?);
+                cores(value("cpu.cfs_quota_us"), value("cpu.cfs_period_us"))
+            }
+        };
+        let throttled_us = keyed(&stat, "throttled_usec")
+            .or_else(|| keyed(&stat, "throttled_time").map(|nanoseconds| nanoseconds / 1000));
+        let (periods, throttled) = (keyed(&stat, "nr_periods"), keyed(&stat, "nr_throttled"));
+        Some(Self { group, quota_cores, periods, throttled, throttled_us })
+    }
+}
+
+/// `cpu.max`: quota and period in µs, or `max` for no quota.
+fn quota(text: &str) -> Option<f64> {
+    cores(number(text), text.split_whitespace().nth(1).and_then(|period| period.parse().ok()))
+}
+
+/// Version 1 says no quota with -1.
+fn cores(quota_us: Option<f64>, period_us: Option<f64>) -> Option<f64> {
+    let (quota, period) = (quota_us?, period_us?);
+    (quota > 0.0 && period > 0.0).then(|| quota / period).filter(|cores| cores.is_finite())
+}
+
+impl CgroupMemory {
+    fn read(root: &Root, group: Group) -> Option<Self> {
+        let text = |name| file(root, &group, name);
+        let count = |name| number::<u64>(&text(name)?);
+        let found = match group.version {
+            Version::V2 => {
+                let events = text("memory.events").unwrap_or_default();
+                let stall = text("memory.pressure").as_deref().map(Pressure::parse).unwrap_or_default().full;
+                Self {
+                    current: count("memory.current"),
+                    max: count("memory.max"),
+                    high_events: keyed(&events, "high"),
+                    max_events: keyed(&events, "max"),
+                    oom_kills: keyed(&events, "oom_kill"),
+                    stall,
+                    group,
+                }
+            }
+            Version::V1 => Self {
+                current: count("memory.usage_in_bytes"),
+                max: count("memory.limit_in_bytes").filter(|max| *max < V1_NO_LIMIT),
+                high_events: None,
+                max_events: count("memory.failcnt"),
+                oom_kills: text("memory.oom_control").and_then(|text| keyed(&text, "oom_kill")),
+                stall: Stall::default(),
+                group,
+            },
+        };
+        let is_there = found.current.is_some() || found.max_events.is_some();
+        is_there.then_some(found)
+    }
+}
+
+impl CgroupIo {
+    fn read(root: &Root, group: Group) -> Option<Self> {
+        let text = |name| file(root, &group, name);
+        let (mut devices, stall) = match group.version {
+            Version::V2 => {
+                let stat = text("io.stat")?;
+                let stall = text("io.pressure").as_deref().map(Pressure::parse).unwrap_or_default().full;
+                (devices_v2(&stat, &text("io.max").unwrap_or_default()), stall)
+            }
+            Version::V1 => {
+                let served = text("blkio.throttle.io_serviced")?;
+                let cap = |name| text(name).unwrap_or_default();
+                let reads = cap("blkio.throttle.read_iops_device");
+                let writes = cap("blkio.throttle.write_iops_device");
+                (devices_v1(&served, &reads, &writes), Stall::default())
+            }
+        };
+        devices.truncate(MAX_DEVICES);
+        Some(Self { group, devices, stall })
+    }
+}
+
+/// `MAJOR:MINOR KEY=VALUE…` in both files. A device that did nothing is not in `io.stat`.
+fn devices_v2(stat: &str, max: &str) -> Vec<CgroupDevice> {
+    let field = |text: &str, device: &str, key: &str| {
+        let line = text.lines().find(|line| line.split_whitespace().next() == Some(device))?;
+        line.split_whitespace().find_map(|field| field.strip_prefix(key)?.strip_prefix('=')?.parse().ok())
+    };
+    let devices =
+        stat.lines().filter(|line| line.contains('=')).filter_map(|line| line.split_whitespace().next());
+    devices
+        .map(|device| CgroupDevice {
+            device: device.to_owned(),
+            reads: field(stat, device, "rios"),
+            writes: field(stat, device, "wios"),
+            max_reads_per_s: field(max, device, "riops"),
+            max_writes_per_s: field(max, device, "wiops"),
+        })
+        .collect()
+}
+
+/// `MAJOR:MINOR Read N` and `MAJOR:MINOR Write N`; the caps have `MAJOR:MINOR N`.
+fn devices_v1(served: &str, max_reads: &str, max_writes: &str) -> Vec<CgroupDevice> {
+    let count = |device: &str, kind: &str| {
+        served.lines().find_map(|line| {
+            let mut words = line.split_whitespace();
+            let fits = words.next() == Some(device) && words.next() == Some(kind);
+            if fits { words.next()?.parse().ok() } else { None }
+        })
+    };
+    let cap = |text: &str, device: &str| {
+        text.lines().find_map(|line| number(line.strip_prefix(device)?.strip_prefix([' ', '\t'])?))
+    };
+    let reads = served.lines().filter_map(|line| line.split_once(" Read ").map(|(device, _)| device));
+    reads
+        .map(|device| CgroupDevice {
+            device: device.to_owned(),
+            reads: count(device, "Read"),
+            writes: count(device, "Write"),
+            max_reads_per_s: cap(max_reads, device),
+            max_writes_per_s: cap(max_writes, device),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+#[path = "cgroup_tests.rs"]
+mod tests;

@@ -1,0 +1,177 @@
+//! A snapshot as named numbers: what a series keeps, and what the rules of the findings name.
+//!
+//! Names are `GROUP.COUNTER`, with the object in brackets where there are several: `listener.waiting[0.0.0.0:8080]`.
+
+use std::fmt::Display;
+
+use super::cgroup::Cgroups;
+use super::pressure::Stall;
+use super::series::Kind;
+use super::snapshot::Snapshot;
+
+/// One number of a snapshot.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Figure {
+    pub(super) name: String,
+    pub(super) kind: Kind,
+    pub(super) value: Option<f64>,
+}
+
+/// Destinations that take less than this share of the ports are of no interest.
+const MIN_PORT_SHARE: f64 = 0.05;
+
+struct Figures(Vec<Figure>);
+
+impl Figures {
+    fn add(&mut self, kind: Kind, name: impl Into<String>, value: Option<f64>) {
+        self.0.push(Figure { name: name.into(), kind, value });
+    }
+
+    fn counts(&mut self, name: impl Into<String>, value: Option<u64>) {
+        self.add(Kind::Counter, name, value.map(number));
+    }
+
+    fn gauge(&mut self, name: impl Into<String>, value: Option<u64>) {
+        self.add(Kind::Gauge, name, value.map(number));
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts stay below 2^53")]
+fn number(count: u64) -> f64 {
+    count as f64
+}
+
+fn of(name: &str, object: impl Display) -> String {
+    format!("{name}[{object}]")
+}
+
+/// All numbers, the unknown ones too.
+pub(super) fn figures(snapshot: &Snapshot) -> Vec<Figure> {
+    let mut all = Figures(Vec::with_capacity(128));
+    machine(&mut all, snapshot);
+    network(&mut all, snapshot);
+    queues(&mut all, snapshot);
+    groups(&mut all, &snapshot.cgroups);
+    all.0
+}
+
+fn machine(all: &mut Figures, snapshot: &Snapshot) {
+    let Snapshot { processors, pressure, memory, files, process, .. } = snapshot;
+    all.counts("cpu.total", processors.total);
+    all.counts("cpu.busy", processors.busy);
+    all.counts("cpu.stolen", processors.stolen);
+    all.counts("cpu.soft_interrupts", processors.soft_interrupts);
+    let stalls: [(&str, &Stall); 5] = [
+        ("pressure.cpu_some", &pressure.cpu.some),
+        ("pressure.memory_some", &pressure.memory.some),
+        ("pressure.memory_full", &pressure.memory.full),
+        ("pressure.io_some", &pressure.io.some),
+        ("pressure.io_full", &pressure.io.full),
+    ];
+    for (name, stall) in stalls {
+        all.counts(format!("{name}_us"), stall.total_us);
+        all.add(Kind::Gauge, format!("{name}_avg10"), stall.avg10_percent);
+    }
+    all.gauge("memory.total", memory.total);
+    all.gauge("memory.available", memory.available);
+    all.gauge("files.open", files.open);
+    all.gauge("files.max", files.max);
+    all.gauge("process.open_files", process.open_files);
+    all.gauge("process.max_open_files", process.max_open_files.and_then(super::process::Limit::value));
+    for disk in snapshot.disks.iter().flatten() {
+        all.counts(of("disk.operations", &disk.device), disk.reads.checked_add(disk.writes));
+        all.counts(of("disk.busy_ms", &disk.device), Some(disk.busy_ms));
+    }
+}
+
+fn network(all: &mut Figures, snapshot: &Snapshot) {
+    let Snapshot { tcp, sockets, softnet, conntrack, .. } = snapshot;
+    // An overflow counts as a drop too; what is left has another cause.
+    let other_drops =
+        tcp.listen_drops.zip(tcp.listen_overflows).map(|(drops, overflows)| drops.saturating_sub(overflows));
+    for (name, value) in [
+        ("tcp.listen_overflows", tcp.listen_overflows),
+        ("tcp.listen_drops", tcp.listen_drops),
+        ("tcp.listen_drops_other", other_drops),
+        ("tcp.syn_queue_drops", tcp.syn_queue_drops),
+        ("tcp.syn_queue_cookies", tcp.syn_queue_cookies),
+        ("tcp.time_wait_overflows", tcp.time_wait_overflows),
+        ("tcp.memory_pressures", tcp.memory_pressures),
+        ("tcp.aborts_on_memory", tcp.aborts_on_memory),
+        ("tcp.prunes", tcp.prunes),
+        ("tcp.syn_retransmits", tcp.syn_retransmits),
+        ("tcp.active_opens", tcp.active_opens),
+        ("tcp.passive_opens", tcp.passive_opens),
+        ("tcp.attempt_fails", tcp.attempt_fails),
+        ("tcp.retransmitted_segments", tcp.retransmitted_segments),
+        ("tcp.sent_segments", tcp.sent_segments),
+        ("softnet.processed", softnet.processed),
+        ("softnet.dropped", softnet.dropped),
+        ("softnet.squeezed", softnet.squeezed),
+        ("conntrack.dropped", conntrack.dropped),
+        ("conntrack.early_dropped", conntrack.early_dropped),
+        ("conntrack.insert_failed", conntrack.insert_failed),
+    ] {
+        all.counts(name, value);
+    }
+    for (name, value) in [
+        ("tcp.memory_pages", sockets.tcp_memory_pages),
+        ("tcp.memory_pressure_pages", snapshot.tcp_memory_pressure_pages),
+        ("sockets.tcp", sockets.tcp_in_use),
+        ("sockets.tcp6", sockets.tcp6_in_use),
+        ("sockets.orphans", sockets.orphans),
+        ("sockets.time_wait", sockets.time_wait),
+        ("conntrack.entries", conntrack.entries),
+        ("conntrack.max", conntrack.max),
+    ] {
+        all.gauge(name, value);
+    }
+}
+
+fn queues(all: &mut Figures, snapshot: &Snapshot) {
+    for listener in snapshot.listeners.iter().flatten() {
+        all.gauge(of("listener.waiting", listener.address), Some(listener.waiting.into()));
+        all.gauge(of("listener.backlog", listener.address), Some(listener.backlog.into()));
+    }
+    let Some(ports) = &snapshot.ports else { return };
+    all.gauge("ports.available", Some(ports.available.into()));
+    let Some(destinations) = &ports.destinations else { return };
+    // The fullest is named whatever its share, so that "none is full" and "not known" differ.
+    all.gauge("ports.most_used", Some(destinations.first().map_or(0, |first| first.used().into())));
+    for destination in destinations {
+        if f64::from(destination.used()) >= MIN_PORT_SHARE * f64::from(ports.available) {
+            let path = format!("{} > {}", destination.source, destination.destination);
+            all.gauge(of("ports.used", &path), Some(destination.used().into()));
+        }
+    }
+}
+
+fn groups(all: &mut Figures, cgroups: &Cgroups) {
+    for cpu in &cgroups.cpu {
+        let group = cpu.group.directory.display();
+        all.counts(of("cgroup.cpu_periods", &group), cpu.periods);
+        all.counts(of("cgroup.cpu_throttled", &group), cpu.throttled);
+        all.counts(of("cgroup.cpu_throttled_us", &group), cpu.throttled_us);
+        all.add(Kind::Gauge, of("cgroup.cpu_quota_cores", &group), cpu.quota_cores);
+    }
+    for memory in &cgroups.memory {
+        let group = memory.group.directory.display();
+        all.gauge(of("cgroup.memory", &group), memory.current);
+        all.gauge(of("cgroup.memory_max", &group), memory.max);
+        all.counts(of("cgroup.memory_high_events", &group), memory.high_events);
+        all.counts(of("cgroup.memory_max_events", &group), memory.max_events);
+        all.counts(of("cgroup.memory_oom_kills", &group), memory.oom_kills);
+        all.counts(of("cgroup.memory_stall_us", &group), memory.stall.total_us);
+    }
+    for io in &cgroups.io {
+        let group = io.group.directory.display();
+        all.counts(of("cgroup.io_stall_us", &group), io.stall.total_us);
+        for device in &io.devices {
+            let object = format!("{group} {}", device.device);
+            all.counts(of("cgroup.io_reads", &object), device.reads);
+            all.counts(of("cgroup.io_writes", &object), device.writes);
+            all.gauge(of("cgroup.io_max_reads_per_s", &object), device.max_reads_per_s);
+            all.gauge(of("cgroup.io_max_writes_per_s", &object), device.max_writes_per_s);
+        }
+    }
+}

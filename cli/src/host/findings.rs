@@ -1,0 +1,184 @@
+//! What the host's counters say about where the service was full: pure, on samples and the latency of a run.
+//!
+//! A resource is a candidate for the cause when its counter crossed its threshold at most five seconds before the
+//! knee of the p99, or in that second (a heuristic: what is full shows in latency within seconds). Candidates come
+//! first; among equals errors before saturation before utilisation (the USE method), then the earlier one.
+
+mod crossing;
+mod knee;
+mod rules;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::crossing::DiskCap;
+use self::crossing::{Crossed, Crossing, crossed, objects};
+pub(crate) use self::knee::{Knee, Latency};
+use self::rules::{RULES, Rule, Test};
+pub(crate) use self::rules::{Resource, Severity};
+use super::counters::Series;
+
+/// How long before the knee a crossing may lie to be its cause.
+const BEFORE_KNEE_S: f64 = 5.0;
+
+/// What there is to judge.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Evidence<'a> {
+    pub(crate) series: &'a Series,
+    /// The run's seconds; empty where there was no run.
+    pub(crate) latency: &'a [Latency],
+    /// Where second 0 of the latency lies in the series, in ms since its first sample.
+    pub(crate) measured_from_ms: i64,
+    /// A cap on a device that the kernel knows nothing of.
+    pub(crate) disk_cap: Option<&'a DiskCap>,
+}
+
+/// A resource that was full, or nearly.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Finding {
+    pub(crate) resource: Resource,
+    pub(crate) severity: Severity,
+    /// Name of the counter, with its object in brackets.
+    pub(crate) counter: String,
+    /// At first, and in the end; of a gauge its highest value.
+    pub(crate) before: f64,
+    pub(crate) after: f64,
+    /// What it was held against, where there is such a thing.
+    pub(crate) limit: Option<f64>,
+    /// When it crossed its threshold, in seconds since measuring began: before the knee, else for the first time.
+    pub(crate) at_s: f64,
+    /// Whether that was at most five seconds before the knee; `null`: there is no knee.
+    pub(crate) before_knee: Option<bool>,
+    pub(crate) message: String,
+    /// What to do.
+    pub(crate) advice: String,
+    /// Settings of the host that lift it.
+    pub(crate) tune: Vec<String>,
+    /// Settings of the deployment that lift it.
+    pub(crate) deploy: Vec<String>,
+}
+
+/// Counters that could not be read, so that nobody knows whether the resource was full.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Unknown {
+    pub(crate) resource: Resource,
+    pub(crate) counters: Vec<String>,
+}
+
+/// All that can be said.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Attribution {
+    pub(crate) knee: Option<Knee>,
+    /// The likeliest cause first.
+    pub(crate) findings: Vec<Finding>,
+    pub(crate) unknown: Vec<Unknown>,
+}
+
+/// Judges the samples of a run.
+pub(crate) fn attribute(evidence: Evidence<'_>) -> Attribution {
+    let knee = knee::knee(evidence.latency);
+    let mut findings: Vec<Finding> = RULES
+        .iter()
+        .flat_map(|rule| {
+            crossed(evidence.series, rule.counter, rule.test, evidence.disk_cap)
+                .into_iter()
+                .filter_map(|crossed| finding(rule, crossed, knee, evidence.measured_from_ms))
+        })
+        .collect();
+    findings.sort_by(|one, other| {
+        let rank = |finding: &Finding| (finding.before_knee != Some(true), finding.severity);
+        rank(one).cmp(&rank(other)).then(one.at_s.total_cmp(&other.at_s))
+    });
+    Attribution { knee, findings, unknown: unknown(evidence.series) }
+}
+
+impl Attribution {
+    /// One sentence: the likeliest cause, or that there is none. What is unknown is said either way.
+    pub(crate) fn summary(&self) -> String {
+        let mut text = match (self.findings.first(), self.knee) {
+            (None, _) => "No saturated resource found".to_owned(),
+            (Some(first), Some(knee)) if first.before_knee == Some(true) => {
+                format!("Likely cause of the knee at {} s: {}", knee.at_s, first.message)
+            }
+            (Some(first), Some(knee)) => {
+                format!(
+                    "Nothing was found full in the {BEFORE_KNEE_S} s before the knee at {} s; at another time: {}",
+                    knee.at_s, first.message
+                )
+            }
+            (Some(first), None) => first.message.clone(),
+        };
+        if !self.unknown.is_empty() {
+            let named = self
+                .unknown
+                .iter()
+                .map(|unknown| format!("{} ({})", unknown.resource.name(), unknown.counters.join(", ")));
+            text = format!("{text}; unknown: {}", named.collect::<Vec<_>>().join(", "));
+        }
+        text
+    }
+}
+
+fn finding(rule: &Rule, crossed: Crossed, knee: Option<Knee>, measured_from_ms: i64) -> Option<Finding> {
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds of a run stay below 2^53")]
+    let seconds =
+        |ms: u64| (i64::try_from(ms).unwrap_or(i64::MAX).saturating_sub(measured_from_ms)) as f64 / 1000.0;
+    // The crossing happened somewhere between its two samples, and the knee somewhere in its second.
+    #[expect(clippy::cast_precision_loss, reason = "seconds of a run stay below 2^53")]
+    let is_before = |knee: Knee, crossing: &Crossing| {
+        let knee = knee.at_s as f64;
+        seconds(crossing.at_ms) >= knee - BEFORE_KNEE_S && seconds(crossing.from_ms) < knee + 1.0
+    };
+    let at_knee = knee.and_then(|knee| crossed.crossings.iter().find(|crossing| is_before(knee, crossing)));
+    let crossing = at_knee.or(crossed.crossings.first())?;
+    let at_s = seconds(crossing.at_ms);
+    let limit = crossed.limit.map(|limit| format!(" of {limit}")).unwrap_or_default();
+    let message = format!(
+        "{}: {}: {} went from {} to {}{limit}, from {at_s:.1} s on",
+        rule.resource.name(),
+        rule.meaning,
+        crossed.counter,
+        crossed.before,
+        crossed.after,
+    );
+    let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    Some(Finding {
+        resource: rule.resource,
+        severity: rule.severity,
+        counter: crossed.counter,
+        before: crossed.before,
+        after: crossed.after,
+        limit: crossed.limit,
+        at_s,
+        before_knee: knee.map(|_| at_knee.is_some()),
+        message,
+        advice: rule.advice.to_owned(),
+        tune: owned(rule.tune),
+        deploy: owned(rule.deploy),
+    })
+}
+
+/// Counters of rules that no sample knows. A cap that is not there is none; anything else that is missing is unknown.
+fn unknown(series: &Series) -> Vec<Unknown> {
+    let is_known =
+        |counter: &str| objects(series, counter).any(|(_, column)| column.values.iter().any(Option::is_some));
+    let mut missing: BTreeMap<Resource, Vec<String>> = BTreeMap::new();
+    for rule in RULES {
+        let counterpart = match rule.test {
+            Test::Part { of, .. } => Some(of),
+            Test::Share { of, .. } if rule.known_by.is_none() => Some(of),
+            _ => None,
+        };
+        for counter in [Some(rule.known_by.unwrap_or(rule.counter)), counterpart].into_iter().flatten() {
+            let counters = missing.entry(rule.resource).or_default();
+            if !is_known(counter) && !counters.iter().any(|known| known == counter) {
+                counters.push(counter.to_owned());
+            }
+        }
+    }
+    let missing = missing.into_iter().filter(|(_, counters)| !counters.is_empty());
+    missing.map(|(resource, counters)| Unknown { resource, counters }).collect()
+}
