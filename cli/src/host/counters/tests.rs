@@ -217,7 +217,9 @@ fn a_full_accept_queue_in_another_namespace_is_seen_and_attributed() {
     let deadline = Instant::now() + PATIENCE;
     let after = loop {
         let now = snapshot(&root, tid);
-        if now.tcp.listen_overflows > Some(0) || Instant::now() > deadline {
+        // The parts of a snapshot are read one after the other.
+        let full = now.listeners.as_ref().is_some_and(|listeners| listeners[0].waiting == 17);
+        if full && now.tcp.listen_overflows > Some(0) || Instant::now() > deadline {
             break now;
         }
         thread::sleep(Duration::from_millis(20));
