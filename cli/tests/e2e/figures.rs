@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::sandbox::{Output, Sandbox, wait_for};
+use crate::sandbox::{Output, SCALEKIT, Sandbox, wait_for};
 
 /// The figures of one report.
 pub(crate) struct Figures(Value);
@@ -38,8 +38,14 @@ pub(crate) fn bench_watched(url: &str, flags: &[String]) -> (Figures, u64) {
     (Figures::of(&sandbox, run.wait()), most)
 }
 
-/// proc_pid_status(5), since Linux 4.5. `None` of a process that has ended and is not reaped.
+/// proc_pid_status(5), since Linux 4.5. `None` of a process that has ended and is not reaped, and of one that is still
+/// on its way through execve(2): for that moment, which lasts while other threads hold the lock of the tests' memory
+/// map, its memory is that of the tests, though `spawn` has returned. Its `exe` tells whose it is.
 fn anonymous_bytes(pid: i32) -> Option<u64> {
+    let program = fs::canonicalize(SCALEKIT).unwrap();
+    if fs::read_link(format!("/proc/{pid}/exe")).ok()? != program {
+        return None;
+    }
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
     Some(line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024)
