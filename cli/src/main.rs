@@ -3,6 +3,7 @@
 mod agent;
 mod args;
 mod audit;
+mod cgroup_path;
 mod commands;
 mod criteria;
 mod deploy;
@@ -12,6 +13,7 @@ mod load;
 mod memory;
 mod profile;
 mod report;
+mod root;
 
 /// The generator and the service allocate in many threads at once, which this allocator is made for.
 #[global_allocator]

@@ -10,8 +10,9 @@ use serde::Serialize;
 use super::print;
 use crate::args::{DoctorArgs, Global};
 use crate::exit::ExitStatus;
-use crate::host::counters::{Deltas, Root, Sampler, Series, Snapshot, snapshot};
+use crate::host::counters::{Deltas, Sampler, Series, Snapshot, snapshot};
 use crate::host::findings::{Attribution, Evidence, attribute};
+use crate::root::Root;
 
 /// A process can come to its end while it is watched, and a watch be left running; a day is longer than any run.
 const LONGEST_S: u64 = 86_400;
@@ -32,7 +33,7 @@ struct Facts<'a> {
 pub(super) fn doctor(global: &Global, args: &DoctorArgs) -> anyhow::Result<ExitStatus> {
     let own = std::process::id();
     let pid = args.pid.unwrap_or(own);
-    let root = Root::new("/");
+    let root = Root::host();
     anyhow::ensure!(
         std::path::Path::new(&format!("/proc/{pid}")).exists(),
         "process {pid} does not exist; --pid takes the number of one that runs, such as `pidof scalekit` prints"

@@ -12,8 +12,9 @@ use crate::deploy::StateDir;
 use crate::exit::ExitStatus;
 use crate::host::limits::{self, LimitRow};
 use crate::host::persist::{self, Persisted};
-use crate::host::{self, Journal, Machine, Root, Row, Scope, Status, Undone};
+use crate::host::{self, Journal, Machine, Row, Scope, Status, Undone};
 use crate::profile::{self, Layer, Profile};
+use crate::root::Root;
 
 /// What was found and done.
 struct Tuning {
@@ -78,7 +79,7 @@ fn verify(global: &Global, tuning: &Tuning) -> anyhow::Result<ExitStatus> {
 }
 
 fn rollback(global: &Global) -> anyhow::Result<ExitStatus> {
-    let root = Root::new("/");
+    let root = Root::host();
     let path = StateDir::of_user()?.tuning();
     let (mut journal, account) = Journal::open(&path)?;
     let namespace = Machine::read(&root).namespace.id;
@@ -118,7 +119,7 @@ fn undone_text(undone: &[Undone]) -> String {
 impl Tuning {
     fn look(global: &Global, pid: Option<i32>) -> anyhow::Result<Self> {
         let profile = profile::load(&global.profile, Layer::default())?;
-        let root = Root::new("/");
+        let root = Root::host();
         let machine = Machine::read(&root);
         let users = users(&profile);
         let rows = host::plan(&profile.host, users, &machine, &root, &root)?;

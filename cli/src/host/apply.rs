@@ -4,8 +4,8 @@ use super::facts::Machine;
 use super::journal::{Journal, JournalError, What};
 use super::known::{self, Scope};
 use super::plan::Row;
-use super::root::{Key, Values};
 use super::status::{Status, describe, refused_write};
+use super::values::{Key, Values};
 
 /// Changes what is planned; each row says then what became of it.
 ///

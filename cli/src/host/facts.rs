@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::process::Command;
 
-use super::root::Root;
+use crate::root::Root;
 
 /// Inode of the first network namespace on kernels that number it (`NET_NS_INIT_INO`, `include/uapi/linux/nsfs.h`, 6.18).
 const FIRST_NETNS: u64 = 0xEFFF_FFF9;
@@ -48,20 +48,20 @@ impl Machine {
 
 impl Namespace {
     fn read(root: &Root) -> Self {
-        let link = |path: &str| fs::read_link(root.join(path)).ok().map(|link| link.display().to_string());
+        let link = |path: &str| fs::read_link(root.path(path)).ok().map(|link| link.display().to_string());
         let id = link("proc/self/ns/net").unwrap_or_else(|| "unknown".to_owned());
-        let inode = fs::metadata(root.join("proc/self/ns/net")).map(|file| file.ino()).ok();
+        let inode = fs::metadata(root.path("proc/self/ns/net")).map(|file| file.ino()).ok();
         let is_first = match link("proc/1/ns/net") {
             _ if inode == Some(FIRST_NETNS) => Some(true),
             // Only the first namespace has the settings that all share.
-            _ if root.join("proc/sys/net/core/somaxconn").exists()
-                && !root.join("proc/sys/net/core/netdev_max_backlog").exists() =>
+            _ if root.path("proc/sys/net/core/somaxconn").exists()
+                && !root.path("proc/sys/net/core/netdev_max_backlog").exists() =>
             {
                 Some(false)
             }
             // In a container process 1 is the container's own, so being alike says nothing; to differ does.
             Some(first) if first != id => Some(false),
-            Some(_) if root.join("proc/sys/net/core/netdev_max_backlog").exists() => Some(true),
+            Some(_) if root.path("proc/sys/net/core/netdev_max_backlog").exists() => Some(true),
             _ => None,
         };
         Self { id, is_first }

@@ -11,9 +11,10 @@ use super::journal::{Journal, JournalError, What};
 use super::known::Scope;
 use super::plan::{PlanError, Row};
 use super::rollback::Outcome;
-use super::root::{Key, Root, Values as _};
 use super::status::{Status, describe, refused_write};
+use super::values::{Key, Values as _};
 use crate::profile::{Host, Limit, Variables};
+use crate::root::Root;
 
 /// What a limit is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

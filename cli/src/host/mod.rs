@@ -2,7 +2,7 @@
 //! counters, and what they say about where it is full.
 //!
 //! `plan` compares and changes nothing; `apply` and `persist` change, each step journaled before; `rollback` takes
-//! back. All work below a [`Root`], `/` or a copy of its form.
+//! back. All work below a [`Root`](crate::root::Root), `/` or a copy of its form.
 
 mod apply;
 pub(crate) mod counters;
@@ -15,10 +15,10 @@ pub(crate) mod limits;
 pub(crate) mod persist;
 mod plan;
 mod rollback;
-mod root;
 mod status;
 #[cfg(test)]
 mod tests;
+mod values;
 
 pub(crate) use apply::apply;
 pub(crate) use facts::Machine;
@@ -26,5 +26,4 @@ pub(crate) use journal::Journal;
 pub(crate) use known::Scope;
 pub(crate) use plan::{PlanError, Row, plan};
 pub(crate) use rollback::{Undone, rollback};
-pub(crate) use root::Root;
 pub(crate) use status::Status;

@@ -9,8 +9,9 @@ use serde::Serialize;
 
 use super::journal::{Journal, JournalError, What};
 use super::plan::Row;
-use super::root::{Key, Root};
 use super::status::{Status, refused_write};
+use super::values::Key;
+use crate::root::Root;
 
 const SYSCTLS: &str = "etc/sysctl.d/99-zz-scalekit.conf";
 /// Huge pages are no sysctl; systemd-tmpfiles writes them at boot.
@@ -37,7 +38,7 @@ pub(crate) fn files(root: &Root, rows: &[Row], modules: &[String], limits: &[(&s
     let mut add = |relative: &str, lines: String| {
         if !lines.is_empty() {
             let text = format!("{HEADER}{lines}");
-            files.push(Persisted { path: root.join(relative), text, status: Status::Planned });
+            files.push(Persisted { path: root.path(relative), text, status: Status::Planned });
         }
     };
     let sysctls = rows.iter().filter_map(|row| match (&row.key, &row.status) {
@@ -137,10 +138,10 @@ pub(crate) fn write_atomically(path: &Path, text: &str) -> io::Result<()> {
 /// `/etc/sysctl.conf` is read last by procps, and by systemd through a link named 99-sysctl.conf, which comes before ours.
 pub(crate) fn beaten_by(root: &Root, rows: &[Row]) -> Vec<String> {
     let mut found = Vec::new();
-    let mut files = vec![root.join("etc/sysctl.conf")];
+    let mut files = vec![root.path("etc/sysctl.conf")];
     for dir in ["etc/sysctl.d", "run/sysctl.d", "usr/local/lib/sysctl.d", "usr/lib/sysctl.d", "lib/sysctl.d"]
     {
-        let entries = fs::read_dir(root.join(dir)).into_iter().flatten().filter_map(Result::ok);
+        let entries = fs::read_dir(root.path(dir)).into_iter().flatten().filter_map(Result::ok);
         let ours = Path::new(SYSCTLS).file_name().unwrap_or_default();
         files.extend(entries.filter(|entry| entry.file_name().as_os_str() > ours).map(|entry| entry.path()));
     }

@@ -7,9 +7,10 @@ use serde::Serialize;
 use super::decide::{Decision, Resolved, decide};
 use super::facts::Machine;
 use super::known::{self, Scope};
-use super::root::{Key, LOADED, Root, Values};
 use super::status::{Status, describe, refused_write};
+use super::values::{Key, LOADED, Values};
 use crate::profile::{Host, HugePages, NoValue, Reasons, Variables};
+use crate::root::Root;
 
 /// From which major version on MongoDB wants transparent huge pages
 /// (<https://www.mongodb.com/docs/manual/administration/tcmalloc-performance/>).

@@ -126,8 +126,8 @@ fn what_stands_in_the_way_has_a_name() {
     assert!(found.iter().all(|row| row.2 == "to change"), "{found:?}");
     // kube-proxy sets it again.
     let fake = FakeHost::new(&buckets);
-    std::fs::create_dir_all(fake.root.join("proc/77")).unwrap();
-    std::fs::write(fake.root.join("proc/77/comm"), "kube-proxy\n").unwrap();
+    std::fs::create_dir_all(fake.root.path("proc/77")).unwrap();
+    std::fs::write(fake.root.path("proc/77/comm"), "kube-proxy\n").unwrap();
     let found = statuses(&both, &fake, &machine());
     assert!(found.iter().all(|row| row.2 == "owned-by-other"), "{found:?}");
     let absent = Status::Absent { optional: true };

@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::journal::{Account, Journal, JournalError, Open, What};
 use super::limits;
 use super::persist;
-use super::root::{Key, Values};
 use super::status::describe;
+use super::values::{Key, Values};
 
 /// What became of one change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

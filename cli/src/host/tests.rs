@@ -14,10 +14,11 @@ use super::journal::{Account, Journal, JournalError, What};
 use super::known::Scope;
 use super::plan::Row;
 use super::rollback::Outcome;
-use super::root::{Key, Root, Values};
 use super::status::Status;
+use super::values::{Key, Values};
 use super::{apply, persist, rollback};
 use crate::profile::Reasons;
+use crate::root::Root;
 
 /// A host of files, which a kernel's refusals can be given to.
 pub(super) struct FakeHost {
@@ -294,7 +295,7 @@ fn files_for_the_next_boot_are_whole_and_given_back() {
     let rows = [raised, kept, refused, pages];
     assert_eq!(rows[0].scope, Scope::NetworkNamespace);
     let modules = ["nf_conntrack".to_owned()];
-    let old = host.root.join("etc/sysctl.d/99-zz-scalekit.conf");
+    let old = host.root.path("etc/sysctl.d/99-zz-scalekit.conf");
     fs::create_dir_all(old.parent().unwrap()).unwrap();
     fs::write(&old, "# older\n").unwrap();
     let mut files = persist::files(&host.root, &rows, &modules, &[("nofile", 100_000)]);
@@ -309,7 +310,7 @@ fn files_for_the_next_boot_are_whole_and_given_back() {
         "{text}"
     );
     assert!(!text.contains("max_map_count"), "{text}");
-    let read = |path: &str| fs::read_to_string(host.root.join(path)).unwrap();
+    let read = |path: &str| fs::read_to_string(host.root.path(path)).unwrap();
     assert!(read("etc/tmpfiles.d/99-zz-scalekit.conf").ends_with("enabled - - - - always\n"));
     assert!(read("etc/modules-load.d/scalekit.conf").ends_with("nf_conntrack\n"));
     assert!(read("etc/security/limits.d/99-zz-scalekit.conf").contains("* - nofile 100000\n"));
@@ -318,9 +319,9 @@ fn files_for_the_next_boot_are_whole_and_given_back() {
             .ends_with("[Manager]\nDefaultLimitNOFILE=100000\n")
     );
     // What reads later at boot is named.
-    fs::write(host.root.join("etc/sysctl.d/99-zzz.conf"), "net/core/somaxconn = 128\n").unwrap();
-    fs::write(host.root.join("etc/sysctl.d/10-first.conf"), "net.core.somaxconn = 128\n").unwrap();
-    fs::write(host.root.join("etc/sysctl.conf"), "#vm.x=1\n-net.ipv4.tcp_rmem=1\n").unwrap();
+    fs::write(host.root.path("etc/sysctl.d/99-zzz.conf"), "net/core/somaxconn = 128\n").unwrap();
+    fs::write(host.root.path("etc/sysctl.d/10-first.conf"), "net.core.somaxconn = 128\n").unwrap();
+    fs::write(host.root.path("etc/sysctl.conf"), "#vm.x=1\n-net.ipv4.tcp_rmem=1\n").unwrap();
     let beaten = persist::beaten_by(&host.root, &rows);
     assert_eq!(beaten.len(), 2, "{beaten:?}");
     assert!(beaten[0].contains("sysctl.conf sets net.ipv4.tcp_rmem"), "{beaten:?}");

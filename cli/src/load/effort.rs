@@ -1,10 +1,10 @@
 //! What a thread spent on the measured part: processor time, and time it waited for a processor.
 
-use std::path::Path;
 use std::time::Duration;
 
 use super::clock::{Nanos, nanos, thread_cpu_time};
 use super::withheld::thread_run_delay;
+use crate::root::Root;
 
 /// A thread's marks at the start of the measured part, and its shares at the end.
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,7 +62,7 @@ impl Effort {
 }
 
 fn run_delay() -> Option<Duration> {
-    thread_run_delay(Path::new("/"))
+    thread_run_delay(&Root::host())
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! Starts the generator threads, watches them, and merges what they bring home.
 
 use std::io;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::{self, ScopedJoinHandle};
@@ -23,6 +22,7 @@ use super::tick::{RateWindow, Tick};
 use super::trends::Trend;
 use super::withheld::{Meter, Withheld};
 use super::worker::Worker;
+use crate::root::Root;
 
 const TICK: Duration = Duration::from_millis(200);
 /// Seconds that each thread may hand over before somebody takes them: a minute of a blocked terminal or disk.
@@ -171,7 +171,8 @@ fn oversee(
     let mut series = SeriesBuilder::new(shared.live.len());
     let start = nanos(plan.warmup);
     let end = start.saturating_add(nanos(plan.duration));
-    let mut meter = Meter::new(Path::new("/"), start, end);
+    let host = Root::host();
+    let mut meter = Meter::new(&host, start, end);
     let mut heartbeat = Heartbeat::new(start, end);
     let mut cut_short = false;
     let mut rate = RateWindow::default();

@@ -4,12 +4,12 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::cgroup::{Throttling, throttling_by_cgroup};
 use super::clock::Nanos;
+use crate::root::Root;
 
 /// The counters of this process and its machine at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,9 +50,8 @@ impl Withheld {
 }
 
 impl Counters {
-    /// Reads below `root`, which is `/` but in tests.
-    pub(super) fn read(root: &Path) -> Self {
-        let stat = fs::read_to_string(root.join("proc/stat")).unwrap_or_default();
+    pub(super) fn read(root: &Root) -> Self {
+        let stat = root.known("proc/stat").unwrap_or_default();
         Self { cgroups: throttling_by_cgroup(root), steal: steal(&stat) }
     }
 
@@ -85,7 +84,7 @@ impl Counters {
 /// Reads the counters at both ends of the measured part.
 #[derive(Debug)]
 pub(super) struct Meter<'a> {
-    root: &'a Path,
+    root: &'a Root,
     start: Nanos,
     end: Nanos,
     before: Option<(Nanos, Counters)>,
@@ -94,7 +93,7 @@ pub(super) struct Meter<'a> {
 
 impl<'a> Meter<'a> {
     /// `start`, `end`: of the measured part.
-    pub(super) fn new(root: &'a Path, start: Nanos, end: Nanos) -> Self {
+    pub(super) fn new(root: &'a Root, start: Nanos, end: Nanos) -> Self {
         Self { root, start, end, before: None, withheld: None }
     }
 
@@ -132,8 +131,8 @@ impl<'a> Meter<'a> {
 }
 
 /// How long the calling thread has been ready to run and not running, since it was started.
-pub(super) fn thread_run_delay(root: &Path) -> Option<Duration> {
-    run_delay(&fs::read_to_string(root.join("proc/thread-self/schedstat")).ok()?)
+pub(super) fn thread_run_delay(root: &Root) -> Option<Duration> {
+    run_delay(&root.known("proc/thread-self/schedstat")?)
 }
 
 /// The kernel's Documentation/scheduler/sched-stats: time running, time waiting to run (both in ns), time slices.
@@ -151,20 +150,11 @@ fn steal(stat: &str) -> Option<Steal> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const V2: &str = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
-    /// A tree of the files that matter.
-    fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let root = tempfile::tempdir().unwrap();
-        for (path, text) in files {
-            let path = root.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
-        root
-    }
-
     #[test]
     fn steal_is_the_eighth_column_and_unknown_without_it() {
         for (stat, expected) in [
@@ -185,18 +175,18 @@ mod tests {
     fn the_cgroup_that_throttled_most_counts_be_it_an_ancestor() {
         let own = "sys/fs/cgroup/a/b/cpu.stat";
         let parent = "sys/fs/cgroup/a/cpu.stat";
-        let root = tree(&[
+        let (_dir, root) = Root::of(&[
             ("proc/self/cgroup", "0::/a/b\n"),
             ("proc/self/mountinfo", V2),
             ("proc/stat", "cpu  0 0 0 100 0 0 0 50\n"),
             (own, "nr_throttled 1\nthrottled_usec 1000\n"),
             (parent, "nr_throttled 5\nthrottled_usec 7000\n"),
         ]);
-        let before = Counters::read(root.path());
-        fs::write(root.path().join(own), "nr_throttled 2\nthrottled_usec 2000\n").unwrap();
-        fs::write(root.path().join(parent), "nr_throttled 35\nthrottled_usec 307000\n").unwrap();
-        fs::write(root.path().join("proc/stat"), "cpu  0 0 0 170 0 0 0 80\n").unwrap();
-        let withheld = Counters::read(root.path()).since(&before, Duration::from_secs(2));
+        let before = Counters::read(&root);
+        fs::write(root.path(own), "nr_throttled 2\nthrottled_usec 2000\n").unwrap();
+        fs::write(root.path(parent), "nr_throttled 35\nthrottled_usec 307000\n").unwrap();
+        fs::write(root.path("proc/stat"), "cpu  0 0 0 170 0 0 0 80\n").unwrap();
+        let withheld = Counters::read(&root).since(&before, Duration::from_secs(2));
         assert_eq!(withheld.throttled_share, Some(0.15));
         assert_eq!(withheld.throttled_periods, Some(30));
         assert_eq!(withheld.steal_share, Some(0.3));
@@ -210,19 +200,18 @@ mod tests {
             ("proc/stat", "cpu  0 0 0 100 0 0 0 50\n"),
             ("sys/fs/cgroup/a/cpu.stat", "usage_usec 1\n"),
         ];
-        let empty = tempfile::tempdir().unwrap();
-        let nothing = Counters::read(empty.path());
+        let (_empty_dir, empty) = Root::of(&[]);
+        let nothing = Counters::read(&empty);
         assert_eq!(nothing.since(&nothing, Duration::from_secs(1)), Withheld::default());
-        assert_eq!(thread_run_delay(empty.path()), None);
+        assert_eq!(thread_run_delay(&empty), None);
 
-        let root = tree(&files);
-        let before = Counters::read(root.path());
+        let (_dir, root) = Root::of(&files);
+        let before = Counters::read(&root);
         // No tick passed, no column of throttling.
         assert_eq!(before.since(&before, Duration::from_secs(1)), Withheld::default());
         // The controller was enabled, or the process moved, in between: from when on is not known.
-        fs::write(root.path().join("sys/fs/cgroup/a/cpu.stat"), "nr_throttled 9\nthrottled_usec 9\n")
-            .unwrap();
-        let after = Counters::read(root.path());
+        fs::write(root.path("sys/fs/cgroup/a/cpu.stat"), "nr_throttled 9\nthrottled_usec 9\n").unwrap();
+        let after = Counters::read(&root);
         assert_eq!(after.since(&before, Duration::from_secs(1)).throttled_share, None);
         let same = after.since(&after, Duration::from_secs(1));
         assert_eq!((same.throttled_share, same.throttled_periods), (Some(0.0), Some(0)));
@@ -232,13 +221,13 @@ mod tests {
     #[test]
     fn the_meter_reads_at_both_ends_of_the_measured_part() {
         let file = "sys/fs/cgroup/cpu.stat";
-        let root = tree(&[
+        let (_dir, root) = Root::of(&[
             ("proc/self/cgroup", "0::/\n"),
             ("proc/self/mountinfo", V2),
             (file, "throttled_usec 0\n"),
         ]);
         let throttled = |usec: u64| {
-            fs::write(root.path().join(file), format!("throttled_usec {usec}\n")).unwrap();
+            fs::write(root.path(file), format!("throttled_usec {usec}\n")).unwrap();
         };
         const SECOND: Nanos = 1_000_000_000;
         // Asked at these seconds, in which so much was throttled by then; the share that is expected.
@@ -249,7 +238,7 @@ mod tests {
             // Ended in the warm-up.
             (&[(0, 0)], None),
         ] {
-            let mut meter = Meter::new(root.path(), SECOND, 3 * SECOND);
+            let mut meter = Meter::new(&root, SECOND, 3 * SECOND);
             let mut last = 0;
             for &(second, usec) in asked {
                 throttled(usec);
@@ -262,7 +251,7 @@ mod tests {
 
     #[test]
     fn this_machine_has_counters() {
-        let counters = Counters::read(Path::new("/"));
+        let counters = Counters::read(&Root::host());
         assert!(counters.steal.is_some(), "{counters:?}");
     }
 }

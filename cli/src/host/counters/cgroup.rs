@@ -2,9 +2,10 @@
 
 use serde::Serialize;
 
-use super::cgroup_path::{Group, Version, groups};
 use super::pressure::{Pressure, Stall};
-use super::text::{Root, keyed, number};
+use super::text::{keyed, number};
+use crate::cgroup_path::{Group, Version, groups};
+use crate::root::Root;
 
 /// The process's own group first, then those above it: a limit of any of them holds for it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -75,8 +76,8 @@ impl Cgroups {
     /// Of a process. `/proc/PID/cgroup` shows paths as the reader's own cgroup namespace sees them, so that the
     /// reader's mounts fit them.
     pub(super) fn read(root: &Root, pid: u32) -> Self {
-        let Some(paths) = root.read(format!("/proc/{pid}/cgroup")) else { return Self::default() };
-        let mounts = root.read("/proc/self/mountinfo").unwrap_or_default();
+        let Some(paths) = root.known(format!("/proc/{pid}/cgroup")) else { return Self::default() };
+        let mounts = root.known("/proc/self/mountinfo").unwrap_or_default();
         let of = |controller| groups(&paths, &mounts, controller);
         Self {
             cpu: of("cpu").into_iter().filter_map(|group| CgroupCpu::read(root, group)).collect(),
@@ -87,7 +88,7 @@ impl Cgroups {
 }
 
 fn file(root: &Root, group: &Group, name: &str) -> Option<String> {
-    root.read(group.directory.join(name))
+    root.known(group.directory.join(name))
 }
 
 impl CgroupCpu {

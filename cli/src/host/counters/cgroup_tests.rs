@@ -1,25 +1,14 @@
 //! Groups of both versions, on trees as the kernel shows them.
 
-use std::fs;
 use std::path::Path;
 
 use proptest::prelude::*;
 
 use super::*;
 
-fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
-    let root = tempfile::tempdir().unwrap();
-    for (path, text) in files {
-        let path = root.path().join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    }
-    root
-}
-
 #[test]
 fn version_2_is_read_up_to_the_mount() {
-    let root = tree(&[
+    let (_dir, root) = Root::of(&[
         ("proc/7/cgroup", "0::/pod/app\n"),
         ("proc/self/mountinfo", "30 23 0:26 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"),
         (
@@ -46,7 +35,7 @@ fn version_2_is_read_up_to_the_mount() {
         ),
         ("sys/fs/cgroup/pod/app/io.max", "254:0 rbps=max wbps=max riops=max wiops=100\n"),
     ]);
-    let found = Cgroups::read(&Root::new(root.path()), 7);
+    let found = Cgroups::read(&root, 7);
     let directories: Vec<&Path> = found.cpu.iter().map(|cpu| cpu.group.directory.as_path()).collect();
     let expected = ["/sys/fs/cgroup/pod/app", "/sys/fs/cgroup/pod", "/sys/fs/cgroup"].map(Path::new);
     assert_eq!(directories, expected);
@@ -78,7 +67,7 @@ fn version_2_is_read_up_to_the_mount() {
 
 #[test]
 fn version_1_is_read_beside_a_version_2_without_controllers() {
-    let root = tree(&[
+    let (_dir, root) = Root::of(&[
         ("proc/7/cgroup", "9:name=systemd:/\n7:blkio:/db\n4:memory:/app\n1:cpu,cpuacct:/app\n0::/\n"),
         (
             "proc/self/mountinfo",
@@ -101,7 +90,7 @@ fn version_1_is_read_beside_a_version_2_without_controllers() {
         ),
         ("sys/fs/cgroup/blkio/db/blkio.throttle.write_iops_device", "254:0 100\n"),
     ]);
-    let found = Cgroups::read(&Root::new(root.path()), 7);
+    let found = Cgroups::read(&root, 7);
     assert_eq!(found.cpu.len(), 1);
     let own = &found.cpu[0];
     assert_eq!(own.group.version, Version::V1);
@@ -115,8 +104,8 @@ fn version_1_is_read_beside_a_version_2_without_controllers() {
 
 #[test]
 fn without_a_group_nothing_is_known() {
-    let root = tree(&[]);
-    assert_eq!(Cgroups::read(&Root::new(root.path()), 7), Cgroups::default());
+    let (_dir, root) = Root::of(&[]);
+    assert_eq!(Cgroups::read(&root, 7), Cgroups::default());
 }
 
 #[test]

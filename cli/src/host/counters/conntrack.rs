@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use super::text::{Root, number, sum};
+use super::text::{number, sum};
+use crate::root::Root;
 
 /// Of one network namespace; all unknown where the module is not loaded.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -21,7 +22,7 @@ impl Conntrack {
     /// `stat` is the text of the process's `net/stat/nf_conntrack`. The two files below `/proc/sys/net` show the
     /// network namespace of the reading thread, so it must be in the process's.
     pub(super) fn read(root: &Root, stat: Option<&str>) -> Self {
-        let sysctl = |name: &str| number(&root.read(format!("/proc/sys/net/netfilter/{name}"))?);
+        let sysctl = |name: &str| number(&root.known(format!("/proc/sys/net/netfilter/{name}"))?);
         let counted = |name| processors(stat?, name);
         Self {
             entries: sysctl("nf_conntrack_count"),
@@ -70,8 +71,8 @@ mod tests {
 
     #[test]
     fn without_the_module_nothing_is_known() {
-        let empty = tempfile::tempdir().unwrap();
-        assert_eq!(Conntrack::read(&Root::new(empty.path()), None), Conntrack::default());
+        let (_dir, empty) = Root::of(&[]);
+        assert_eq!(Conntrack::read(&empty, None), Conntrack::default());
     }
 
     proptest! {

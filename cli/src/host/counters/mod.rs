@@ -5,7 +5,6 @@
 //! and what has no such file (sock_diag, `/proc/sys/net`) by a thread that entered the process's namespace.
 
 mod cgroup;
-mod cgroup_path;
 mod conntrack;
 mod disks;
 mod figures;
@@ -33,4 +32,3 @@ pub(crate) use self::sampler::Sampler;
 pub(crate) use self::series::Kind;
 pub(crate) use self::series::{Column, Deltas, Series};
 pub(crate) use self::snapshot::Snapshot;
-pub(crate) use self::text::Root;

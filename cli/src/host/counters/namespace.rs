@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 use nix::sched::{CloneFlags, setns};
 
-use super::text::Root;
+use crate::root::Root;
 
 /// Moves the calling thread into the network namespace of a process; nothing to do, and no privilege needed, if it
 /// is there already.

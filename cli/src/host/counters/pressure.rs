@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::text::Root;
+use crate::root::Root;
 
 /// Of one resource.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -34,7 +34,7 @@ impl Pressures {
     /// Of the machine; all unknown on kernels that were built or started without it.
     pub(super) fn read(root: &Root) -> Self {
         let of = |name: &str| {
-            root.read(format!("/proc/pressure/{name}")).as_deref().map(Pressure::parse).unwrap_or_default()
+            root.known(format!("/proc/pressure/{name}")).as_deref().map(Pressure::parse).unwrap_or_default()
         };
         Self { cpu: of("cpu"), memory: of("memory"), io: of("io") }
     }

@@ -4,7 +4,8 @@ use std::fs;
 
 use serde::Serialize;
 
-use super::text::{Root, number};
+use super::text::number;
+use crate::root::Root;
 
 /// Directory entries counted, where the kernel does not tell their number.
 const MAX_FILES: usize = 2_000_000;
@@ -37,7 +38,7 @@ impl Limit {
 
 impl Process {
     pub(super) fn read(root: &Root, pid: u32) -> Self {
-        let limits = root.read(format!("/proc/{pid}/limits"));
+        let limits = root.known(format!("/proc/{pid}/limits"));
         let limit = |name| soft(limits.as_deref()?, name);
         Self {
             open_files: open_files(root, pid),
@@ -115,7 +116,7 @@ mod tests {
         let found = Process::read(&Root::new(root.path()), 7);
         assert_eq!((found.open_files, found.max_open_files), (Some(3), Some(Limit::At(1024))));
         assert_eq!(Process::read(&Root::new(root.path()), 8), Process::default());
-        let own = Process::read(&Root::new("/"), std::process::id());
+        let own = Process::read(&Root::host(), std::process::id());
         assert!(own.open_files >= Some(3), "{own:?}");
     }
 

@@ -20,7 +20,7 @@ use super::snapshot::Snapshot;
 use super::sockets::{Listener, SockDiag};
 use super::sockstat::Sockets;
 use super::softnet::Softnet;
-use super::text::Root;
+use crate::root::Root;
 
 /// Tens of thousands of sockets take tens of milliseconds to list; after a list comes a pause of so many times its
 /// duration, which keeps lists below half a percent of a processor.
@@ -54,7 +54,7 @@ impl Reader {
     /// Moves the calling thread into the process's network namespace, so it must be a thread for this alone.
     pub(super) fn enter(root: Root, pid: u32) -> Self {
         // One for the whole machine, and shown in the first network namespace only.
-        let tcp_mem = || root.read("/proc/sys/net/ipv4/tcp_mem");
+        let tcp_mem = || root.known("/proc/sys/net/ipv4/tcp_mem");
         let before = tcp_mem();
         let outside = namespace::enter(&root, pid).err();
         let pages = before.or_else(tcp_mem).and_then(|text| text.split_whitespace().nth(1)?.parse().ok());
@@ -76,8 +76,8 @@ impl Reader {
             None => self.sockets(&mut problems),
             Some(_) => (None, None),
         };
-        let text = |path: &str| self.root.read(path);
-        let net = |name: &str| self.root.read(format!("/proc/{}/net/{name}", self.pid));
+        let text = |path: &str| self.root.known(path);
+        let net = |name: &str| self.root.known(format!("/proc/{}/net/{name}", self.pid));
         let parsed = |path: &str| text(path).unwrap_or_default();
         let mut conntrack = Conntrack::read(&self.root, net("stat/nf_conntrack").as_deref());
         if self.outside.is_some() {
@@ -109,7 +109,7 @@ impl Reader {
     /// What sock_diag tells, by a netlink socket that is kept; after an error a new one is opened next time, since
     /// the rest of an answer may still lie in the old one.
     fn sockets(&mut self, problems: &mut Vec<String>) -> (Option<Vec<Listener>>, Option<Ports>) {
-        let sysctl = |name: &str| self.root.read(format!("/proc/sys/net/ipv4/{name}"));
+        let sysctl = |name: &str| self.root.known(format!("/proc/sys/net/ipv4/{name}"));
         let reserved = sysctl("ip_local_reserved_ports").unwrap_or_default();
         let mut ports = sysctl("ip_local_port_range").and_then(|range| Ports::parse(&range, &reserved));
         let diag = match self.diag.take().map_or_else(SockDiag::open, Ok) {

@@ -7,7 +7,7 @@ use std::{io, mem};
 
 use super::reader::{Reader, processor_time};
 use super::series::Series;
-use super::text::Root;
+use crate::root::Root;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Samples kept: half an hour of seconds; a longer run has fewer a minute.

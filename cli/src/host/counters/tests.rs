@@ -11,6 +11,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::*;
 use crate::host::findings::{Evidence, Resource, attribute};
+use crate::root::Root;
 
 /// A moment long enough for any machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -129,7 +130,7 @@ fn a_listener_of_this_process_is_seen_with_its_backlog() {
         let deadline = Instant::now() + PATIENCE;
         // The last acknowledgement may still be on its way.
         loop {
-            let found = snapshot(&Root::new("/"), std::process::id());
+            let found = snapshot(&Root::host(), std::process::id());
             let listeners = found.listeners.unwrap_or_else(|| panic!("{:?}", found.problems));
             let own = listeners.iter().find(|listener| listener.address == address);
             if own.is_some_and(|own| (own.waiting, own.backlog) == (12, 13)) {
@@ -144,7 +145,7 @@ fn a_listener_of_this_process_is_seen_with_its_backlog() {
 
 #[test]
 fn a_sampler_stops_with_a_last_sample_and_tells_its_cost() {
-    let sampler = Sampler::start(Root::new("/"), std::process::id()).unwrap();
+    let sampler = Sampler::start(Root::host(), std::process::id()).unwrap();
     let series = sampler.stop();
     assert!(series.at_ms.len() >= 2, "{:?}", series.at_ms);
     let deltas = series.deltas();
@@ -152,7 +153,7 @@ fn a_sampler_stops_with_a_last_sample_and_tells_its_cost() {
     assert!(total.after >= total.before && total.before.is_some(), "{total:?}");
     assert!(series.cost_ms > 0.0 && series.duration_ms > 0.0);
     assert!(series.cost_share() > 0.0);
-    drop(Sampler::start(Root::new("/"), std::process::id()).unwrap());
+    drop(Sampler::start(Root::host(), std::process::id()).unwrap());
 }
 
 /// A thread in a network namespace of its own, which stands for a process there: the kernel shows a thread's files
@@ -205,7 +206,7 @@ fn a_full_accept_queue_in_another_namespace_is_seen_and_attributed() {
         eprintln!("not run: a network namespace cannot be made here");
         return;
     };
-    let root = Root::new("/");
+    let root = Root::host();
     let before = snapshot(&root, tid);
     assert_eq!(before.problems, Vec::<String>::new());
     let sampler = Sampler::start(root.clone(), tid).unwrap();

@@ -1,35 +1,6 @@
-//! Numbers and files as the kernel writes them. What is missing or unreadable is `None`, never zero.
+//! Numbers as the kernel writes them. What is missing or unreadable is `None`, never zero.
 
-use std::fs::File;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
 use std::str::FromStr;
-
-/// No file read here is longer on any machine; one that is gets cut at this many bytes.
-const MAX_FILE: u64 = 4 << 20;
-
-/// The directory that stands for `/`: another one in tests.
-#[derive(Clone, Debug)]
-pub(crate) struct Root(PathBuf);
-
-impl Root {
-    pub(crate) fn new(path: impl Into<PathBuf>) -> Self {
-        Self(path.into())
-    }
-
-    /// The real path of a path of the host, absolute or not.
-    pub(super) fn path(&self, path: impl AsRef<Path>) -> PathBuf {
-        let path = path.as_ref();
-        self.0.join(path.strip_prefix("/").unwrap_or(path))
-    }
-
-    /// The text of a file; `None` if it is not there or cannot be read.
-    pub(super) fn read(&self, path: impl AsRef<Path>) -> Option<String> {
-        let mut bytes = Vec::new();
-        File::open(self.path(path)).ok()?.take(MAX_FILE).read_to_end(&mut bytes).ok()?;
-        Some(String::from_utf8_lossy(&bytes).into_owned())
-    }
-}
 
 /// The first word of a text as a number.
 pub(super) fn number<T: FromStr>(text: &str) -> Option<T> {
@@ -77,12 +48,5 @@ mod tests {
         assert_eq!(sum([]), None);
         assert_eq!(sum([Some(1), None]), None);
         assert_eq!(sum([Some(1), Some(2)]), Some(3));
-        assert_eq!(Root::new("/nonexistent").read("/proc/stat"), None);
-    }
-
-    #[test]
-    fn a_path_of_the_host_is_below_the_root() {
-        assert_eq!(Root::new("/r").path("/proc/stat"), Path::new("/r/proc/stat"));
-        assert_eq!(Root::new("/").path("proc/stat"), Path::new("/proc/stat"));
     }
 }

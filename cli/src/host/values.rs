@@ -1,14 +1,13 @@
-//! The trees that hold the host's settings, below a root that tests replace, and the only place that writes to them.
+//! The host's settings as values of files, and the only place that writes to them.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::unistd::{AccessFlags, access};
 
-/// Longest value that is read, in bytes; `ip_local_reserved_ports` may be long.
-const MAX_VALUE_BYTES: u64 = 1 << 18;
+use crate::root::Root;
 
 /// Where a value stands.
 pub(crate) trait Values {
@@ -66,56 +65,33 @@ impl Key {
             Self::Limit(name) => format!("limit {name}"),
         }
     }
-}
 
-/// `/`, or a tree in its form.
-#[derive(Clone, Debug)]
-pub(crate) struct Root {
-    path: PathBuf,
+    /// Where the host keeps it.
+    fn place(&self) -> PathBuf {
+        match self {
+            Self::Sysctl(name) => Path::new("proc/sys").join(name.replace('.', "/")),
+            Self::HugePages => "sys/kernel/mm/transparent_hugepage/enabled".into(),
+            Self::Module(name) => Path::new("sys/module").join(name),
+            Self::Limit(name) => Path::new("proc/self/limits").join(name),
+        }
+    }
 }
 
 impl Root {
-    pub(crate) fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
-    }
-
-    /// A path below the root; `relative` has no leading slash.
-    pub(crate) fn join(&self, relative: &str) -> PathBuf {
-        self.path.join(relative)
-    }
-
     /// Of a key's file.
     pub(crate) fn file(&self, key: &Key) -> PathBuf {
-        match key {
-            Key::Sysctl(name) => self.join("proc/sys").join(name.replace('.', "/")),
-            Key::HugePages => self.join("sys/kernel/mm/transparent_hugepage/enabled"),
-            Key::Module(name) => self.join("sys/module").join(name),
-            Key::Limit(name) => self.join("proc/self/limits").join(name),
-        }
-    }
-
-    /// A small file's text.
-    ///
-    /// # Errors
-    /// As the system says.
-    pub(crate) fn text(&self, relative: &str) -> io::Result<String> {
-        read_bounded(&self.join(relative))
+        self.path(key.place())
     }
 
     /// Whether any process goes by this name.
     pub(crate) fn runs(&self, name: &str) -> bool {
-        let Ok(entries) = fs::read_dir(self.join("proc")) else { return false };
+        let Ok(entries) = fs::read_dir(self.path("proc")) else { return false };
         entries.filter_map(Result::ok).any(|entry| {
-            let is_process = entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit());
-            is_process && read_bounded(&entry.path().join("comm")).is_ok_and(|comm| comm.trim() == name)
+            let pid = entry.file_name().to_string_lossy().into_owned();
+            let is_process = pid.bytes().all(|byte| byte.is_ascii_digit());
+            is_process && self.known(format!("proc/{pid}/comm")).is_some_and(|comm| comm.trim() == name)
         })
     }
-}
-
-fn read_bounded(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(MAX_VALUE_BYTES).read_to_string(&mut text)?;
-    Ok(text)
 }
 
 impl Values for Root {
@@ -123,7 +99,7 @@ impl Values for Root {
         if matches!(key, Key::Module(_)) {
             return Ok(if self.file(key).exists() { LOADED } else { NOT_LOADED }.to_owned());
         }
-        let text = read_bounded(&self.file(key))?;
+        let text = self.text(key.place())?;
         Ok(match key {
             Key::Sysctl(_) | Key::Module(_) | Key::Limit(_) => normal(&text),
             // `always [madvise] never`

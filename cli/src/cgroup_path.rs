@@ -27,7 +27,7 @@ pub(crate) enum Version {
 /// `cgroup` has `ID:CONTROLLERS:PATH` a line (cgroups(7)), without controllers for version 2; `mountinfo` says
 /// where a hierarchy is mounted and which part of it (proc_pid_mountinfo(5)). A controller is in one hierarchy at a
 /// time, so one that a version 1 hierarchy lists is not looked for in version 2.
-pub(super) fn groups(cgroup: &str, mountinfo: &str, controller: &str) -> Vec<Group> {
+pub(crate) fn groups(cgroup: &str, mountinfo: &str, controller: &str) -> Vec<Group> {
     let v1_name = if controller == "io" { "blkio" } else { controller };
     let lines = || {
         cgroup.lines().filter_map(|line| {
