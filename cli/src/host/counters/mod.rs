@@ -6,16 +6,22 @@
 
 mod cgroup;
 mod conntrack;
+mod destinations;
 mod disks;
 mod figures;
+mod listeners;
 mod memory;
 mod namespace;
+mod other_drops;
+mod owned;
+mod pace;
 mod paired;
 mod ports;
 mod pressure;
 mod process;
 mod processors;
 mod reader;
+mod row;
 mod sampler;
 mod series;
 mod snapshot;
@@ -25,6 +31,7 @@ mod softnet;
 #[cfg(test)]
 mod tests;
 mod text;
+mod watched;
 
 pub(crate) use self::reader::snapshot;
 pub(crate) use self::sampler::Sampler;

@@ -12,11 +12,11 @@ use nix::sched::{CloneFlags, setns};
 use crate::root::Root;
 
 /// Moves the calling thread into the network namespace of a process; nothing to do, and no privilege needed, if it
-/// is there already.
+/// is there already. Whether it moved.
 ///
 /// # Errors
 /// What is unknown because of it, and why: the process is gone, or is not ours (CAP_SYS_ADMIN is needed).
-pub(super) fn enter(root: &Root, pid: u32) -> Result<(), String> {
+pub(super) fn enter(root: &Root, pid: u32) -> Result<bool, String> {
     let path = root.path(format!("/proc/{pid}/ns/net"));
     let failed = |what: &dyn std::fmt::Display| {
         format!(
@@ -27,8 +27,9 @@ pub(super) fn enter(root: &Root, pid: u32) -> Result<(), String> {
     let wanted = fs::metadata(&path).map_err(|error| failed(&error))?;
     let own = fs::metadata(root.path("/proc/thread-self/ns/net")).map_err(|error| failed(&error))?;
     if (wanted.dev(), wanted.ino()) == (own.dev(), own.ino()) {
-        return Ok(());
+        return Ok(false);
     }
     let namespace = File::open(&path).map_err(|error| failed(&error))?;
-    setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|error| failed(&error))
+    setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|error| failed(&error))?;
+    Ok(true)
 }

@@ -203,7 +203,7 @@ fn a_full_accept_queue_in_another_namespace_is_seen_and_attributed() {
     });
     let Ok((tid, address)) = reports.recv() else {
         assert!(namespace.join().unwrap().is_none(), "it reports unless it could not be made");
-        eprintln!("not run: a network namespace cannot be made here");
+        eprintln!("SKIPPED: a network namespace cannot be made here");
         return;
     };
     let root = Root::host();
