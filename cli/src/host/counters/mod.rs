@@ -10,6 +10,8 @@ mod destinations;
 mod disks;
 mod figures;
 mod listeners;
+#[cfg(test)]
+mod live_tests;
 mod memory;
 mod namespace;
 mod other_drops;

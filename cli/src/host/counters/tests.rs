@@ -1,20 +1,10 @@
-//! The reader on a tree as a kernel shows it, and on this host.
+//! The reader on a tree as a kernel shows it.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::sync::mpsc;
-use std::thread;
-use std::time::{Duration, Instant};
-
-use socket2::{Domain, Socket, Type};
 
 use super::*;
-use crate::host::findings::{Evidence, Resource, attribute};
 use crate::root::Root;
-
-/// A moment long enough for any machine.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 fn write(root: &Path, path: &str, text: &[u8]) {
     let path = root.join(path);
@@ -115,35 +105,6 @@ fn files_of_any_bytes_are_read_without_a_panic() {
 }
 
 #[test]
-fn a_listener_of_this_process_is_seen_with_its_backlog() {
-    for address in ["127.0.0.1:0", "[::1]:0"] {
-        let address: SocketAddr = address.parse().unwrap();
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
-        if socket.bind(&address.into()).is_err() && address.is_ipv6() {
-            // This host has no IPv6.
-            continue;
-        }
-        socket.listen(13).unwrap();
-        let address = socket.local_addr().unwrap().as_socket().unwrap();
-        // Listeners are many on a host under test, and those kept are the fullest: one that waits is.
-        let clients: Vec<_> = (0..12).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
-        let deadline = Instant::now() + PATIENCE;
-        // The last acknowledgement may still be on its way.
-        loop {
-            let found = snapshot(&Root::host(), std::process::id());
-            let listeners = found.listeners.unwrap_or_else(|| panic!("{:?}", found.problems));
-            let own = listeners.iter().find(|listener| listener.address == address);
-            if own.is_some_and(|own| (own.waiting, own.backlog) == (12, 13)) {
-                break;
-            }
-            assert!(Instant::now() < deadline, "{own:?}");
-            thread::sleep(Duration::from_millis(10));
-        }
-        drop(clients);
-    }
-}
-
-#[test]
 fn a_sampler_stops_with_a_last_sample_and_tells_its_cost() {
     let sampler = Sampler::start(Root::host(), std::process::id()).unwrap();
     let series = sampler.stop();
@@ -154,97 +115,4 @@ fn a_sampler_stops_with_a_last_sample_and_tells_its_cost() {
     assert!(series.cost_ms > 0.0 && series.duration_ms > 0.0);
     assert!(series.cost_share() > 0.0);
     drop(Sampler::start(Root::host(), std::process::id()).unwrap());
-}
-
-/// A thread in a network namespace of its own, which stands for a process there: the kernel shows a thread's files
-/// below `/proc` under its own number too. `None` without the privilege, or `ip` to bring loopback up.
-fn in_own_namespace<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    thread::spawn(|| {
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).ok()?;
-        let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status().ok()?;
-        up.success().then(work)
-    })
-    .join()
-    .unwrap()
-}
-
-fn listen(backlog: i32) -> (Socket, SocketAddr) {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
-    socket.listen(backlog).unwrap();
-    let address = socket.local_addr().unwrap().as_socket().unwrap();
-    (socket, address)
-}
-
-/// Begins to connect, and does not wait.
-fn begin(address: SocketAddr) -> Socket {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.set_nonblocking(true).unwrap();
-    // In progress.
-    let _ = socket.connect(&address.into());
-    socket
-}
-
-#[test]
-fn a_full_accept_queue_in_another_namespace_is_seen_and_attributed() {
-    let (report, reports) = mpsc::channel();
-    let (go, begun) = mpsc::channel::<()>();
-    let (end, ended) = mpsc::channel::<()>();
-    let namespace = thread::spawn(move || {
-        in_own_namespace(move || {
-            let (listener, address) = listen(16);
-            report.send((u32::try_from(nix::unistd::gettid().as_raw()).unwrap(), address)).unwrap();
-            begun.recv().unwrap();
-            let clients: Vec<Socket> = (0..64).map(|_| begin(address)).collect();
-            // Nobody accepts.
-            ended.recv().unwrap();
-            drop((listener, clients));
-        })
-    });
-    let Ok((tid, address)) = reports.recv() else {
-        assert!(namespace.join().unwrap().is_none(), "it reports unless it could not be made");
-        eprintln!("SKIPPED: a network namespace cannot be made here");
-        return;
-    };
-    let root = Root::host();
-    let before = snapshot(&root, tid);
-    assert_eq!(before.problems, Vec::<String>::new());
-    let sampler = Sampler::start(root.clone(), tid).unwrap();
-    // The namespace is new: its counters start at nothing.
-    assert_eq!(before.tcp.listen_overflows, Some(0));
-    let listeners = before.listeners.unwrap();
-    assert_eq!((listeners.len(), listeners[0].waiting, listeners[0].backlog), (1, 0, 16));
-    go.send(()).unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    let after = loop {
-        let now = snapshot(&root, tid);
-        // The parts of a snapshot are read one after the other.
-        let full = now.listeners.as_ref().is_some_and(|listeners| listeners[0].waiting == 17);
-        if full && now.tcp.listen_overflows > Some(0) || Instant::now() > deadline {
-            break now;
-        }
-        thread::sleep(Duration::from_millis(20));
-    };
-    let series = sampler.stop();
-    end.send(()).unwrap();
-    namespace.join().unwrap();
-    // The kernel lets one more wait than the backlog says.
-    let listeners = after.listeners.unwrap();
-    assert_eq!((listeners[0].address, listeners[0].waiting, listeners[0].backlog), (address, 17, 16));
-    assert!(after.tcp.listen_overflows > Some(0), "{:?}", after.tcp);
-    let ports = after.ports.unwrap().destinations.unwrap();
-    let to_listener = ports.iter().find(|found| found.destination == address).unwrap();
-    assert_eq!((to_listener.connected, to_listener.time_wait), (64, 0));
-    let found = attribute(Evidence { series: &series, latency: &[], measured_from_ms: 0, disk_cap: None });
-    let counters: Vec<&str> = found
-        .findings
-        .iter()
-        .filter(|finding| finding.resource == Resource::AcceptQueue)
-        .map(|finding| finding.counter.as_str())
-        .collect();
-    assert_eq!(counters, ["tcp.listen_overflows", format!("listener.waiting[{address}]").as_str()]);
-    // The reader's own namespace is another one.
-    let own = snapshot(&root, std::process::id());
-    let own = own.listeners.unwrap();
-    assert!(own.iter().all(|listener| (listener.address, listener.waiting) != (address, 17)), "{own:?}");
 }
