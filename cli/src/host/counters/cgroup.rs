@@ -44,8 +44,7 @@ pub(crate) struct CgroupMemory {
     pub(crate) high_events: Option<u64>,
     /// Times that this group's limit was reached (version 1: `memory.failcnt`).
     pub(crate) max_events: Option<u64>,
-    /// Processes of this group killed for want of memory. Those of groups below count too before kernel 5.2, and
-    /// in version 1.
+    /// Processes of this group killed for want of memory; in kernel 5.2 also those of groups below.
     pub(crate) oom_kills: Option<u64>,
     /// All of its processes waited for memory; version 2 only.
     pub(crate) stall: Stall,
@@ -105,16 +104,13 @@ impl Places {
 
 impl Cgroups {
     pub(super) fn read(root: &Root, places: &Places) -> Self {
-        let of = |groups: &[Group]| groups.to_vec().into_iter();
-        let cpu: Vec<CgroupCpu> = of(&places.cpu).filter_map(|group| CgroupCpu::read(root, group)).collect();
-        let mut io: Vec<CgroupIo> = of(&places.io).filter_map(|group| CgroupIo::read(root, group)).collect();
+        let cpu: Vec<CgroupCpu> =
+            places.cpu.iter().filter_map(|group| CgroupCpu::read(root, group.clone())).collect();
+        let memory = places.memory.iter().filter_map(|group| CgroupMemory::read(root, group.clone()));
+        let mut io: Vec<CgroupIo> =
+            places.io.iter().filter_map(|group| CgroupIo::read(root, group.clone())).collect();
         keep_busiest(&mut io);
-        Self {
-            is_cpu_limited: is_any_limited(&cpu),
-            cpu,
-            memory: of(&places.memory).filter_map(|group| CgroupMemory::read(root, group)).collect(),
-            io,
-        }
+        Self { is_cpu_limited: is_any_limited(&cpu), cpu, memory: memory.collect(), io }
     }
 }
 
@@ -193,8 +189,8 @@ impl CgroupMemory {
         let count = |name| number::<u64>(&text(name)?);
         let found = match group.version {
             Version::V2 => {
-                // The one counts what befell groups below too, other services among them; the other is there since
-                // kernel 5.2.
+                // Since kernel 5.2 the second counts what befell groups below too, other services among them; the
+                // first is there since 5.3.
                 let events =
                     text("memory.events.local").or_else(|| text("memory.events")).unwrap_or_default();
                 let stall = text("memory.pressure").as_deref().map(Pressure::parse).unwrap_or_default().full;

@@ -151,7 +151,7 @@ fn what_befell_other_groups_is_not_counted_where_the_kernel_tells_them_apart() {
     ]);
     let found = read(&root, 7).memory;
     let events = |memory: &CgroupMemory| (memory.high_events, memory.max_events, memory.oom_kills);
-    assert_eq!(events(&found[0]), (Some(1), Some(2), Some(3)), "before kernel 5.2");
+    assert_eq!(events(&found[0]), (Some(1), Some(2), Some(3)), "before kernel 5.3");
     assert_eq!(events(&found[1]), (Some(0), Some(5), Some(0)));
 }
 

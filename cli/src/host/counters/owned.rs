@@ -56,7 +56,7 @@ fn behind_descriptors(all: &HashSet<u32>, root: &Root, pid: u32) -> io::Result<H
     for entry in fs::read_dir(root.path(format!("/proc/{pid}/fd")))?.take(MAX_FILES) {
         // One that was closed meanwhile is none.
         let Ok(target) = fs::read_link(entry?.path()) else { continue };
-        let inode = target.to_str().and_then(|target| inode(target)).filter(|inode| all.contains(inode));
+        let inode = target.to_str().and_then(inode).filter(|inode| all.contains(inode));
         own.extend(inode);
         if own.len() == all.len() {
             break;
