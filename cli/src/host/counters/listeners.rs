@@ -19,7 +19,9 @@ pub(crate) struct Listener {
     pub(crate) waiting: u32,
     /// How many may there: `listen`'s argument as the kernel kept it, cut to `net.core.somaxconn`.
     pub(crate) backlog: u32,
-    /// Connections that the sockets dropped since they are there; unknown before kernel 4.7.
+    /// Packets that the sockets dropped since they are there (`sk_drops`); unknown before kernel 4.7. Each connection
+    /// that finds the queue full is one, also between two looks at the queue; but so is a stray packet that opens
+    /// nothing, such as a late RST.
     pub(crate) drops: Option<u64>,
     /// Sockets that share the address.
     pub(crate) sockets: u32,

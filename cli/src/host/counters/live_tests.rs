@@ -332,6 +332,8 @@ fn connection_tracking_of_the_namespace_that_was_left_is_read_too() {
     };
     let found = snapshot(&Root::host(), tid);
     let own = snapshot(&Root::host(), std::process::id());
+    let is_own = |pid| namespace::is_own(&Root::host(), pid);
+    assert_eq!((is_own(tid), is_own(std::process::id())), (false, true));
     end.send(()).unwrap();
     namespace.join().unwrap();
     assert_eq!(value(&found, "conntrack.entries"), Some(0.0), "it is new");
