@@ -14,6 +14,8 @@ mod listeners;
 mod live_tests;
 mod memory;
 mod namespace;
+#[cfg(test)]
+mod namespace_tests;
 mod other_drops;
 mod owned;
 mod pace;

@@ -44,7 +44,11 @@ impl Owned {
         match found {
             Ok(own) => (self.own, self.seen) = (own, all),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return (Err(error), cost),
+            Err(error) => {
+                // Nothing was found out, so that the next one asks again.
+                self.pace = Pace::default();
+                return (Err(error), cost);
+            }
         }
         (Ok(&self.own), cost)
     }
@@ -116,6 +120,8 @@ mod tests {
         fs::remove_dir_all(root.path("proc/7/fd")).unwrap();
         fs::write(root.path("proc/7/fd"), "").unwrap();
         owned.pace = Pace::default();
-        assert!(owned.among(HashSet::from([15]), &root, 7).0.is_err());
+        for _ in 0..2 {
+            assert!(owned.among(HashSet::from([15]), &root, 7).0.is_err());
+        }
     }
 }
