@@ -10,6 +10,8 @@ use crate::root::Root;
 /// The process's own group first, then those above it: a limit of any of them holds for it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Cgroups {
+    /// Whether any of the groups has a processor quota; `None`: nobody knows.
+    pub(crate) is_cpu_limited: Option<bool>,
     pub(crate) cpu: Vec<CgroupCpu>,
     pub(crate) memory: Vec<CgroupMemory>,
     pub(crate) io: Vec<CgroupIo>,
@@ -21,6 +23,8 @@ pub(crate) struct CgroupCpu {
     pub(crate) group: Group,
     /// Processors that it may use at once; `None`: no quota, or unknown.
     pub(crate) quota_cores: Option<f64>,
+    /// Whether there is a quota.
+    pub(crate) is_limited: Option<bool>,
     /// Periods of enforcement so far.
     pub(crate) periods: Option<u64>,
     /// Of these, those in which the quota ran out.
@@ -36,11 +40,11 @@ pub(crate) struct CgroupMemory {
     pub(crate) current: Option<u64>,
     /// `None`: no limit, or unknown.
     pub(crate) max: Option<u64>,
-    /// Times that processes were slowed down at `memory.high`; version 2 only.
+    /// Times that processes were slowed down at this group's `memory.high`; version 2 only.
     pub(crate) high_events: Option<u64>,
-    /// Times that the limit was reached (version 1: `memory.failcnt`).
+    /// Times that this group's limit was reached (version 1: `memory.failcnt`).
     pub(crate) max_events: Option<u64>,
-    /// Processes killed for want of memory.
+    /// Processes of this group killed for want of memory; in kernel 5.2 also those of groups below.
     pub(crate) oom_kills: Option<u64>,
     /// All of its processes waited for memory; version 2 only.
     pub(crate) stall: Stall,
@@ -67,23 +71,77 @@ pub(crate) struct CgroupDevice {
     pub(crate) max_writes_per_s: Option<u64>,
 }
 
-/// Devices kept of a group.
+/// Devices kept of all groups together.
 const MAX_DEVICES: usize = 16;
 /// Version 1 says "no limit" with the largest multiple of a page.
 const V1_NO_LIMIT: u64 = 1 << 60;
 
-impl Cgroups {
-    /// Of a process. `/proc/PID/cgroup` shows paths as the reader's own cgroup namespace sees them, so that the
-    /// reader's mounts fit them.
-    pub(super) fn read(root: &Root, pid: u32) -> Self {
-        let Some(paths) = root.known(format!("/proc/{pid}/cgroup")) else { return Self::default() };
+/// Where a process's groups are. They are kept, so that what they counted can be read when the process is gone, which
+/// is when it matters most.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    /// Of `/proc/PID/cgroup`.
+    text: String,
+    cpu: Vec<Group>,
+    memory: Vec<Group>,
+    io: Vec<Group>,
+}
+
+impl Places {
+    /// The text of `/proc/PID/cgroup`, if it is not the one that is known.
+    pub(super) fn moved(&self, root: &Root, pid: u32) -> Option<String> {
+        root.known(format!("/proc/{pid}/cgroup")).filter(|text| !text.is_empty() && *text != self.text)
+    }
+
+    /// `/proc/PID/cgroup` shows paths as the reader's own cgroup namespace sees them, so that the reader's mounts fit
+    /// them.
+    pub(super) fn find(root: &Root, text: String) -> Self {
         let mounts = root.known("/proc/self/mountinfo").unwrap_or_default();
-        let of = |controller| groups(&paths, &mounts, controller);
-        Self {
-            cpu: of("cpu").into_iter().filter_map(|group| CgroupCpu::read(root, group)).collect(),
-            memory: of("memory").into_iter().filter_map(|group| CgroupMemory::read(root, group)).collect(),
-            io: of("io").into_iter().filter_map(|group| CgroupIo::read(root, group)).collect(),
-        }
+        let of = |controller| groups(&text, &mounts, controller);
+        Self { cpu: of("cpu"), memory: of("memory"), io: of("io"), text }
+    }
+}
+
+impl Cgroups {
+    pub(super) fn read(root: &Root, places: &Places) -> Self {
+        let cpu: Vec<CgroupCpu> =
+            places.cpu.iter().filter_map(|group| CgroupCpu::read(root, group.clone())).collect();
+        let memory = places.memory.iter().filter_map(|group| CgroupMemory::read(root, group.clone()));
+        let mut io: Vec<CgroupIo> =
+            places.io.iter().filter_map(|group| CgroupIo::read(root, group.clone())).collect();
+        keep_busiest(&mut io);
+        Self { is_cpu_limited: is_any_limited(&cpu), cpu, memory: memory.collect(), io }
+    }
+}
+
+/// One quota is enough; that there is none is known only if it is known of each group.
+fn is_any_limited(groups: &[CgroupCpu]) -> Option<bool> {
+    let known = |group: &CgroupCpu| group.is_limited;
+    if groups.iter().any(|group| known(group) == Some(true)) {
+        return Some(true);
+    }
+    (!groups.is_empty() && groups.iter().all(|group| known(group).is_some())).then_some(false)
+}
+
+/// Leaves the devices that have a cap, then those that did most.
+fn keep_busiest(groups: &mut [CgroupIo]) {
+    let rank = |device: &CgroupDevice| {
+        let has_cap = device.max_reads_per_s.or(device.max_writes_per_s).is_some();
+        let operations = device.reads.unwrap_or(0).saturating_add(device.writes.unwrap_or(0));
+        (has_cap, operations)
+    };
+    let mut ranks: Vec<_> = groups.iter().flat_map(|group| &group.devices).map(rank).collect();
+    ranks.sort_unstable_by_key(|rank| std::cmp::Reverse(*rank));
+    let Some(least) = ranks.get(MAX_DEVICES - 1).copied() else { return };
+    let above = ranks.iter().filter(|rank| **rank > least).count();
+    // Of those that are alike, the first ones.
+    let mut alike = MAX_DEVICES - above;
+    for group in groups {
+        group.devices.retain(|device| {
+            let is_last = rank(device) == least && alike > 0;
+            alike -= usize::from(is_last);
+            is_last || rank(device) > least
+        });
     }
 }
 
@@ -94,17 +152,23 @@ fn file(root: &Root, group: &Group, name: &str) -> Option<String> {
 impl CgroupCpu {
     fn read(root: &Root, group: Group) -> Option<Self> {
         let stat = file(root, &group, "cpu.stat")?;
-        let quota_cores = match group.version {
-            Version::V2 => file(root, &group, "cpu.max").as_deref().and_then(quota),
+        let (has_file, quota_cores) = match group.version {
+            Version::V2 => {
+                let max = file(root, &group, "cpu.max");
+                (max.is_some(), max.as_deref().and_then(quota))
+            }
             Version::V1 => {
                 let value = |name| number::<f64>(&file(root, &group, name)?);
-                cores(value("cpu.cfs_quota_us"), value("cpu.cfs_period_us"))
+                let quota = value("cpu.cfs_quota_us");
+                (quota.is_some(), cores(quota, value("cpu.cfs_period_us")))
             }
         };
         let throttled_us = keyed(&stat, "throttled_usec")
             .or_else(|| keyed(&stat, "throttled_time").map(|nanoseconds| nanoseconds / 1000));
         let (periods, throttled) = (keyed(&stat, "nr_periods"), keyed(&stat, "nr_throttled"));
-        Some(Self { group, quota_cores, periods, throttled, throttled_us })
+        // The root, and a group for which the controller is off, have neither periods nor a quota.
+        let is_limited = (has_file || periods.is_none()).then_some(quota_cores.is_some());
+        Some(Self { group, quota_cores, is_limited, periods, throttled, throttled_us })
     }
 }
 
@@ -125,7 +189,10 @@ impl CgroupMemory {
         let count = |name| number::<u64>(&text(name)?);
         let found = match group.version {
             Version::V2 => {
-                let events = text("memory.events").unwrap_or_default();
+                // Since kernel 5.2 the second counts what befell groups below too, other services among them; the
+                // first is there since 5.3.
+                let events =
+                    text("memory.events.local").or_else(|| text("memory.events")).unwrap_or_default();
                 let stall = text("memory.pressure").as_deref().map(Pressure::parse).unwrap_or_default().full;
                 Self {
                     current: count("memory.current"),
@@ -155,7 +222,7 @@ impl CgroupMemory {
 impl CgroupIo {
     fn read(root: &Root, group: Group) -> Option<Self> {
         let text = |name| file(root, &group, name);
-        let (mut devices, stall) = match group.version {
+        let (devices, stall) = match group.version {
             Version::V2 => {
                 let stat = text("io.stat")?;
                 let stall = text("io.pressure").as_deref().map(Pressure::parse).unwrap_or_default().full;
@@ -169,7 +236,6 @@ impl CgroupIo {
                 (devices_v1(&served, &reads, &writes), Stall::default())
             }
         };
-        devices.truncate(MAX_DEVICES);
         Some(Self { group, devices, stall })
     }
 }

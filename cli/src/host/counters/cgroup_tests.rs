@@ -6,6 +6,11 @@ use proptest::prelude::*;
 
 use super::*;
 
+fn read(root: &Root, pid: u32) -> Cgroups {
+    let places = Places::default().moved(root, pid).map(|text| Places::find(root, text));
+    Cgroups::read(root, &places.unwrap_or_default())
+}
+
 #[test]
 fn version_2_is_read_up_to_the_mount() {
     let (_dir, root) = Root::of(&[
@@ -35,7 +40,8 @@ fn version_2_is_read_up_to_the_mount() {
         ),
         ("sys/fs/cgroup/pod/app/io.max", "254:0 rbps=max wbps=max riops=max wiops=100\n"),
     ]);
-    let found = Cgroups::read(&root, 7);
+    let found = read(&root, 7);
+    assert_eq!(found.is_cpu_limited, Some(true));
     let directories: Vec<&Path> = found.cpu.iter().map(|cpu| cpu.group.directory.as_path()).collect();
     let expected = ["/sys/fs/cgroup/pod/app", "/sys/fs/cgroup/pod", "/sys/fs/cgroup"].map(Path::new);
     assert_eq!(directories, expected);
@@ -90,8 +96,8 @@ fn version_1_is_read_beside_a_version_2_without_controllers() {
         ),
         ("sys/fs/cgroup/blkio/db/blkio.throttle.write_iops_device", "254:0 100\n"),
     ]);
-    let found = Cgroups::read(&root, 7);
-    assert_eq!(found.cpu.len(), 1);
+    let found = read(&root, 7);
+    assert_eq!((found.cpu.len(), found.is_cpu_limited), (1, Some(true)));
     let own = &found.cpu[0];
     assert_eq!(own.group.version, Version::V1);
     assert_eq!((own.quota_cores, own.throttled, own.throttled_us), (Some(2.0), Some(3), Some(2500)));
@@ -105,7 +111,73 @@ fn version_1_is_read_beside_a_version_2_without_controllers() {
 #[test]
 fn without_a_group_nothing_is_known() {
     let (_dir, root) = Root::of(&[]);
-    assert_eq!(Cgroups::read(&root, 7), Cgroups::default());
+    assert_eq!(read(&root, 7), Cgroups::default());
+}
+
+const MOUNT: &str = "30 23 0:26 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
+
+#[test]
+fn whether_there_is_a_quota_is_known_or_not() {
+    for (max, stat, expected) in [
+        (Some("max 100000\n"), "nr_periods 0\n", Some(false)),
+        (Some("50000 100000\n"), "nr_periods 0\n", Some(true)),
+        (None, "nr_periods 0\n", None),
+        (None, "usage_usec 4\n", Some(false)),
+    ] {
+        let (_dir, root) = Root::of(&[
+            ("proc/7/cgroup", "0::/app\n"),
+            ("proc/self/mountinfo", MOUNT),
+            ("sys/fs/cgroup/app/cpu.stat", stat),
+            // The root of all groups.
+            ("sys/fs/cgroup/cpu.stat", "usage_usec 9\n"),
+        ]);
+        if let Some(max) = max {
+            std::fs::write(root.path("sys/fs/cgroup/app/cpu.max"), max).unwrap();
+        }
+        assert_eq!(read(&root, 7).is_cpu_limited, expected, "{max:?} {stat}");
+    }
+}
+
+#[test]
+fn what_befell_other_groups_is_not_counted_where_the_kernel_tells_them_apart() {
+    let (_dir, root) = Root::of(&[
+        ("proc/7/cgroup", "0::/pod/app\n"),
+        ("proc/self/mountinfo", MOUNT),
+        ("sys/fs/cgroup/pod/app/memory.current", "4096\n"),
+        ("sys/fs/cgroup/pod/app/memory.events", "high 1\nmax 2\noom_kill 3\n"),
+        ("sys/fs/cgroup/pod/memory.current", "8192\n"),
+        ("sys/fs/cgroup/pod/memory.events", "high 11\nmax 12\noom_kill 13\n"),
+        ("sys/fs/cgroup/pod/memory.events.local", "high 0\nmax 5\noom_kill 0\n"),
+    ]);
+    let found = read(&root, 7).memory;
+    let events = |memory: &CgroupMemory| (memory.high_events, memory.max_events, memory.oom_kills);
+    assert_eq!(events(&found[0]), (Some(1), Some(2), Some(3)), "before kernel 5.3");
+    assert_eq!(events(&found[1]), (Some(0), Some(5), Some(0)));
+}
+
+#[test]
+fn devices_with_a_cap_are_kept_then_the_busiest() {
+    let device = |at: u64, reads, cap| CgroupDevice {
+        device: format!("8:{at}"),
+        reads: Some(reads),
+        writes: None,
+        max_reads_per_s: None,
+        max_writes_per_s: cap,
+    };
+    let group = Group { version: Version::V2, directory: "/a".into() };
+    let of = |devices| CgroupIo { group: group.clone(), devices, stall: Stall::default() };
+    let mut first: Vec<CgroupDevice> = (0..MAX_DEVICES as u64).map(|at| device(at, 5, None)).collect();
+    first[3].reads = Some(9);
+    let capped = device(99, 0, Some(100));
+    let mut groups = [of(first), of(vec![device(50, 7, None), capped.clone()])];
+    keep_busiest(&mut groups);
+    assert_eq!(groups.iter().map(|group| group.devices.len()).sum::<usize>(), MAX_DEVICES);
+    assert!(groups[0].devices.contains(&device(3, 9, None)));
+    assert_eq!(groups[1].devices, [device(50, 7, None), capped]);
+    let few = [of(vec![device(1, 0, None)])];
+    let mut same = few.clone();
+    keep_busiest(&mut same);
+    assert_eq!(same, few);
 }
 
 #[test]

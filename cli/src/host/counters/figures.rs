@@ -5,6 +5,8 @@
 use std::fmt::Display;
 
 use super::cgroup::Cgroups;
+use super::destinations::Destination;
+use super::listeners::Listener;
 use super::pressure::Stall;
 use super::series::Kind;
 use super::snapshot::Snapshot;
@@ -61,6 +63,7 @@ fn machine(all: &mut Figures, snapshot: &Snapshot) {
     all.counts("cpu.busy", processors.busy);
     all.counts("cpu.stolen", processors.stolen);
     all.counts("cpu.soft_interrupts", processors.soft_interrupts);
+    all.add(Kind::Gauge, "cpu.busiest", processors.busiest);
     let stalls: [(&str, &Stall); 5] = [
         ("pressure.cpu_some", &pressure.cpu.some),
         ("pressure.memory_some", &pressure.memory.some),
@@ -76,6 +79,8 @@ fn machine(all: &mut Figures, snapshot: &Snapshot) {
     all.gauge("memory.available", memory.available);
     all.gauge("files.open", files.open);
     all.gauge("files.max", files.max);
+    all.gauge("process.alive", process.is_alive.map(u64::from));
+    all.counts("process.cpu_us", process.cpu_us);
     all.gauge("process.open_files", process.open_files);
     all.gauge("process.max_open_files", process.max_open_files.and_then(super::process::Limit::value));
     for disk in snapshot.disks.iter().flatten() {
@@ -86,13 +91,10 @@ fn machine(all: &mut Figures, snapshot: &Snapshot) {
 
 fn network(all: &mut Figures, snapshot: &Snapshot) {
     let Snapshot { tcp, sockets, softnet, conntrack, .. } = snapshot;
-    // An overflow counts as a drop too; what is left has another cause.
-    let other_drops =
-        tcp.listen_drops.zip(tcp.listen_overflows).map(|(drops, overflows)| drops.saturating_sub(overflows));
     for (name, value) in [
         ("tcp.listen_overflows", tcp.listen_overflows),
         ("tcp.listen_drops", tcp.listen_drops),
-        ("tcp.listen_drops_other", other_drops),
+        ("tcp.listen_drops_other", snapshot.listen_drops_other),
         ("tcp.syn_queue_drops", tcp.syn_queue_drops),
         ("tcp.syn_queue_cookies", tcp.syn_queue_cookies),
         ("tcp.time_wait_overflows", tcp.time_wait_overflows),
@@ -121,25 +123,39 @@ fn network(all: &mut Figures, snapshot: &Snapshot) {
         ("sockets.tcp6", sockets.tcp6_in_use),
         ("sockets.orphans", sockets.orphans),
         ("sockets.time_wait", sockets.time_wait),
+        ("conntrack.tracked", conntrack.is_tracked.map(u64::from)),
         ("conntrack.entries", conntrack.entries),
         ("conntrack.max", conntrack.max),
     ] {
         all.gauge(name, value);
     }
+    if let Some(host) = &snapshot.host_conntrack {
+        all.gauge("conntrack.entries[host]", host.entries);
+        all.gauge("conntrack.max[host]", host.max);
+        all.counts("conntrack.dropped[host]", host.dropped);
+        all.counts("conntrack.early_dropped[host]", host.early_dropped);
+        all.counts("conntrack.insert_failed[host]", host.insert_failed);
+    }
 }
 
 fn queues(all: &mut Figures, snapshot: &Snapshot) {
+    // The most is told whatever there is, so that "none is full" and "not known" differ.
+    let most =
+        |listeners: &Vec<Listener>| listeners.iter().map(|listener| listener.waiting).max().unwrap_or(0);
+    all.gauge("listener.most_waiting", snapshot.listeners.as_ref().map(most).map(u64::from));
     for listener in snapshot.listeners.iter().flatten() {
         all.gauge(of("listener.waiting", listener.address), Some(listener.waiting.into()));
         all.gauge(of("listener.backlog", listener.address), Some(listener.backlog.into()));
+        all.counts(of("listener.drops", listener.address), listener.drops);
     }
-    let Some(ports) = &snapshot.ports else { return };
-    all.gauge("ports.available", Some(ports.available.into()));
-    let Some(destinations) = &ports.destinations else { return };
-    // The fullest is named whatever its share, so that "none is full" and "not known" differ.
-    all.gauge("ports.most_used", Some(destinations.first().map_or(0, |first| first.used().into())));
-    for destination in destinations {
-        if f64::from(destination.used()) >= MIN_PORT_SHARE * f64::from(ports.available) {
+    let ports = snapshot.ports.as_ref();
+    let available = ports.map(|ports| ports.available);
+    let destinations = ports.and_then(|ports| ports.destinations.as_ref());
+    let most_used = destinations.map(|all| all.first().map_or(0, Destination::used));
+    all.gauge("ports.available", available.map(u64::from));
+    all.gauge("ports.most_used", most_used.map(u64::from));
+    for destination in destinations.into_iter().flatten() {
+        if f64::from(destination.used()) >= MIN_PORT_SHARE * f64::from(available.unwrap_or(0)) {
             let path = format!("{} > {}", destination.source, destination.destination);
             all.gauge(of("ports.used", &path), Some(destination.used().into()));
         }
@@ -147,6 +163,7 @@ fn queues(all: &mut Figures, snapshot: &Snapshot) {
 }
 
 fn groups(all: &mut Figures, cgroups: &Cgroups) {
+    all.gauge("cgroup.cpu_limited", cgroups.is_cpu_limited.map(u64::from));
     for cpu in &cgroups.cpu {
         let group = cpu.group.directory.display();
         all.counts(of("cgroup.cpu_periods", &group), cpu.periods);

@@ -6,16 +6,26 @@
 
 mod cgroup;
 mod conntrack;
+mod destinations;
 mod disks;
 mod figures;
+mod listeners;
+#[cfg(test)]
+mod live_tests;
 mod memory;
 mod namespace;
+#[cfg(test)]
+mod namespace_tests;
+mod other_drops;
+mod owned;
+mod pace;
 mod paired;
 mod ports;
 mod pressure;
 mod process;
 mod processors;
 mod reader;
+mod row;
 mod sampler;
 mod series;
 mod snapshot;
@@ -25,6 +35,7 @@ mod softnet;
 #[cfg(test)]
 mod tests;
 mod text;
+mod watched;
 
 pub(crate) use self::reader::snapshot;
 pub(crate) use self::sampler::Sampler;

@@ -5,6 +5,7 @@
 //! with the work, and no other thread ever sees it.
 
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 
 use nix::sched::{CloneFlags, setns};
@@ -12,11 +13,11 @@ use nix::sched::{CloneFlags, setns};
 use crate::root::Root;
 
 /// Moves the calling thread into the network namespace of a process; nothing to do, and no privilege needed, if it
-/// is there already.
+/// is there already. Whether it moved.
 ///
 /// # Errors
 /// What is unknown because of it, and why: the process is gone, or is not ours (CAP_SYS_ADMIN is needed).
-pub(super) fn enter(root: &Root, pid: u32) -> Result<(), String> {
+pub(super) fn enter(root: &Root, pid: u32) -> Result<bool, String> {
     let path = root.path(format!("/proc/{pid}/ns/net"));
     let failed = |what: &dyn std::fmt::Display| {
         format!(
@@ -24,11 +25,30 @@ pub(super) fn enter(root: &Root, pid: u32) -> Result<(), String> {
              tracking are unknown; run as root to see them"
         )
     };
-    let wanted = fs::metadata(&path).map_err(|error| failed(&error))?;
+    let wanted = match fs::metadata(&path) {
+        Ok(wanted) => wanted,
+        // Another user's process: its namespace is not shown, but the files of it are.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && is_own(root, pid) => {
+            return Ok(false);
+        }
+        Err(error) => return Err(failed(&error)),
+    };
     let own = fs::metadata(root.path("/proc/thread-self/ns/net")).map_err(|error| failed(&error))?;
     if (wanted.dev(), wanted.ino()) == (own.dev(), own.ino()) {
-        return Ok(());
+        return Ok(false);
     }
     let namespace = File::open(&path).map_err(|error| failed(&error))?;
-    setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|error| failed(&error))
+    setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|error| failed(&error))?;
+    Ok(true)
+}
+
+/// Whether the calling thread is in the network namespace of a process, by a file of which each namespace has one of
+/// its own (`proc_alloc_inum`), and which every user may see.
+pub(super) fn is_own(root: &Root, pid: u32) -> bool {
+    let number = |whose: &str| {
+        let metadata = fs::metadata(root.path(format!("/proc/{whose}/net/netstat"))).ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    let own = number("thread-self");
+    own.is_some() && own == number(&pid.to_string())
 }

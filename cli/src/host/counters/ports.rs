@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde::Serialize;
 
-use super::sockets::Destination;
+use super::destinations::Destination;
 
 /// Of one network namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -5,14 +5,19 @@ use std::fs;
 use serde::Serialize;
 
 use super::text::number;
+use super::watched::Life;
 use crate::root::Root;
 
 /// Directory entries counted, where the kernel does not tell their number.
-const MAX_FILES: usize = 2_000_000;
+pub(super) const MAX_FILES: usize = 2_000_000;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Process {
-    /// Open file descriptors.
+    /// Whether it is still the process that it was at first.
+    pub(crate) is_alive: Option<bool>,
+    /// Processor time of all its threads, in µs.
+    pub(crate) cpu_us: Option<u64>,
+    /// Open file descriptors; `None`: not looked at this time, or unknown.
     pub(crate) open_files: Option<u64>,
     /// Soft limits.
     pub(crate) max_open_files: Option<Limit>,
@@ -37,19 +42,27 @@ impl Limit {
 }
 
 impl Process {
-    pub(super) fn read(root: &Root, pid: u32) -> Self {
+    /// With its limits; counting the descriptors may be costly, and is left to [`open_files`].
+    pub(super) fn read(root: &Root, pid: u32, life: Life) -> Self {
+        if life.is_alive == Some(false) {
+            // Its number may be another's by now.
+            return Self { is_alive: life.is_alive, ..Self::default() };
+        }
         let limits = root.known(format!("/proc/{pid}/limits"));
         let limit = |name| soft(limits.as_deref()?, name);
         Self {
-            open_files: open_files(root, pid),
+            is_alive: life.is_alive,
+            cpu_us: life.cpu_us,
+            open_files: None,
             max_open_files: limit("Max open files"),
             max_processes: limit("Max processes"),
         }
     }
 }
 
-/// Linux 6.2 and later give the number as the directory's size; before it was 0, and the entries are counted.
-fn open_files(root: &Root, pid: u32) -> Option<u64> {
+/// File descriptors of a process. Linux 6.2 and later give the number as the directory's size; before it was 0, and
+/// the entries are counted, which takes tens of milliseconds for tens of thousands.
+pub(super) fn open_files(root: &Root, pid: u32) -> Option<u64> {
     let directory = root.path(format!("/proc/{pid}/fd"));
     // Whoever may not look inside is told its size all the same on some kernels.
     let entries = fs::read_dir(&directory).ok()?;
@@ -113,11 +126,15 @@ mod tests {
             fs::write(fds.join(fd.to_string()), "").unwrap();
         }
         fs::write(root.path().join("proc/7/limits"), LIMITS).unwrap();
-        let found = Process::read(&Root::new(root.path()), 7);
-        assert_eq!((found.open_files, found.max_open_files), (Some(3), Some(Limit::At(1024))));
-        assert_eq!(Process::read(&Root::new(root.path()), 8), Process::default());
-        let own = Process::read(&Root::host(), std::process::id());
-        assert!(own.open_files >= Some(3), "{own:?}");
+        let found = Process::read(&Root::new(root.path()), 7, Life::default());
+        assert_eq!(found.max_open_files, Some(Limit::At(1024)));
+        assert_eq!(open_files(&Root::new(root.path()), 7), Some(3));
+        assert_eq!(open_files(&Root::new(root.path()), 8), None);
+        assert_eq!(Process::read(&Root::new(root.path()), 8, Life::default()), Process::default());
+        let gone = Process::read(&Root::new(root.path()), 7, Life { is_alive: Some(false), cpu_us: None });
+        assert_eq!(gone, Process { is_alive: Some(false), ..Process::default() });
+        let own = open_files(&Root::host(), std::process::id());
+        assert!(own >= Some(3), "{own:?}");
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 /// In ticks (`USER_HZ`, 10 ms) over all processors since the machine started.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Processors {
     /// Of any kind, idle time too.
     pub(crate) total: Option<u64>,
@@ -14,6 +14,44 @@ pub(crate) struct Processors {
     /// Of `busy`, in interrupts from the network and the like.
     pub(crate) soft_interrupts: Option<u64>,
     pub(crate) count: Option<u64>,
+    /// Share of the time since the last reading for which the busiest processor was busy, 0 to 1.
+    pub(crate) busiest: Option<f64>,
+    /// Each processor's number, busy and total time.
+    #[serde(skip)]
+    pub(super) each: Vec<(u32, u64, u64)>,
+}
+
+/// Ticks over which a share is worth telling: a fifth of a second.
+const MIN_TICKS: u64 = 20;
+
+/// What the processors had done at the last reading.
+#[derive(Debug, Default)]
+pub(super) struct Busiest {
+    before: Vec<(u32, u64, u64)>,
+}
+
+impl Busiest {
+    /// The busiest processor's share since the last reading that was long enough ago. One that went away or came
+    /// meanwhile is left out.
+    pub(super) fn since(&mut self, now: &Processors) -> Option<f64> {
+        let steps: Vec<(u64, u64)> = (now.each.iter())
+            .filter_map(|(processor, busy, total)| {
+                let (_, busy_before, total_before) =
+                    self.before.iter().find(|(before, ..)| before == processor)?;
+                Some((busy.saturating_sub(*busy_before), total.saturating_sub(*total_before)))
+            })
+            .collect();
+        let longest = steps.iter().map(|(_, total)| *total).max().unwrap_or(0);
+        if longest < MIN_TICKS && !steps.is_empty() {
+            return None;
+        }
+        self.before.clone_from(&now.each);
+        #[expect(clippy::cast_precision_loss, reason = "ticks between two readings stay below 2^53")]
+        let shares = (steps.into_iter())
+            .filter(|(_, total)| *total >= MIN_TICKS)
+            .map(|(busy, total)| busy.min(total) as f64 / total as f64);
+        shares.reduce(f64::max)
+    }
 }
 
 impl Processors {
@@ -24,21 +62,35 @@ impl Processors {
         };
         // user nice system idle iowait irq softirq steal guest guest_nice (proc_stat(5)). The time of guests is
         // already in that of users.
-        let fields: Vec<Option<u64>> =
-            all.split_whitespace().take(8).map(|field| field.parse().ok()).collect();
-        let field = |place: usize| fields.get(place).copied().flatten();
-        let add = |places: &[usize]| {
-            places.iter().try_fold(0_u64, |sum, place| Some(sum.wrapping_add(field(*place)?)))
+        let fields = |line: &str| -> Vec<Option<u64>> {
+            line.split_whitespace().take(8).map(|field| field.parse().ok()).collect()
         };
+        let all = fields(all);
+        let one = |line: &str| {
+            let (number, rest) = line.split_once(' ')?;
+            let fields = fields(rest);
+            Some((number.parse().ok()?, add(&fields, BUSY)?, add(&fields, TOTAL)?))
+        };
+        let each: Vec<(u32, u64, u64)> = rows().filter_map(one).collect();
         let count = rows().filter(|line| line.starts_with(|c: char| c.is_ascii_digit())).count();
         Self {
-            total: add(&[0, 1, 2, 3, 4, 5, 6, 7]),
-            busy: add(&[0, 1, 2, 5, 6]),
-            stolen: field(7),
-            soft_interrupts: field(6),
+            total: add(&all, TOTAL),
+            busy: add(&all, BUSY),
+            stolen: all.get(7).copied().flatten(),
+            soft_interrupts: all.get(6).copied().flatten(),
             count: u64::try_from(count).ok().filter(|count| *count > 0),
+            busiest: None,
+            each,
         }
     }
+}
+
+/// Places of the times that make up the total, and those of them that are busy.
+const TOTAL: &[usize] = &[0, 1, 2, 3, 4, 5, 6, 7];
+const BUSY: &[usize] = &[0, 1, 2, 5, 6];
+
+fn add(fields: &[Option<u64>], places: &[usize]) -> Option<u64> {
+    places.iter().try_fold(0_u64, |sum, place| Some(sum.wrapping_add(fields.get(*place).copied().flatten()?)))
 }
 
 #[cfg(test)]
@@ -56,11 +108,26 @@ mod tests {
             stolen: Some(7),
             soft_interrupts: Some(2),
             count: Some(2),
+            busiest: None,
+            each: vec![(0, 66, 334), (1, 67, 336)],
         };
         assert_eq!(Processors::parse(text), expected);
         let old = Processors::parse("cpu  1 2 3 4\n");
         assert_eq!((old.total, old.stolen), (None, None), "columns are missing");
         assert_eq!(Processors::parse("intr 1\n"), Processors::default());
+    }
+
+    #[test]
+    fn the_busiest_processor_is_told_since_the_last_reading() {
+        let at = |each: &[(u32, u64, u64)]| Processors { each: each.to_vec(), ..Processors::default() };
+        let mut busiest = Busiest::default();
+        assert_eq!(busiest.since(&at(&[(0, 10, 100), (1, 10, 100)])), None, "nothing to compare with");
+        assert_eq!(busiest.since(&at(&[(0, 20, 200), (1, 100, 200)])), Some(0.9));
+        assert_eq!(busiest.since(&at(&[(0, 22, 202), (1, 100, 202)])), None, "too short, and not forgotten");
+        assert_eq!(busiest.since(&at(&[(0, 70, 300), (1, 100, 300), (2, 100, 100)])), Some(0.5));
+        // Processor 1 was switched off, and its counters start anew.
+        assert_eq!(busiest.since(&at(&[(0, 80, 400), (1, 5, 50), (2, 130, 200)])), Some(0.3));
+        assert_eq!(busiest.since(&Processors::default()), None);
     }
 
     proptest! {

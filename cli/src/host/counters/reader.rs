@@ -1,42 +1,51 @@
-//! Reads the host: the one place of the counters that touches it.
+//! Reads the host: with what it calls, the one place of the counters that touches it.
 
 use std::collections::HashSet;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use nix::time::{ClockId, clock_gettime};
-
-use super::cgroup::Cgroups;
-use super::conntrack::Conntrack;
+use super::cgroup::{Cgroups, Places};
+use super::conntrack::{Conntrack, Outer};
+use super::destinations::{Destinations, Reuse};
 use super::disks;
+use super::listeners::{Listener, listeners};
 use super::memory::Memory;
 use super::namespace;
+use super::other_drops::OtherDrops;
+use super::owned::Owned;
+use super::pace::Pace;
 use super::paired::Tcp;
 use super::ports::Ports;
 use super::pressure::Pressures;
-use super::process::{Files, Process};
-use super::processors::Processors;
+use super::process::{Files, Process, open_files};
+use super::processors::{Busiest, Processors};
+use super::row::Row;
 use super::snapshot::Snapshot;
-use super::sockets::{Listener, SockDiag};
+use super::sockets::SockDiag;
 use super::sockstat::Sockets;
 use super::softnet::Softnet;
+use super::watched::{Life, Watched};
 use crate::root::Root;
-
-/// Tens of thousands of sockets take tens of milliseconds to list; after a list comes a pause of so many times its
-/// duration, which keeps lists below half a percent of a processor.
-const PAUSE_AFTER_PORTS: u32 = 200;
 
 /// Reads one process's counters, from a thread that is in its network namespace.
 pub(super) struct Reader {
     root: Root,
-    pid: u32,
+    watched: Watched,
     /// Why the thread is not in the process's network namespace.
     outside: Option<String>,
+    /// The connection tracking of the namespace that the thread left.
+    outer: Option<Outer>,
     diag: Option<SockDiag>,
     tcp_memory_pressure_pages: Option<u64>,
-    next_ports: Instant,
-    /// Processor time that listing the ports took in the last reading; its pause is its own.
-    pub(super) ports_cost: Duration,
+    places: Places,
+    owned: Owned,
+    drops: OtherDrops,
+    busiest: Busiest,
+    /// Tens of thousands of sockets, or of descriptors before kernel 6.2, take tens of milliseconds to list.
+    ports_pace: Pace,
+    files_pace: Pace,
+    /// Processor time that what has a pace of its own took in the last reading.
+    pub(super) paced_cost: Duration,
 }
 
 /// The counters at this moment; `pid` is the process whose namespace, groups and files are meant.
@@ -53,99 +62,166 @@ pub(crate) fn snapshot(root: &Root, pid: u32) -> Snapshot {
 impl Reader {
     /// Moves the calling thread into the process's network namespace, so it must be a thread for this alone.
     pub(super) fn enter(root: Root, pid: u32) -> Self {
+        let watched = Watched::new(&root, pid);
         // One for the whole machine, and shown in the first network namespace only.
         let tcp_mem = || root.known("/proc/sys/net/ipv4/tcp_mem");
-        let before = tcp_mem();
-        let outside = namespace::enter(&root, pid).err();
+        let (before, outer) = (tcp_mem(), Outer::open(&root));
+        let (outside, is_elsewhere) = match namespace::enter(&root, pid) {
+            Ok(moved) => (None, moved),
+            Err(problem) => (Some(problem), true),
+        };
         let pages = before.or_else(tcp_mem).and_then(|text| text.split_whitespace().nth(1)?.parse().ok());
         Self {
             root,
-            pid,
+            watched,
             outside,
+            outer: outer.filter(|_| is_elsewhere),
             diag: None,
             tcp_memory_pressure_pages: pages,
-            next_ports: Instant::now(),
-            ports_cost: Duration::ZERO,
+            places: Places::default(),
+            owned: Owned::default(),
+            drops: OtherDrops::default(),
+            busiest: Busiest::default(),
+            ports_pace: Pace::default(),
+            files_pace: Pace::default(),
+            paced_cost: Duration::ZERO,
         }
     }
 
+    /// What may take long comes last, so that all else is of the time at which the reading began.
     pub(super) fn read(&mut self) -> Snapshot {
-        self.ports_cost = Duration::ZERO;
+        self.paced_cost = Duration::ZERO;
+        let now = SystemTime::now();
         let mut problems: Vec<String> = self.outside.iter().cloned().collect();
-        let (listeners, ports) = match self.outside {
-            None => self.sockets(&mut problems),
-            Some(_) => (None, None),
-        };
-        let text = |path: &str| self.root.known(path);
-        let net = |name: &str| self.root.known(format!("/proc/{}/net/{name}", self.pid));
-        let parsed = |path: &str| text(path).unwrap_or_default();
-        let mut conntrack = Conntrack::read(&self.root, net("stat/nf_conntrack").as_deref());
-        if self.outside.is_some() {
-            // Those of the reader's own namespace.
-            (conntrack.entries, conntrack.max) = (None, None);
+        let pid = self.watched.pid;
+        // It holds only if the process is still alive after it was read.
+        let moved = self.places.moved(&self.root, pid);
+        let life = self.watched.look(&self.root, now);
+        problems.extend(self.watched.problem());
+        let is_gone = life.is_alive == Some(false);
+        if let Some(text) = moved.filter(|_| !is_gone) {
+            self.places = Places::find(&self.root, text);
         }
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut snapshot = self.base(now, life);
+        snapshot.problems = problems;
+        if !is_gone && self.files_pace.is_due() {
+            let (files, cost) = self.files_pace.run(|| open_files(&self.root, pid));
+            snapshot.process.open_files = files;
+            self.paced_cost += cost;
+        }
+        if self.outside.is_none() {
+            self.sockets(&mut snapshot);
+        }
+        snapshot
+    }
+
+    /// What is read each time.
+    fn base(&mut self, now: SystemTime, life: Life) -> Snapshot {
+        let root = &self.root;
+        let net_root = self.net(life.is_alive == Some(false));
+        let net = |name: &str| root.known(format!("{}/{name}", net_root.as_deref()?));
+        let parsed = |path: &str| root.known(path).unwrap_or_default();
+        let tcp = || Tcp::parse(net("netstat").as_deref(), net("snmp").as_deref());
+        let now_tcp = tcp();
+        let mut processors = Processors::parse(&parsed("/proc/stat"));
+        processors.busiest = self.busiest.since(&processors);
+        let tracked = net("stat/nf_conntrack");
+        let conntrack = match self.outside {
+            None => Conntrack::read(root, tracked.as_deref()),
+            Some(_) => Conntrack::of_stat(tracked.as_deref()),
+        };
+        // The main thread stays where the program was started.
+        let host_stat = root.known("/proc/self/net/stat/nf_conntrack");
         Snapshot {
-            pid: self.pid,
-            at_unix_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
-            processors: Processors::parse(&parsed("/proc/stat")),
-            pressure: Pressures::read(&self.root),
+            pid: self.watched.pid,
+            at_unix_ms: milliseconds(now),
+            processors,
+            pressure: Pressures::read(root),
             memory: Memory::parse(&parsed("/proc/meminfo")),
-            disks: text("/proc/diskstats").as_deref().map(disks::parse),
+            disks: root.known("/proc/diskstats").as_deref().map(disks::parse),
             files: Files::parse(&parsed("/proc/sys/fs/file-nr")),
-            process: Process::read(&self.root, self.pid),
-            cgroups: Cgroups::read(&self.root, self.pid),
-            tcp: Tcp::parse(net("netstat").as_deref(), net("snmp").as_deref()),
+            process: Process::read(root, self.watched.pid, life),
+            cgroups: Cgroups::read(root, &self.places),
+            listen_drops_other: self.drops.settle(&now_tcp, tcp),
+            tcp: now_tcp,
             sockets: Sockets::parse(net("sockstat").as_deref(), net("sockstat6").as_deref()),
             tcp_memory_pressure_pages: self.tcp_memory_pressure_pages,
             softnet: Softnet::parse(&net("softnet_stat").unwrap_or_default()),
             conntrack,
-            listeners,
-            ports,
-            problems,
+            host_conntrack: self.outer.as_ref().map(|outer| outer.read(host_stat.as_deref())),
+            ..Snapshot::default()
+        }
+    }
+
+    /// Where the files of the process's network namespace are. When the process is gone, this thread still is there.
+    fn net(&self, is_gone: bool) -> Option<String> {
+        match (is_gone, &self.outside) {
+            (false, _) => Some(format!("/proc/{}/net", self.watched.pid)),
+            (true, None) => Some("/proc/thread-self/net".to_owned()),
+            (true, Some(_)) => None,
         }
     }
 
     /// What sock_diag tells, by a netlink socket that is kept; after an error a new one is opened next time, since
     /// the rest of an answer may still lie in the old one.
-    fn sockets(&mut self, problems: &mut Vec<String>) -> (Option<Vec<Listener>>, Option<Ports>) {
-        let sysctl = |name: &str| self.root.known(format!("/proc/sys/net/ipv4/{name}"));
+    fn sockets(&mut self, snapshot: &mut Snapshot) {
+        let root = self.root.clone();
+        let sysctl = |name: &str| root.known(format!("/proc/sys/net/ipv4/{name}"));
         let reserved = sysctl("ip_local_reserved_ports").unwrap_or_default();
-        let mut ports = sysctl("ip_local_port_range").and_then(|range| Ports::parse(&range, &reserved));
-        let diag = match self.diag.take().map_or_else(SockDiag::open, Ok) {
-            Ok(diag) => diag,
+        snapshot.ports = sysctl("ip_local_port_range").and_then(|range| Ports::parse(&range, &reserved));
+        let unknown = |error: std::io::Error, what: &str| format!("sock_diag: {error}: {what} are unknown");
+        let (diag, rows) = match self.diag.take().map_or_else(SockDiag::open, Ok).and_then(|diag| {
+            let rows = diag.listeners()?;
+            Ok((diag, rows))
+        }) {
+            Ok(found) => found,
             Err(error) => {
-                problems.push(format!("sock_diag: {error}: accept queues and ports in use are unknown"));
-                return (None, ports);
+                return snapshot.problems.push(unknown(error, "accept queues and ports in use"));
             }
         };
-        let listeners = match diag.listeners() {
-            Ok(listeners) => listeners,
-            Err(error) => {
-                problems.push(format!("sock_diag: {error}: accept queues are unknown"));
-                return (None, ports);
-            }
-        };
-        let (started, before) = (Instant::now(), processor_time());
-        if let Some(ports) = ports.as_mut().filter(|_| started >= self.next_ports) {
-            let listening: HashSet<u16> = listeners.iter().map(|listener| listener.address.port()).collect();
-            let destinations = diag.destinations(ports.range, &listening);
-            self.ports_cost = processor_time().saturating_sub(before);
-            self.next_ports = Instant::now() + started.elapsed() * PAUSE_AFTER_PORTS;
-            match destinations {
-                Ok(destinations) => ports.destinations = Some(destinations),
-                Err(error) => {
-                    problems.push(format!("sock_diag: {error}: ports in use are unknown"));
-                    return (Some(listeners), Some(ports.clone()));
-                }
+        snapshot.listeners = Some(match snapshot.process.is_alive {
+            // Its number may be another's by now.
+            Some(false) => listeners(&rows, Some(self.owned.last())),
+            _ => self.own_listeners(&rows, &mut snapshot.problems),
+        });
+        if let Some(ports) = snapshot.ports.as_mut().filter(|_| self.ports_pace.is_due()) {
+            let reuse = Reuse::parse(
+                sysctl("tcp_tw_reuse").as_deref(),
+                sysctl("tcp_timestamps").as_deref(),
+                sysctl("tcp_tw_reuse_delay").as_deref(),
+            );
+            let listening: HashSet<u16> = rows.iter().map(|row| row.source.port()).collect();
+            let mut counted = Destinations::new(ports.range, &listening, reuse);
+            let (done, cost) = self.ports_pace.run(|| diag.connections(|row| counted.add(&row)));
+            self.paced_cost += cost;
+            match done {
+                Ok(()) => ports.destinations = Some(counted.most_used()),
+                Err(error) => return snapshot.problems.push(unknown(error, "ports in use")),
             }
         }
         self.diag = Some(diag);
-        (Some(listeners), ports)
+    }
+
+    fn own_listeners(&mut self, rows: &[Row], problems: &mut Vec<String>) -> Vec<Listener> {
+        let all: HashSet<u32> = rows.iter().map(|row| row.inode).collect();
+        let (own, cost) = self.owned.among(all, &self.root, self.watched.pid);
+        self.paced_cost += cost;
+        match own {
+            Ok(own) => listeners(rows, Some(own)),
+            Err(error) => {
+                problems.push(format!(
+                    "the descriptors of process {} cannot be read ({error}): its listeners are not told from those \
+                     of other processes in its network namespace; run as root, or as the process's user",
+                    self.watched.pid
+                ));
+                listeners(rows, None)
+            }
+        }
     }
 }
 
-/// Of the calling thread.
-pub(super) fn processor_time() -> Duration {
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+/// Since 1970.
+fn milliseconds(moment: SystemTime) -> u64 {
+    let since_epoch = moment.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
 }

@@ -5,18 +5,14 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
-use super::reader::{Reader, processor_time};
+use super::pace::{pause, processor_time};
+use super::reader::Reader;
 use super::series::Series;
 use crate::root::Root;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Samples kept: half an hour of seconds; a longer run has fewer a minute.
 const MAX_SAMPLES: usize = 1800;
-/// After each sample comes a pause of at least so many times its processor time, the list of ports left out, which has
-/// a pause of its own: each is held below half a percent of a processor however much there is to read, but for
-/// [`LONGEST_PAUSE`].
-const PAUSE: u32 = 200;
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Samples until it is stopped. Dropping it stops it too.
 #[derive(Debug)]
@@ -70,11 +66,11 @@ fn sample(mut reader: Reader, first: &mpsc::SyncSender<()>, stopped: &mpsc::Rece
         series.push(at_ms, &reader.read(), MAX_SAMPLES);
         // Nobody waits for those after the first.
         let _ = first.try_send(());
-        let cost = processor_time().saturating_sub(before).saturating_sub(reader.ports_cost);
-        let pause = (cost * PAUSE).min(LONGEST_PAUSE);
+        // What is read at a pace of its own does not hold up the rest.
+        let cost = processor_time().saturating_sub(before).saturating_sub(reader.paced_cost);
         let now = Instant::now();
         // Seconds that were missed, on a machine that stood still, are not made up for.
-        due = (due + INTERVAL).max(now + pause);
+        due = (due + INTERVAL).max(now + pause(cost));
         match stopped.recv_timeout(due.saturating_duration_since(now)) {
             Err(RecvTimeoutError::Timeout) => {}
             Ok(()) | Err(RecvTimeoutError::Disconnected) => break,

@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::figures::{Figure, figures};
 use super::snapshot::Snapshot;
 
-/// Counters kept; beyond these new ones (more listeners, more destinations) are left out, and counted.
+/// Counters kept; beyond these new ones are left out, and counted.
 const MAX_COLUMNS: usize = 512;
+/// Objects kept of one counter (listeners, destinations), so that those of one do not take all columns.
+const MAX_OBJECTS: usize = 24;
 
 /// How a number behaves over time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,21 +79,35 @@ impl Series {
         let place = self.at_ms.len();
         self.at_ms.push(at_ms);
         for Figure { name, kind, value } in figures {
-            let is_full = self.counters.len() >= MAX_COLUMNS;
-            let column = match self.counters.get_mut(&name) {
-                Some(column) => column,
-                None if is_full => {
-                    self.left_out += 1;
-                    continue;
-                }
-                None => self.counters.entry(name).or_insert(Column { kind, values: Vec::new() }),
-            };
+            if !self.counters.contains_key(&name) && !self.has_place_for(&name) {
+                self.left_out += 1;
+                continue;
+            }
+            let column = self.counters.entry(name).or_insert(Column { kind, values: Vec::new() });
+            // A name has one value a sample: a second one would push the first out.
+            if column.values.len() > place {
+                continue;
+            }
             column.values.resize(place, None);
             column.values.push(value);
         }
         for column in self.counters.values_mut() {
             column.values.resize(place + 1, None);
         }
+    }
+
+    fn has_place_for(&self, name: &str) -> bool {
+        let is_of_this = |counter: &str, known: &str| {
+            known.strip_prefix(counter).is_some_and(|rest| rest.starts_with('['))
+        };
+        let objects = name.split_once('[').map_or(0, |(counter, _)| {
+            let known = self.counters.range(counter.to_owned()..).map(|(known, _)| known);
+            known
+                .take_while(|known| known.starts_with(counter))
+                .filter(|known| is_of_this(counter, known))
+                .count()
+        });
+        self.counters.len() < MAX_COLUMNS && objects < MAX_OBJECTS
     }
 
     /// Half as many samples: of two neighbours the later one's counters, which hold the earlier one's too, and the
@@ -168,6 +184,25 @@ mod tests {
         let many = (0..MAX_COLUMNS + 3).map(|at| figure(&format!("c{at}"), Kind::Gauge, 1.0)).collect();
         series.add(0, many);
         assert_eq!((series.counters.len(), series.left_out), (MAX_COLUMNS, 3));
+    }
+
+    #[test]
+    fn many_objects_of_one_counter_leave_place_for_others() {
+        let mut series = Series::default();
+        let many = (0..MAX_OBJECTS + 3).map(|at| figure(&format!("c[{at}]"), Kind::Gauge, 1.0));
+        series
+            .add(0, many.chain([figure("c", Kind::Gauge, 1.0), figure("ca[1]", Kind::Gauge, 1.0)]).collect());
+        assert_eq!((series.counters.len(), series.left_out), (MAX_OBJECTS + 2, 3));
+    }
+
+    #[test]
+    fn a_name_that_comes_twice_keeps_what_came_before() {
+        let mut series = Series::default();
+        for at in 0..3_u32 {
+            let first = figure("a", Kind::Gauge, f64::from(at));
+            series.add(u64::from(at) * 1000, vec![first, figure("a", Kind::Gauge, 9.0)]);
+        }
+        assert_eq!(series.counters["a"].values, [Some(0.0), Some(1.0), Some(2.0)]);
     }
 
     #[test]

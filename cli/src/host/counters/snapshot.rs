@@ -5,13 +5,13 @@ use serde::Serialize;
 use super::cgroup::Cgroups;
 use super::conntrack::Conntrack;
 use super::disks::Disk;
+use super::listeners::Listener;
 use super::memory::Memory;
 use super::paired::Tcp;
 use super::ports::Ports;
 use super::pressure::Pressures;
 use super::process::{Files, Process};
 use super::processors::Processors;
-use super::sockets::Listener;
 use super::sockstat::Sockets;
 use super::softnet::Softnet;
 
@@ -29,12 +29,17 @@ pub(crate) struct Snapshot {
     pub(crate) process: Process,
     pub(crate) cgroups: Cgroups,
     pub(crate) tcp: Tcp,
+    /// Connections that listeners dropped for another reason than a full queue.
+    pub(crate) listen_drops_other: Option<u64>,
     pub(crate) sockets: Sockets,
     /// Pages beyond which TCP is under pressure: the second value of `net.ipv4.tcp_mem`.
     pub(crate) tcp_memory_pressure_pages: Option<u64>,
     pub(crate) softnet: Softnet,
     pub(crate) conntrack: Conntrack,
-    /// Those of the whole network namespace, the fullest first.
+    /// Of the network namespace that the reader came from, if it is another one.
+    pub(crate) host_conntrack: Option<Conntrack>,
+    /// The process's own, the fullest first. Those of the whole network namespace where the process's descriptors
+    /// cannot be read.
     pub(crate) listeners: Option<Vec<Listener>>,
     pub(crate) ports: Option<Ports>,
     /// What could not be read, why, and what to do.

@@ -1,20 +1,10 @@
-//! The reader on a tree as a kernel shows it, and on this host.
+//! The reader on a tree as a kernel shows it.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::sync::mpsc;
-use std::thread;
-use std::time::{Duration, Instant};
-
-use socket2::{Domain, Socket, Type};
 
 use super::*;
-use crate::host::findings::{Evidence, Resource, attribute};
 use crate::root::Root;
-
-/// A moment long enough for any machine.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 fn write(root: &Path, path: &str, text: &[u8]) {
     let path = root.join(path);
@@ -38,8 +28,11 @@ fn an_empty_tree_gives_nothing_but_the_reason() {
     assert!(figures::figures(&found).iter().all(|figure| figure.value.is_none()), "unknown, not zero");
 }
 
-#[test]
-fn a_tree_is_read_in_all_its_parts() {
+const STAT: &str = "7 (app) S 1 7 7 0 -1 4194304 1 0 0 0 120 30 0 0 20 0 3 0 500 4096 1\n";
+const EVENTS: &str = "sys/fs/cgroup/app/memory.events.local";
+
+/// Process 7 in the reader's own network namespace.
+fn tree() -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
     let put = |path: &str, text: &str| write(root.path(), path, text.as_bytes());
     put("proc/7/net/netstat", "TcpExt: ListenOverflows ListenDrops\nTcpExt: 3 8\n");
@@ -60,6 +53,19 @@ fn a_tree_is_read_in_all_its_parts() {
     put("proc/thread-self/ns/net", "");
     fs::create_dir_all(root.path().join("proc/7/ns")).unwrap();
     fs::hard_link(root.path().join("proc/thread-self/ns/net"), root.path().join("proc/7/ns/net")).unwrap();
+    put("proc/7/stat", STAT);
+    put("proc/7/fd/3", "");
+    put("proc/7/cgroup", "0::/app\n");
+    put("proc/self/mountinfo", "30 23 0:26 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw\n");
+    put("sys/fs/cgroup/app/cpu.stat", "usage_usec 9\n");
+    put("sys/fs/cgroup/app/memory.current", "4096\n");
+    put(EVENTS, "high 0\nmax 0\noom_kill 4\n");
+    root
+}
+
+#[test]
+fn a_tree_is_read_in_all_its_parts() {
+    let root = tree();
     let found = snapshot(&Root::new(root.path()), 7);
     let figures = figures::figures(&found);
     let value =
@@ -72,6 +78,13 @@ fn a_tree_is_read_in_all_its_parts() {
         ("tcp.memory_pages", 5.0),
         ("tcp.memory_pressure_pages", 20.0),
         ("softnet.dropped", 1.0),
+        ("process.alive", 1.0),
+        ("process.cpu_us", 1_500_000.0),
+        ("process.open_files", 1.0),
+        ("listener.most_waiting", 0.0),
+        ("cgroup.cpu_limited", 0.0),
+        ("cgroup.memory_oom_kills[/sys/fs/cgroup/app]", 4.0),
+        ("conntrack.tracked", 1.0),
         ("conntrack.dropped", 15.0),
         ("conntrack.entries", 40.0),
         ("conntrack.max", 100.0),
@@ -99,6 +112,7 @@ fn files_of_any_bytes_are_read_without_a_panic() {
         "proc/7/net/stat/nf_conntrack",
         "proc/7/limits",
         "proc/7/cgroup",
+        "proc/7/stat",
         "proc/self/mountinfo",
         "proc/stat",
         "proc/meminfo",
@@ -106,41 +120,16 @@ fn files_of_any_bytes_are_read_without_a_panic() {
         "proc/pressure/io",
         "proc/sys/fs/file-nr",
         "proc/sys/net/ipv4/tcp_mem",
+        "proc/sys/net/netfilter/nf_conntrack_count",
+        "proc/sys/net/netfilter/nf_conntrack_max",
     ] {
         let bytes: Vec<u8> = (0..4096).map(|_| random.u8(..)).collect();
         write(root.path(), path, &bytes);
     }
     let found = snapshot(&Root::new(root.path()), 7);
     assert_eq!((found.processors.total, found.tcp.listen_drops), (None, None));
-}
-
-#[test]
-fn a_listener_of_this_process_is_seen_with_its_backlog() {
-    for address in ["127.0.0.1:0", "[::1]:0"] {
-        let address: SocketAddr = address.parse().unwrap();
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
-        if socket.bind(&address.into()).is_err() && address.is_ipv6() {
-            // This host has no IPv6.
-            continue;
-        }
-        socket.listen(13).unwrap();
-        let address = socket.local_addr().unwrap().as_socket().unwrap();
-        // Listeners are many on a host under test, and those kept are the fullest: one that waits is.
-        let clients: Vec<_> = (0..12).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
-        let deadline = Instant::now() + PATIENCE;
-        // The last acknowledgement may still be on its way.
-        loop {
-            let found = snapshot(&Root::host(), std::process::id());
-            let listeners = found.listeners.unwrap_or_else(|| panic!("{:?}", found.problems));
-            let own = listeners.iter().find(|listener| listener.address == address);
-            if own.is_some_and(|own| (own.waiting, own.backlog) == (12, 13)) {
-                break;
-            }
-            assert!(Instant::now() < deadline, "{own:?}");
-            thread::sleep(Duration::from_millis(10));
-        }
-        drop(clients);
-    }
+    assert_eq!((found.process.is_alive, found.conntrack.entries), (None, None));
+    assert_eq!(found.host_conntrack.unwrap().entries, None);
 }
 
 #[test]
@@ -156,95 +145,97 @@ fn a_sampler_stops_with_a_last_sample_and_tells_its_cost() {
     drop(Sampler::start(Root::host(), std::process::id()).unwrap());
 }
 
-/// A thread in a network namespace of its own, which stands for a process there: the kernel shows a thread's files
-/// below `/proc` under its own number too. `None` without the privilege, or `ip` to bring loopback up.
-fn in_own_namespace<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    thread::spawn(|| {
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).ok()?;
-        let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status().ok()?;
-        up.success().then(work)
-    })
-    .join()
-    .unwrap()
-}
-
-fn listen(backlog: i32) -> (Socket, SocketAddr) {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
-    socket.listen(backlog).unwrap();
-    let address = socket.local_addr().unwrap().as_socket().unwrap();
-    (socket, address)
-}
-
-/// Begins to connect, and does not wait.
-fn begin(address: SocketAddr) -> Socket {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.set_nonblocking(true).unwrap();
-    // In progress.
-    let _ = socket.connect(&address.into());
-    socket
+#[test]
+fn what_killed_a_process_is_read_when_it_is_gone() {
+    let root = tree();
+    let mut reader = reader::Reader::enter(Root::new(root.path()), 7);
+    let kills = |found: &Snapshot| found.cgroups.memory.first().and_then(|memory| memory.oom_kills);
+    assert_eq!(kills(&reader.read()), Some(4));
+    write(root.path(), EVENTS, b"high 0\nmax 9\noom_kill 5\n");
+    // On its way out of version 1 it is shown in the root.
+    write(root.path(), "proc/7/cgroup", b"0::/\n");
+    write(root.path(), "proc/7/stat", STAT.replace(" S ", " Z ").as_bytes());
+    let dying = reader.read();
+    fs::rename(root.path().join("proc/7/net"), root.path().join("proc/thread-self/net")).unwrap();
+    fs::remove_dir_all(root.path().join("proc/7")).unwrap();
+    let gone = reader.read();
+    assert_eq!((kills(&dying), kills(&gone)), (Some(5), Some(5)));
+    assert_eq!(gone.problems, dying.problems);
+    assert_eq!(gone.tcp.listen_overflows, Some(3), "the namespace is this thread's too");
+    // Another process has its number now.
+    write(root.path(), "proc/7/stat", STAT.replace(" 500 ", " 900 ").as_bytes());
+    write(root.path(), "proc/7/cgroup", b"0::/\n");
+    write(root.path(), "proc/7/limits", b"Max open files            1024   1024   files\n");
+    let anew = reader.read();
+    assert_eq!(anew.process, process::Process { is_alive: Some(false), ..Default::default() });
+    assert_eq!(kills(&anew), Some(5));
 }
 
 #[test]
-fn a_full_accept_queue_in_another_namespace_is_seen_and_attributed() {
-    let (report, reports) = mpsc::channel();
-    let (go, begun) = mpsc::channel::<()>();
-    let (end, ended) = mpsc::channel::<()>();
-    let namespace = thread::spawn(move || {
-        in_own_namespace(move || {
-            let (listener, address) = listen(16);
-            report.send((u32::try_from(nix::unistd::gettid().as_raw()).unwrap(), address)).unwrap();
-            begun.recv().unwrap();
-            let clients: Vec<Socket> = (0..64).map(|_| begin(address)).collect();
-            // Nobody accepts.
-            ended.recv().unwrap();
-            drop((listener, clients));
-        })
-    });
-    let Ok((tid, address)) = reports.recv() else {
-        assert!(namespace.join().unwrap().is_none(), "it reports unless it could not be made");
-        eprintln!("not run: a network namespace cannot be made here");
-        return;
+fn groups_are_looked_up_again_when_the_process_is_moved() {
+    let root = tree();
+    let mut reader = reader::Reader::enter(Root::new(root.path()), 7);
+    let group = |found: &Snapshot| found.cgroups.memory[0].group.directory.clone();
+    assert_eq!(group(&reader.read()), Path::new("/sys/fs/cgroup/app"));
+    write(root.path(), "proc/7/cgroup", b"0::/other\n");
+    write(root.path(), "sys/fs/cgroup/other/memory.current", b"1\n");
+    assert_eq!(group(&reader.read()), Path::new("/sys/fs/cgroup/other"));
+}
+
+/// As many objects of each kind as are ever kept.
+#[test]
+fn no_column_is_left_out_of_the_largest_snapshot() {
+    let root = tree();
+    let put = |path: &str, text: &str| write(root.path(), path, text.as_bytes());
+    let deep: String = (0..20).map(|depth| format!("/d{depth}")).collect();
+    put("proc/7/cgroup", &format!("0::{deep}\n"));
+    let mut group = Path::new("sys/fs/cgroup").join(deep.trim_start_matches('/'));
+    let devices: String = (0..40).map(|at| format!("8:{at} rios={at} wios=1\n")).collect();
+    let caps: String = (0..40).map(|at| format!("8:{at} riops=9 wiops=9\n")).collect();
+    for _ in 0..20 {
+        let own = group.to_str().unwrap();
+        put(&format!("{own}/cpu.stat"), "nr_periods 1\nnr_throttled 1\nthrottled_usec 1\n");
+        put(&format!("{own}/cpu.max"), "1 2\n");
+        put(&format!("{own}/memory.current"), "1\n");
+        put(&format!("{own}/memory.max"), "1\n");
+        put(&format!("{own}/io.stat"), &devices);
+        put(&format!("{own}/io.max"), &caps);
+        group.pop();
+    }
+    let disks: String = (0..40).map(|at| format!("8 {at} sd{at} 1 0 0 0 2 0 0 0 0 3 0\n")).collect();
+    put("proc/diskstats", &disks);
+    let mut found = snapshot(&Root::new(root.path()), 7);
+    let address = |port: u16| std::net::SocketAddr::from(([127, 0, 0, 1], port));
+    let listener = |port| listeners::Listener {
+        address: address(port),
+        waiting: 1,
+        backlog: 1,
+        drops: Some(1),
+        sockets: 1,
     };
-    let root = Root::host();
-    let before = snapshot(&root, tid);
-    assert_eq!(before.problems, Vec::<String>::new());
-    let sampler = Sampler::start(root.clone(), tid).unwrap();
-    // The namespace is new: its counters start at nothing.
-    assert_eq!(before.tcp.listen_overflows, Some(0));
-    let listeners = before.listeners.unwrap();
-    assert_eq!((listeners.len(), listeners[0].waiting, listeners[0].backlog), (1, 0, 16));
-    go.send(()).unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    let after = loop {
-        let now = snapshot(&root, tid);
-        // The parts of a snapshot are read one after the other.
-        let full = now.listeners.as_ref().is_some_and(|listeners| listeners[0].waiting == 17);
-        if full && now.tcp.listen_overflows > Some(0) || Instant::now() > deadline {
-            break now;
-        }
-        thread::sleep(Duration::from_millis(20));
+    found.listeners = Some((0..16).map(listener).collect());
+    let destination = |port| destinations::Destination {
+        source: address(port).ip(),
+        destination: address(port),
+        time_wait: 0,
+        reusable: 0,
+        connected: 20_000,
     };
-    let series = sampler.stop();
-    end.send(()).unwrap();
-    namespace.join().unwrap();
-    // The kernel lets one more wait than the backlog says.
-    let listeners = after.listeners.unwrap();
-    assert_eq!((listeners[0].address, listeners[0].waiting, listeners[0].backlog), (address, 17, 16));
-    assert!(after.tcp.listen_overflows > Some(0), "{:?}", after.tcp);
-    let ports = after.ports.unwrap().destinations.unwrap();
-    let to_listener = ports.iter().find(|found| found.destination == address).unwrap();
-    assert_eq!((to_listener.connected, to_listener.time_wait), (64, 0));
-    let found = attribute(Evidence { series: &series, latency: &[], measured_from_ms: 0, disk_cap: None });
-    let counters: Vec<&str> = found
-        .findings
-        .iter()
-        .filter(|finding| finding.resource == Resource::AcceptQueue)
-        .map(|finding| finding.counter.as_str())
-        .collect();
-    assert_eq!(counters, ["tcp.listen_overflows", format!("listener.waiting[{address}]").as_str()]);
-    // The reader's own namespace is another one.
-    let own = snapshot(&root, std::process::id());
-    let own = own.listeners.unwrap();
-    assert!(own.iter().all(|listener| (listener.address, listener.waiting) != (address, 17)), "{own:?}");
+    let destinations = Some((0..16).map(destination).collect());
+    found.ports = Some(ports::Ports { range: (1, 20_000), available: 20_000, destinations });
+    found.host_conntrack = Some(conntrack::Conntrack::default());
+    let mut series = Series::default();
+    series.push(0, &found, 10);
+    assert_eq!(series.left_out, 0);
+    let objects = |counter: &str| series.counters.keys().filter(|name| name.starts_with(counter)).count();
+    for (counter, expected) in [
+        ("listener.waiting[", 16),
+        ("ports.used[", 16),
+        ("disk.operations[", 16),
+        ("cgroup.cpu_throttled[", 16),
+        ("cgroup.io_writes[", 16),
+        ("conntrack.entries", 2),
+    ] {
+        assert_eq!(objects(counter), expected, "{counter}");
+    }
 }
