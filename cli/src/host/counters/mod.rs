@@ -8,6 +8,7 @@ mod cgroup;
 mod conntrack;
 mod disks;
 mod figures;
+mod listening;
 mod memory;
 mod namespace;
 mod paired;
@@ -15,6 +16,7 @@ mod ports;
 mod pressure;
 mod process;
 mod processors;
+mod queues;
 mod reader;
 mod sampler;
 mod series;
@@ -26,9 +28,14 @@ mod softnet;
 mod tests;
 mod text;
 
-pub(crate) use self::reader::snapshot;
+pub(crate) use self::figures::Figure;
+pub(crate) use self::listening::{Holders, holders, listeners, sockets_of};
+pub(crate) use self::ports::Ports;
+pub(crate) use self::process::Limit;
+pub(crate) use self::reader::{processor_time, snapshot};
 pub(crate) use self::sampler::Sampler;
-#[cfg(test)]
-pub(crate) use self::series::Kind;
-pub(crate) use self::series::{Column, Deltas, Series};
+pub(crate) use self::series::{Column, Deltas, Kind, Series};
 pub(crate) use self::snapshot::Snapshot;
+#[cfg(test)]
+pub(crate) use self::sockets::Destination;
+pub(crate) use self::sockets::Listener;

@@ -16,8 +16,9 @@ use super::ports::Ports;
 use super::pressure::Pressures;
 use super::process::{Files, Process};
 use super::processors::Processors;
+use super::queues::QueueLimits;
 use super::snapshot::Snapshot;
-use super::sockets::{Listener, SockDiag};
+use super::sockets::{Listener, MAX_LISTENERS, SockDiag};
 use super::sockstat::Sockets;
 use super::softnet::Softnet;
 use crate::root::Root;
@@ -33,7 +34,8 @@ pub(super) struct Reader {
     /// Why the thread is not in the process's network namespace.
     outside: Option<String>,
     diag: Option<SockDiag>,
-    tcp_memory_pressure_pages: Option<u64>,
+    /// `net.ipv4.tcp_mem`.
+    tcp_memory: Option<String>,
     next_ports: Instant,
     /// Processor time that listing the ports took in the last reading; its pause is its own.
     pub(super) ports_cost: Duration,
@@ -57,13 +59,13 @@ impl Reader {
         let tcp_mem = || root.known("/proc/sys/net/ipv4/tcp_mem");
         let before = tcp_mem();
         let outside = namespace::enter(&root, pid).err();
-        let pages = before.or_else(tcp_mem).and_then(|text| text.split_whitespace().nth(1)?.parse().ok());
+        let tcp_memory = before.or_else(tcp_mem);
         Self {
             root,
             pid,
             outside,
             diag: None,
-            tcp_memory_pressure_pages: pages,
+            tcp_memory,
             next_ports: Instant::now(),
             ports_cost: Duration::ZERO,
         }
@@ -79,6 +81,8 @@ impl Reader {
         let text = |path: &str| self.root.known(path);
         let net = |name: &str| self.root.known(format!("/proc/{}/net/{name}", self.pid));
         let parsed = |path: &str| text(path).unwrap_or_default();
+        let tcp_memory = |place| self.tcp_memory.as_deref()?.split_whitespace().nth(place)?.parse().ok();
+        let queues = self.outside.is_none().then(|| QueueLimits::read(&self.root));
         let mut conntrack = Conntrack::read(&self.root, net("stat/nf_conntrack").as_deref());
         if self.outside.is_some() {
             // Those of the reader's own namespace.
@@ -97,9 +101,11 @@ impl Reader {
             cgroups: Cgroups::read(&self.root, self.pid),
             tcp: Tcp::parse(net("netstat").as_deref(), net("snmp").as_deref()),
             sockets: Sockets::parse(net("sockstat").as_deref(), net("sockstat6").as_deref()),
-            tcp_memory_pressure_pages: self.tcp_memory_pressure_pages,
+            tcp_memory_pressure_pages: tcp_memory(1),
+            tcp_memory_max_pages: tcp_memory(2),
             softnet: Softnet::parse(&net("softnet_stat").unwrap_or_default()),
             conntrack,
+            queues: queues.unwrap_or_default(),
             listeners,
             ports,
             problems,
@@ -119,7 +125,7 @@ impl Reader {
                 return (None, ports);
             }
         };
-        let listeners = match diag.listeners() {
+        let listeners = match diag.listeners(MAX_LISTENERS) {
             Ok(listeners) => listeners,
             Err(error) => {
                 problems.push(format!("sock_diag: {error}: accept queues are unknown"));
@@ -146,6 +152,6 @@ impl Reader {
 }
 
 /// Of the calling thread.
-pub(super) fn processor_time() -> Duration {
+pub(crate) fn processor_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }

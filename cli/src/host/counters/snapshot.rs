@@ -11,6 +11,7 @@ use super::ports::Ports;
 use super::pressure::Pressures;
 use super::process::{Files, Process};
 use super::processors::Processors;
+use super::queues::QueueLimits;
 use super::sockets::Listener;
 use super::sockstat::Sockets;
 use super::softnet::Softnet;
@@ -32,8 +33,11 @@ pub(crate) struct Snapshot {
     pub(crate) sockets: Sockets,
     /// Pages beyond which TCP is under pressure: the second value of `net.ipv4.tcp_mem`.
     pub(crate) tcp_memory_pressure_pages: Option<u64>,
+    /// Pages that TCP never exceeds: the third.
+    pub(crate) tcp_memory_max_pages: Option<u64>,
     pub(crate) softnet: Softnet,
     pub(crate) conntrack: Conntrack,
+    pub(crate) queues: QueueLimits,
     /// Those of the whole network namespace, the fullest first.
     pub(crate) listeners: Option<Vec<Listener>>,
     pub(crate) ports: Option<Ports>,

@@ -19,7 +19,7 @@ use nix::sys::time::TimeVal;
 use serde::Serialize;
 
 /// Listeners kept, the fullest first.
-const MAX_LISTENERS: usize = 64;
+pub(super) const MAX_LISTENERS: usize = 64;
 /// Sockets looked at in one dump.
 const MAX_SOCKETS: usize = 1_000_000;
 /// Destinations counted, and of those the ones kept, the most used first.
@@ -38,6 +38,8 @@ pub(crate) struct Listener {
     pub(crate) waiting: u32,
     /// How many may: `listen`'s argument as the kernel kept it, cut to `net.core.somaxconn`.
     pub(crate) backlog: u32,
+    /// Of the socket, as in `/proc/PID/fd`.
+    pub(crate) inode: u64,
 }
 
 /// Local ports that connections to one place take.
@@ -51,7 +53,7 @@ pub(crate) struct Destination {
 }
 
 impl Destination {
-    pub(super) fn used(&self) -> u32 {
+    pub(crate) fn used(&self) -> u32 {
         self.time_wait.saturating_add(self.connected)
     }
 }
@@ -74,24 +76,25 @@ impl SockDiag {
         Ok(Self { socket })
     }
 
-    /// Listeners of IPv4 and IPv6, the fullest first.
+    /// Listeners of IPv4 and IPv6, the fullest first, and `max` at most.
     ///
     /// # Errors
     /// When the kernel does not answer, or not in time.
-    pub(super) fn listeners(&self) -> io::Result<Vec<Listener>> {
+    pub(super) fn listeners(&self, max: usize) -> io::Result<Vec<Listener>> {
         let mut found = Vec::new();
         self.each(&StateFlags::LISTEN, |socket| {
             found.push(Listener {
                 address: SocketAddr::new(socket.socket_id.source_address, socket.socket_id.source_port),
                 waiting: socket.recv_queue,
                 backlog: socket.send_queue,
+                inode: socket.inode.into(),
             });
         })?;
         // Exact: 32 bits times 32 bits.
         let fill =
             |listener: &Listener| u64::from(listener.waiting) * 1000 / u64::from(listener.backlog.max(1));
         found.sort_by_key(|listener| (std::cmp::Reverse(fill(listener)), listener.address));
-        found.truncate(MAX_LISTENERS);
+        found.truncate(max);
         Ok(found)
     }
 

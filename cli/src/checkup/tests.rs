@@ -1,0 +1,1 @@
+//! Row logic on situations, in tables.
