@@ -34,7 +34,10 @@ fn accept_queues(situation: &Situation<'_>) -> Vec<Row> {
             "the process does not listen on any TCP port; --listen names the port that users connect to",
         ),
         Some(Service { listeners: Ok(listeners), .. }) => {
-            listeners.iter().take(MAX_LISTENERS).map(|listener| accept_queue(situation, listener)).collect()
+            // The shortest first, which are full first.
+            let mut listeners: Vec<&Listener> = listeners.iter().collect();
+            listeners.sort_by_key(|listener| (listener.backlog, listener.address));
+            listeners.into_iter().take(MAX_LISTENERS).map(|found| accept_queue(situation, found)).collect()
         }
     }
 }

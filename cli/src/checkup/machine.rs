@@ -65,8 +65,8 @@ fn cpu_quotas(situation: &Situation<'_>) -> Vec<Row> {
         )
     };
     let groups = &snapshot.cgroups.cpu;
-    if groups.is_empty() {
-        let why = format!("no control group with a CPU controller shows for process {}", snapshot.pid);
+    if groups.is_empty() || situation.hides_groups().is_some() {
+        let why = unseen(situation, "CPU");
         return vec![row("cgroup.cpu_throttled".to_owned()).unknown(why)];
     }
     let limited: Vec<Row> = groups
@@ -90,10 +90,17 @@ fn cpu_quotas(situation: &Situation<'_>) -> Vec<Row> {
         })
         .collect();
     if limited.is_empty() {
-        vec![row("cgroup.cpu_quota_cores".to_owned()).ok("there is no quota")]
+        vec![row("cgroup.cpu_quota_cores".to_owned()).ok("no control group that shows here has a quota")]
     } else {
         limited
     }
+}
+
+/// Why nothing is known of the groups.
+fn unseen(situation: &Situation<'_>, controller: &str) -> String {
+    let pid = situation.snapshot.pid;
+    let none = || format!("no control group with a controller of {controller} shows for process {pid}");
+    situation.hides_groups().unwrap_or_else(none)
 }
 
 fn cpu(series: &Series) -> Vec<Row> {
@@ -155,8 +162,8 @@ fn group_memory(situation: &Situation<'_>) -> Vec<Row> {
     };
     let snapshot = situation.snapshot;
     let groups = &snapshot.cgroups.memory;
-    if groups.is_empty() {
-        let why = format!("no control group with a memory controller shows for process {}", snapshot.pid);
+    if groups.is_empty() || situation.hides_groups().is_some() {
+        let why = unseen(situation, "memory");
         return vec![row("cgroup.memory_max".to_owned()).unknown(why)];
     }
     let limited: Vec<Row> = groups
@@ -176,7 +183,7 @@ fn group_memory(situation: &Situation<'_>) -> Vec<Row> {
         })
         .collect();
     if limited.is_empty() {
-        vec![row("cgroup.memory_max".to_owned()).ok("there is no limit")]
+        vec![row("cgroup.memory_max".to_owned()).ok("no control group that shows here has a limit")]
     } else {
         limited
     }
@@ -217,8 +224,8 @@ fn disks(situation: &Situation<'_>) -> Vec<Row> {
             "larger batches need fewer operations; keep journal and database on two devices",
         )
     };
-    if snapshot.cgroups.io.is_empty() {
-        let why = format!("no control group with an I/O controller shows for process {}", snapshot.pid);
+    if snapshot.cgroups.io.is_empty() || situation.hides_groups().is_some() {
+        let why = unseen(situation, "I/O");
         return vec![row("cgroup.io_writes".to_owned()).unknown(why)];
     }
     let mut rows = Vec::new();
@@ -242,7 +249,7 @@ fn disks(situation: &Situation<'_>) -> Vec<Row> {
         }
     }
     if rows.is_empty() {
-        rows.push(row("cgroup.io_writes".to_owned()).ok("no control group caps a device of it"));
+        rows.push(row("cgroup.io_writes".to_owned()).ok("no control group that shows here caps a device"));
     }
     rows
 }

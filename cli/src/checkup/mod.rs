@@ -17,7 +17,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 pub(crate) use self::row::{Row, Status};
-pub(crate) use self::text::{Paint, text};
+pub(crate) use self::text::{Paint, paragraph, text};
 pub(crate) use self::watched::summary;
 use crate::backends::Readings;
 use crate::host::counters::{Listener, Ports, Series, Snapshot};
@@ -75,6 +75,14 @@ impl Situation<'_> {
     fn ends(&self) -> u64 {
         1 + u64::from(self.generator.is_some())
     }
+
+    /// Why the control groups are not the service's: they are read by its process.
+    fn hides_groups(&self) -> Option<String> {
+        let hides = self.service.is_some_and(|service| service.pid.is_none());
+        hides.then(|| {
+            "which process is the service only root can see, and so not its control groups".to_owned()
+        })
+    }
 }
 
 /// What comes of it.
@@ -121,7 +129,9 @@ pub(crate) fn verdict(rows: &[Row], users: u64) -> Verdict {
     }
     let mut summary = match first {
         Some((at_users, row)) => {
-            format!("{} will fail at {}: {}", row.check, counted(at_users, "user"), row.lift())
+            let settings = row.settings();
+            let lift = if settings.is_empty() { &row.advice } else { &settings };
+            format!("{} will fail at {}; lifted by {lift}", row.check, counted(at_users, "user"))
         }
         None => format!("nothing here stops {}", counted(users, "user")),
     };

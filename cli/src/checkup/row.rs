@@ -49,6 +49,8 @@ pub(crate) struct Row {
     pub(crate) counter: String,
     /// Now, or while watching; `null`: unknown.
     pub(crate) value: Option<f64>,
+    /// The same of what is no number: a policy, a mode.
+    pub(crate) setting: Option<String>,
     /// `null`: there is none, or it is unknown.
     pub(crate) limit: Option<f64>,
     pub(crate) unit: Unit,
@@ -71,6 +73,7 @@ impl Row {
             status: Status::Unknown,
             counter: counter.into(),
             value: None,
+            setting: None,
             limit: None,
             unit,
             heuristic: false,
@@ -99,6 +102,12 @@ impl Row {
 
     pub(super) fn counts(self, value: Option<u64>, limit: Option<u64>) -> Self {
         self.values(value.map(number), limit.map(number))
+    }
+
+    pub(super) fn setting(mut self, setting: Option<&str>) -> Self {
+        // Of a server that may be anyone's.
+        self.setting = setting.map(|text| text.chars().filter(|c| !c.is_control()).take(40).collect());
+        self
     }
 
     fn with(mut self, status: Status, message: impl Into<String>) -> Self {
@@ -140,13 +149,18 @@ impl Row {
         }
     }
 
+    /// The names of what lifts it.
+    pub(super) fn settings(&self) -> String {
+        self.tune.iter().chain(&self.deploy).map(String::as_str).collect::<Vec<_>>().join(", ")
+    }
+
     /// What lifts it, on one line.
-    pub(crate) fn lift(&self) -> String {
-        let settings: Vec<&str> = self.tune.iter().chain(&self.deploy).map(String::as_str).collect();
+    pub(super) fn lift(&self) -> String {
+        let settings = self.settings();
         match (settings.is_empty(), self.advice.is_empty()) {
             (true, _) => self.advice.clone(),
-            (false, true) => settings.join(", "),
-            (false, false) => format!("{} ({})", self.advice, settings.join(", ")),
+            (false, true) => settings,
+            (false, false) => format!("{settings}: {}", self.advice),
         }
     }
 }

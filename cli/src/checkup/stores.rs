@@ -28,7 +28,7 @@ fn of_redis(situation: &Situation<'_>, redis: &Source<RedisFacts>) -> Vec<Row> {
         Err(why) if why.contains("max number of clients") => {
             return vec![server.clients_row().fails(1, format!("it refuses any other connection: {why}"))];
         }
-        Err(why) => return vec![server.clients_row().unknown(why)],
+        Err(why) => return vec![Row { check: server.named(""), ..server.clients_row() }.unknown(why)],
     };
     vec![
         server.clients(facts),
@@ -44,10 +44,14 @@ struct Server<'a> {
 }
 
 impl Server<'_> {
+    /// `Redis journal memory`
+    fn named(&self, check: &str) -> String {
+        let words = ["Redis", self.name.unwrap_or_default(), check];
+        words.iter().copied().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+    }
+
     fn row(&self, check: &str, figure: &str, unit: Unit) -> Row {
-        let check =
-            self.name.map_or_else(|| format!("Redis {check}"), |name| format!("Redis {name} {check}"));
-        Row::of(&check, crate::backends::RedisUrl::figure(self.name, figure), unit)
+        Row::of(&self.named(check), crate::backends::RedisUrl::figure(self.name, figure), unit)
     }
 
     /// Evicts and forgets, as a cache may. A server without a name has the journal, too.
@@ -127,6 +131,7 @@ impl Server<'_> {
         let Some(policy) = facts.maxmemory_policy.as_deref() else {
             return row.unknown("the server does not tell maxmemory_policy");
         };
+        let row = row.setting(Some(policy));
         let evicts = policy != "noeviction";
         let bound = if limit.is_some() { "" } else { ", as soon as maxmemory is set" };
         match (self.is_cache(), evicts) {
@@ -151,6 +156,10 @@ impl Server<'_> {
         let Some(durability) = facts.durability() else {
             return row.unknown("the server does not tell aof_enabled");
         };
+        let row = row.setting(Some(match (durability, facts.appendfsync.as_deref()) {
+            (Durability::Memory, _) => "no",
+            (_, fsync) => fsync.unwrap_or("yes"),
+        }));
         let fsync = facts.appendfsync.as_deref().unwrap_or("unknown");
         let in_force = match durability {
             Durability::Memory => "appendonly no: durability `memory`".to_owned(),

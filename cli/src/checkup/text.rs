@@ -23,7 +23,7 @@ pub(crate) fn text(rows: &[Row], paint: Paint) -> String {
             [
                 status(row.status),
                 row.check.clone(),
-                quantity(row.value, row.unit),
+                row.setting.clone().unwrap_or_else(|| quantity(row.value, row.unit)),
                 quantity(row.limit, row.unit),
                 row.counter.clone(),
             ]
@@ -43,7 +43,7 @@ pub(crate) fn text(rows: &[Row], paint: Paint) -> String {
         }
         wrapped(&mut text, &row.message);
         let lift = row.lift();
-        if !lift.is_empty() {
+        if !lift.is_empty() && row.status != Status::Unknown {
             wrapped(&mut text, &format!("lifted by: {lift}"));
         }
     }
@@ -85,8 +85,15 @@ fn painted(line: &str, status: Status, paint: Paint) -> String {
     format!("\u{1b}[{color}m{}\u{1b}[0m{}", &line[..words], &line[words..])
 }
 
+/// Words in lines of at most [`WIDTH`], indented from the second on.
+pub(crate) fn paragraph(words: &str) -> String {
+    let mut text = String::new();
+    wrapped(&mut text, words);
+    text.get(INDENT..).unwrap_or_default().to_owned()
+}
+
 /// Adds words in lines of at most [`WIDTH`], indented; a word that is longer stays whole.
-pub(super) fn wrapped(text: &mut String, words: &str) {
+fn wrapped(text: &mut String, words: &str) {
     let mut used = 0;
     for word in words.split_whitespace() {
         let length = word.chars().count();
@@ -174,7 +181,7 @@ mod tests {
                 .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
                 .collect::<Vec<_>>()
         );
-        assert!(text.ends_with("\n    no room\n    lifted by: raise it (nofile, deploy.x)\n"), "{text}");
+        assert!(text.ends_with("\n    no room\n    lifted by: nofile, deploy.x: raise it\n"), "{text}");
         assert!(!text.contains("never shown") && !text.contains('\u{1b}'));
         let colored = super::text(&[fine, bad], Paint::Colored);
         assert!(colored.contains("\u{1b}[31mwill fail at 7 users\u{1b}[0m"), "{colored}");

@@ -217,9 +217,9 @@ fn text(facts: &Facts<'_>, paint: Paint) -> String {
     text.push_str(&checkup::text(facts.rows, paint));
     text.push('\n');
     for note in facts.notes {
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "note: {note}");
+        text.push_str(&checkup::paragraph(&format!("note: {note}")));
     }
+    // Writing to a string cannot fail.
     let _ = writeln!(text, "verdict: {}", facts.verdict.summary);
     text
 }

@@ -39,3 +39,8 @@ pub(crate) use self::snapshot::Snapshot;
 #[cfg(test)]
 pub(crate) use self::sockets::Destination;
 pub(crate) use self::sockets::Listener;
+#[cfg(test)]
+pub(crate) use self::{
+    cgroup::{CgroupCpu, CgroupDevice, CgroupIo, CgroupMemory},
+    pressure::Stall,
+};
