@@ -28,13 +28,13 @@ const LONGEST_S: u64 = 86_400;
 /// The profile's bound for users.
 const MAX_USERS: u64 = 1_000_000;
 /// Of [`Facts`]; raised when a field changes its meaning or goes.
-const FORM: u32 = 1;
+const SCHEMA_VERSION: u32 = 1;
 
 /// What `--json` prints.
 #[derive(Serialize, JsonSchema)]
 struct Facts<'a> {
     /// Version of this form.
-    form: u32,
+    schema_version: u32,
     profile: &'a str,
     /// How many users there are to be room for.
     users: u64,
@@ -99,7 +99,7 @@ pub(super) fn doctor(global: &Global, args: &DoctorArgs) -> anyhow::Result<ExitS
     let mut notes = subject.notes.clone();
     notes.extend([&series.problems, &backend_series.problems].into_iter().flatten().cloned());
     let facts = Facts {
-        form: FORM,
+        schema_version: SCHEMA_VERSION,
         profile: &profile.name,
         users,
         service: subject.service.as_ref().map(|service| service_facts(service, &root)),

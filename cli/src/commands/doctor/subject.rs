@@ -55,8 +55,15 @@ impl Subject {
         if let Some(url) = &args.url {
             return Self::at(&places(url, "--url")?, url, "name a URL that is served on this host", root);
         }
-        if let Some(deployed) = Self::deployed(profile, root)? {
-            return Ok(deployed);
+        match Self::deployed(profile, root) {
+            Ok(Some(deployed)) => return Ok(deployed),
+            Ok(None) => {}
+            Err(error) => {
+                let note = format!(
+                    "what is deployed cannot be told, so that this is about the host alone: {error:#}"
+                );
+                return Ok(Self { notes: vec![note], ..Self::default() });
+            }
         }
         match &profile.load.url {
             None => Ok(Self::default()),
