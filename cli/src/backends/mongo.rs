@@ -78,9 +78,17 @@ fn number(status: &Document, path: &[&str]) -> Option<u64> {
     }
 }
 
+/// The cause in the driver's description of its whole view, which varies from one time to the next.
+fn said(text: &str) -> String {
+    let cause = text.split_once("Error: Kind: ").and_then(|(_, rest)| rest.split_once(", labels"));
+    cause.map_or(text, |(cause, _)| cause).to_owned()
+}
+
 /// One server or replica set.
 pub(super) struct MongoReader {
     url: String,
+    /// Without credentials.
+    hosts: String,
     client: Option<Client>,
 }
 
@@ -101,7 +109,7 @@ pub(super) async fn options(url: &str) -> Result<ClientOptions, String> {
 
 impl MongoReader {
     pub(super) fn new(url: &str) -> Self {
-        Self { url: url.to_owned(), client: None }
+        Self { url: url.to_owned(), hosts: String::new(), client: None }
     }
 
     /// Asks; in at most a few seconds.
@@ -113,6 +121,8 @@ impl MongoReader {
             Some(client) => client.clone(),
             None => {
                 let mut options = options(&self.url).await?;
+                let hosts: Vec<String> = options.hosts.iter().map(ToString::to_string).collect();
+                self.hosts = hosts.join(",");
                 options.app_name = Some("scalekit".to_owned());
                 options.max_pool_size = Some(1);
                 options.connect_timeout = Some(CONNECT_TIMEOUT);
@@ -128,12 +138,14 @@ impl MongoReader {
         match tokio::time::timeout(ANSWER_TIMEOUT, admin.run_command(command)).await {
             Ok(Ok(status)) => Ok(MongoFacts::parse(&status)),
             Ok(Err(error)) => Err(self.failed(&error)),
-            Err(_) => Err(format!("MongoDB: no answer within {} s", ANSWER_TIMEOUT.as_secs())),
+            Err(_) => {
+                Err(format!("MongoDB at {}: no answer within {} s", self.hosts, ANSWER_TIMEOUT.as_secs()))
+            }
         }
     }
 
     fn failed(&self, error: &Error) -> String {
-        format!("MongoDB: {}", hidden(&error.kind.to_string(), &self.url))
+        format!("MongoDB at {}: {}", self.hosts, hidden(&said(&error.kind.to_string()), &self.url))
     }
 }
 
@@ -172,6 +184,14 @@ mod tests {
             cache_application_evictions: Some(11),
         };
         assert_eq!(new, expected);
+    }
+
+    #[test]
+    fn the_cause_is_told_without_what_is_around_it() {
+        let text = "Server selection timeout: No available servers. Topology: { Type: Unknown, Servers: [ { Address: \
+                    h:1, Type: Unknown, Error: Kind: I/O error: Connection refused, labels: {\"x\"}, source: None } ] }";
+        assert_eq!(said(text), "I/O error: Connection refused");
+        assert_eq!(said("Command failed: not authorized"), "Command failed: not authorized");
     }
 
     #[test]

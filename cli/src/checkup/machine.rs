@@ -2,7 +2,7 @@
 
 use super::Situation;
 use super::row::{Row, Unit, number};
-use crate::host::counters::Series;
+use crate::host::counters::{Series, Snapshot};
 
 /// What the kernel keeps for one end of an idle TCP connection: socket, inode, dentry, file, epoll. (h) Measured as
 /// 3.9 KiB of slab on Linux 6.18, 16,000 ends.
@@ -105,13 +105,15 @@ fn unseen(situation: &Situation<'_>, controller: &str) -> String {
 
 fn cpu(series: &Series) -> Vec<Row> {
     let row = |check, counter, limit, what: &str, lift: (&[&str], &str)| {
-        let share = part(series, counter, "cpu.total");
+        let elapsed = growth(series, "cpu.total").is_none_or(|ticks| ticks > 0.0);
+        let share = part(series, counter, "cpu.total").filter(|_| elapsed);
         let row = Row::of(check, counter, Unit::Share).heuristic().values(share, Some(limit)).lifted_by(
             &[],
             lift.0,
             lift.1,
         );
         match share {
+            None if !elapsed => row.unknown("no time passed while watching: --seconds 1"),
             None => row.unknown("/proc/stat cannot be read"),
             Some(share) => {
                 let message = format!("{what} {} of the time while watching", percent(share));
@@ -214,29 +216,47 @@ fn tcp_memory(situation: &Situation<'_>) -> Row {
     row.room(max.saturating_sub(used), each, situation.users, &format!("a user takes some {each} pages"))
 }
 
-/// A cap that control groups put on a device, against what they did while watching.
+/// Caps of the service's groups, and of those of its servers, which are mostly where the disk is short.
 fn disks(situation: &Situation<'_>) -> Vec<Row> {
     let Situation { snapshot, series, .. } = *situation;
-    let row = |counter: String| {
-        Row::of("disk cap", counter, Unit::Rate).heuristic().lifted_by(
-            &[],
-            &["deploy.worker.batch_max_writes", "cgroup io.max"],
-            "larger batches need fewer operations; keep journal and database on two devices",
-        )
+    let mut rows = match situation.hides_groups() {
+        None => disk_caps("disk cap", snapshot, series),
+        Some(why) => vec![disk_cap("disk cap", "cgroup.io_writes").unknown(why)],
     };
-    if snapshot.cgroups.io.is_empty() || situation.hides_groups().is_some() {
-        let why = unseen(situation, "I/O");
-        return vec![row("cgroup.io_writes".to_owned()).unknown(why)];
+    for server in situation.servers {
+        let check = format!("disk cap of {}", server.name);
+        let own = disk_caps(&check, &server.snapshot, &server.series);
+        // Servers of one group, and what is above all of them, are told of once.
+        let is_new = |row: &Row| row.limit.is_none() || rows.iter().all(|known| known.counter != row.counter);
+        let own: Vec<Row> = own.into_iter().filter(is_new).collect();
+        rows.extend(own);
+    }
+    rows
+}
+
+fn disk_cap(check: &str, counter: &str) -> Row {
+    Row::of(check, counter, Unit::Rate).heuristic().lifted_by(
+        &[],
+        &["deploy.worker.batch_max_writes", "cgroup io.max"],
+        "larger batches need fewer operations; keep journal and database on two devices",
+    )
+}
+
+/// A cap that control groups put on a device, against what they did while watching.
+fn disk_caps(check: &str, snapshot: &Snapshot, series: &Series) -> Vec<Row> {
+    if snapshot.cgroups.io.is_empty() {
+        let why = format!("no control group with a controller of I/O shows for process {}", snapshot.pid);
+        return vec![disk_cap(check, "cgroup.io_writes").unknown(why)];
     }
     let mut rows = Vec::new();
     for group in &snapshot.cgroups.io {
         for device in &group.devices {
             for (kind, cap) in [("reads", device.max_reads_per_s), ("writes", device.max_writes_per_s)] {
                 let Some(cap) = cap else { continue };
-                let counter =
-                    format!("cgroup.io_{kind}[{} {}]", group.group.directory.display(), device.device);
+                let name = group.group.directory.display();
+                let counter = format!("cgroup.io_{kind}[{name} {}]", device.device);
                 let rate = growth(series, &counter).zip(watched_s(series)).map(|(grown, time)| grown / time);
-                let row = row(counter).values(rate, Some(number(cap)));
+                let row = disk_cap(check, &counter).values(rate, Some(number(cap)));
                 rows.push(match rate {
                     None => row.unknown("the operations cannot be counted"),
                     Some(rate) => {
@@ -249,7 +269,8 @@ fn disks(situation: &Situation<'_>) -> Vec<Row> {
         }
     }
     if rows.is_empty() {
-        rows.push(row("cgroup.io_writes".to_owned()).ok("no control group that shows here caps a device"));
+        let fine = "no control group that shows here caps a device";
+        rows.push(disk_cap(check, "cgroup.io_writes").ok(fine));
     }
     rows
 }

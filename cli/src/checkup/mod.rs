@@ -40,6 +40,8 @@ pub(crate) struct Situation<'a> {
     pub(crate) max_connections: Option<u64>,
     /// Whether the profile wants writes to survive a power cut; `None`: it is not about our service.
     pub(crate) wants_fsync: Option<bool>,
+    /// Redis and MongoDB where they are processes of this host.
+    pub(crate) servers: &'a [Server],
     pub(crate) backends: &'a Readings,
     pub(crate) backend_series: &'a Series,
 }
@@ -51,6 +53,14 @@ pub(crate) struct Service {
     pub(crate) pid: Option<u32>,
     /// Its listeners, or why they are unknown.
     pub(crate) listeners: Result<Vec<Listener>, String>,
+}
+
+/// A server behind the service, on this host.
+#[derive(Clone, Debug)]
+pub(crate) struct Server {
+    pub(crate) name: String,
+    pub(crate) snapshot: Snapshot,
+    pub(crate) series: Series,
 }
 
 /// The load generator, if it is started on this host as this user.

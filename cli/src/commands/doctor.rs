@@ -78,7 +78,10 @@ pub(super) fn doctor(global: &Global, args: &DoctorArgs) -> anyhow::Result<ExitS
     let subject = Subject::find(args, &profile, &root)?;
     let servers = Servers::of(args, &profile, &subject)?;
     let pid = subject.service.as_ref().and_then(|service| service.pid).unwrap_or_else(std::process::id);
-    let (now, series, backend_series) = watch(&root, pid, args.seconds.min(LONGEST_S), &servers)?;
+    let local = subject::servers(&subject, &servers.urls(), &root);
+    let seconds = args.seconds.min(LONGEST_S);
+    let Watched { now, series, servers: local, backend_series } =
+        watch(&root, pid, local, seconds, &servers)?;
     let readings = backends::read(&servers.redis, servers.mongo.as_deref());
     let generator = profile.load.agents.is_empty().then(|| generator(&profile, &subject, &root));
     let is_ours = subject.deployment.is_some();
@@ -91,6 +94,7 @@ pub(super) fn doctor(global: &Global, args: &DoctorArgs) -> anyhow::Result<ExitS
         backlog: profile.deploy.limits.backlog.into(),
         max_connections: subject.max_connections(),
         wants_fsync: is_ours.then_some(profile.deploy.durability == Durability::Fsync),
+        servers: &local,
         backends: &readings,
         backend_series: &backend_series,
     };
@@ -131,25 +135,53 @@ fn users(args: &DoctorArgs, profile: &Profile) -> Result<u64, ProfileError> {
     }
 }
 
-/// The host, and the servers behind the service, for a while.
+struct Watched {
+    now: Snapshot,
+    series: Series,
+    servers: Vec<checkup::Server>,
+    backend_series: Series,
+}
+
+/// The host, and the servers behind the service, for a while: their processes, and what they tell of themselves.
 fn watch(
     root: &Root,
     pid: u32,
+    local: Vec<(String, u32)>,
     seconds: u64,
     servers: &Servers,
-) -> anyhow::Result<(Snapshot, Series, Series)> {
+) -> anyhow::Result<Watched> {
     let cannot = "cannot start a thread that reads counters";
     let sampler = Sampler::start(root.clone(), pid).context(cannot)?;
+    let mut samplers = Vec::new();
+    for (name, pid) in local {
+        samplers.push((name, pid, Sampler::start(root.clone(), pid).context(cannot)?));
+    }
     let has_servers = !servers.redis.is_empty() || servers.mongo.is_some();
     let backends = has_servers.then(|| backends::Watch::start(servers.redis.clone(), servers.mongo.clone()));
     let backends = backends.transpose().context(cannot)?;
     thread::sleep(Duration::from_secs(seconds));
     let now = snapshot(root, pid);
     let series = sampler.stop();
-    Ok((now, series, backends.map(backends::Watch::stop).unwrap_or_default()))
+    let end = |(name, pid, sampler): (String, u32, Sampler)| checkup::Server {
+        name,
+        snapshot: snapshot(root, pid),
+        series: sampler.stop(),
+    };
+    let servers = samplers.into_iter().map(end).collect();
+    let backend_series = backends.map(backends::Watch::stop).unwrap_or_default();
+    Ok(Watched { now, series, servers, backend_series })
 }
 
 impl Servers {
+    /// Each with the name of what it is.
+    fn urls(&self) -> Vec<(&'static str, &str)> {
+        let redis = self.redis.iter().map(|redis| match redis.name {
+            Some("cache") => ("the Redis of the cache", redis.url.as_str()),
+            _ => ("Redis", redis.url.as_str()),
+        });
+        redis.chain(self.mongo.as_deref().map(|url| ("MongoDB", url))).collect()
+    }
+
     /// Those that flags name; else those of the deployment; else those of the profile.
     fn of(args: &DoctorArgs, profile: &Profile, subject: &Subject) -> Result<Self, ProfileError> {
         let deploy = &profile.deploy;

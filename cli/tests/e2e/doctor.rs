@@ -234,7 +234,14 @@ fn without_root_what_cannot_be_read_is_unknown() {
     let nobody = |flags: &[&str], json: &[&str]| {
         let mut command = Command::new("setpriv");
         command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
-        command.arg(&program).args(QUICK).args(["-u", "9"]).args(json).args(flags).current_dir("/").env("HOME", "/");
+        command
+            .arg(&program)
+            .args(QUICK)
+            .args(["-u", "9"])
+            .args(json)
+            .args(flags)
+            .current_dir("/")
+            .env("HOME", "/");
         command.env("XDG_STATE_HOME", dir.path().join("none"));
         sandbox.run(command).expect(0)
     };

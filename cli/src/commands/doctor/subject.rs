@@ -1,7 +1,7 @@
 //! Whom the doctor is asked about: a process, a port, a URL, what the profile has deployed, or the host alone.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 use std::path::Path;
 
 use anyhow::bail;
@@ -150,6 +150,46 @@ impl Subject {
     }
 }
 
+/// The servers at these URLs that are processes of this host, by name. One that is elsewhere, or does not show, is left
+/// out.
+pub(super) fn servers(subject: &Subject, urls: &[(&'static str, &str)], root: &Root) -> Vec<(String, u32)> {
+    let places: Vec<(&str, Place)> =
+        urls.iter().filter_map(|(name, url)| Some((*name, server_place(url)?))).collect();
+    if places.is_empty() {
+        return Vec::new();
+    }
+    let all = listeners(root, std::process::id()).unwrap_or_default();
+    let service = subject.service.as_ref().and_then(|service| service.pid);
+    let mut found: Vec<(String, u32)> = Vec::new();
+    for (name, place) in places {
+        let inodes: HashSet<u64> = all
+            .iter()
+            .filter(|listener| place.fits(listener.address))
+            .map(|listener| listener.inode)
+            .collect();
+        let pid = if inodes.is_empty() { None } else { holders(root, &inodes).pids.first().copied() };
+        if let Some(pid) =
+            pid.filter(|pid| Some(*pid) != service && found.iter().all(|(_, known)| known != pid))
+        {
+            found.push((name.to_owned(), pid));
+        }
+    }
+    found
+}
+
+/// Where a URL of Redis or of one MongoDB leads, if that is told by an address; names are not looked up.
+fn server_place(text: &str) -> Option<Place> {
+    let url = url::Url::parse(text).ok()?;
+    let default = match url.scheme() {
+        "redis" => 6379,
+        "mongodb" => 27017,
+        _ => return None,
+    };
+    let host = url.host_str()?.trim_start_matches('[').trim_end_matches(']');
+    let ip: IpAddr = if host == "localhost" { Ipv4Addr::LOCALHOST.into() } else { host.parse().ok()? };
+    Some(Place { ip: Some(ip.to_canonical()), port: url.port().unwrap_or(default) })
+}
+
 /// The listeners of a process, or why they are unknown.
 fn own_listeners(root: &Root, pid: u32) -> Result<Vec<Listener>, String> {
     let sockets = sockets_of(root, pid).map_err(|error| {
@@ -254,6 +294,23 @@ mod tests {
         ] {
             let found = super::place(place).unwrap().fits(address.parse().unwrap());
             assert_eq!(found, expected, "{place} {address}");
+        }
+    }
+
+    #[test]
+    fn a_server_is_found_by_its_address() {
+        for (url, expected) in [
+            ("redis://:p@127.0.0.1/3", Some(("127.0.0.1", 6379))),
+            ("redis://localhost:7000", Some(("127.0.0.1", 7000))),
+            ("mongodb://u:p@[::1]/db?x=y", Some(("::1", 27017))),
+            ("mongodb://10.0.0.1:27018", Some(("10.0.0.1", 27018))),
+            ("mongodb://a,b,c", None),
+            ("mongodb+srv://cluster", None),
+            ("redis+unix:///run/redis", None),
+            ("redis://db.example", None),
+        ] {
+            let expected = expected.map(|(ip, port)| Place { ip: Some(ip.parse().unwrap()), port });
+            assert_eq!(server_place(url), expected, "{url}");
         }
     }
 
