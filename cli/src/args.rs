@@ -57,6 +57,11 @@ pub(crate) enum CliCommand {
     #[command(args_conflicts_with_subcommands = true)]
     Deploy(DeployArgs),
     /// Say what would stop so many users on this host now, and what lifts it
+    #[command(
+        after_help = "Exit status: 0 nothing that was seen stops them, 99 something will fail at so many users,\n\
+        104 a flag, URL or profile that cannot be understood, 1 no such process or listener.\n\
+        What cannot be read is `unknown`, never `ok`; root sees more."
+    )]
     Doctor(DoctorArgs),
     /// Load a deployed service, or any URL
     Bench(BenchArgs),

@@ -98,21 +98,6 @@ fn where_nothing_is_known_nothing_is_ok() {
 }
 
 #[test]
-#[test]
-#[test]
-#[test]
-#[test]
-#[test]
-#[test]
-#[test]
-#[test]
-#[test]
-#[test]
-#[test]
-#[test]
-#[test]
-#[test]
-#[test]
 fn the_verdict_names_what_fails_first_and_what_lifts_it() {
     let mut case = Case { users: 5000, service: Some(service(16, 0)), ..Case::default() };
     case.snapshot.process.open_files = Some(24);

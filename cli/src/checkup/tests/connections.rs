@@ -3,6 +3,7 @@
 use super::*;
 use crate::host::counters::Destination;
 
+#[test]
 fn the_accept_queue_is_as_long_as_the_kernel_has_it() {
     const QUEUE: &str = "net.core.somaxconn";
     for (users, somaxconn, backlog, waiting, status, tune) in [
@@ -27,6 +28,7 @@ fn the_accept_queue_is_as_long_as_the_kernel_has_it() {
     Case { users: 1, service: Some(mute), ..Case::default() }.expect("accept queue", UNKNOWN);
 }
 
+#[test]
 fn without_a_service_the_next_listener_is_judged() {
     for (users, somaxconn, status) in [(128, 128, OK), (129, 128, WARN), (20_000, 65_535, WARN)] {
         let mut case = Case { users, ..Case::default() };
@@ -35,6 +37,7 @@ fn without_a_service_the_next_listener_is_judged() {
     }
 }
 
+#[test]
 fn cookies_keep_half_open_connections_from_being_dropped() {
     for (syncookies, most, status) in [
         (Some(1), Some(8), OK),
@@ -51,6 +54,7 @@ fn cookies_keep_half_open_connections_from_being_dropped() {
     }
 }
 
+#[test]
 fn files_of_the_service_bound_its_users() {
     for (open, limit, users, status) in [
         (Some(24), Some(Limit::At(1024)), 1001, fails(1001)),
@@ -75,6 +79,7 @@ fn files_of_the_service_bound_its_users() {
     case.expect("connections of the service", fails(5));
 }
 
+#[test]
 fn files_of_generator_and_host_bound_them_too() {
     for (max, users, status) in
         [(Some(1068), 1001, fails(1001)), (Some(1068), 100, OK), (Some(10), 1, fails(1)), (None, 1, UNKNOWN)]
@@ -90,6 +95,7 @@ fn files_of_generator_and_host_bound_them_too() {
     }
 }
 
+#[test]
 fn ports_are_counted_to_one_destination() {
     let ports = |used: Option<u32>| Ports {
         range: (1000, 1999),
@@ -119,6 +125,7 @@ fn ports_are_counted_to_one_destination() {
     assert!(elsewhere.rows().iter().all(|row| row.check != "local ports"), "agents have their own");
 }
 
+#[test]
 fn tracked_connections_are_bounded() {
     for (entries, max, loaded, users, status) in [
         (Some(10), Some(110), Some(true), 101, fails(101)),

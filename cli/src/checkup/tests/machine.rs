@@ -8,6 +8,7 @@ fn group(version: Version) -> Group {
     Group { version, directory: "/g".into() }
 }
 
+#[test]
 fn memory_of_host_group_and_tcp_is_held_against_what_connections_need() {
     // 8 KiB an end.
     let mut case = Case { users: 1000, ..Case::default() };
@@ -40,6 +41,7 @@ fn memory_of_host_group_and_tcp_is_held_against_what_connections_need() {
     }
 }
 
+#[test]
 fn quotas_and_caps_are_watched() {
     let cpu = |quota_cores| CgroupCpu {
         group: group(Version::V2),
@@ -82,6 +84,7 @@ fn quotas_and_caps_are_watched() {
     }
 }
 
+#[test]
 fn what_was_short_while_watching_is_a_warning() {
     for (check, counter, whole, grown, status) in [
         ("CPU", "cpu.busy", Some("cpu.total"), 91.0, WARN),

@@ -27,6 +27,7 @@ fn with_redis(name: Option<&'static str>, facts: RedisFacts) -> Case {
     Case { users: 1000, backends: Readings { redis, mongo: None }, ..Case::default() }
 }
 
+#[test]
 fn a_journal_must_not_evict_nor_forget() {
     type Change = fn(&mut RedisFacts);
     let table: &[(&str, Change, Status, &str)] = &[
@@ -57,6 +58,7 @@ fn a_journal_must_not_evict_nor_forget() {
     assert_eq!(row.setting.as_deref(), Some("everysec"));
 }
 
+#[test]
 fn a_cache_may_evict_and_forget() {
     let lru = redis(|facts| {
         facts.maxmemory_policy = Some("allkeys-lru".into());
@@ -71,6 +73,7 @@ fn a_cache_may_evict_and_forget() {
     with_redis(Some("cache"), stubborn).expect("Redis cache eviction", WARN);
 }
 
+#[test]
 fn what_grew_on_the_servers_while_watching_is_told() {
     let grew = |name: &str| Series::of(2, &[(name, Kind::Counter, vec![Some(1.0), Some(4.0)])]);
     for (counter, check) in [
@@ -87,6 +90,7 @@ fn what_grew_on_the_servers_while_watching_is_told() {
     Case { users: 1, backends, backend_series, ..Case::default() }.expect("MongoDB cache", WARN);
 }
 
+#[test]
 fn mongodb_is_judged_by_what_it_tells() {
     for (current, max, status) in [
         (Some(8), Some(11), OK),
@@ -116,6 +120,7 @@ fn mongodb_is_judged_by_what_it_tells() {
     }
 }
 
+#[test]
 fn a_server_that_does_not_answer_is_unknown_and_a_full_one_fails() {
     for (why, check, status) in [
         ("Redis at h:1: connection refused", "Redis", UNKNOWN),
