@@ -1,13 +1,13 @@
 //! Limits on open files: of the service, of the load generator, of the host.
 
 use super::row::{Row, Unit};
-use super::{Generator, Situation};
+use super::{Generator, Service, Situation};
 use crate::host::counters::Limit;
 
 pub(super) fn rows(situation: &Situation<'_>) -> Vec<Row> {
     let mut rows = Vec::new();
     if let Some(service) = situation.service {
-        rows.push(of_service(situation, service.pid));
+        rows.push(of_service(situation, service));
     }
     rows.extend(situation.generator.map(|generator| of_generator(generator, situation.users)));
     rows.push(of_host(situation));
@@ -15,14 +15,14 @@ pub(super) fn rows(situation: &Situation<'_>) -> Vec<Row> {
 }
 
 /// A connection is one descriptor, of which the process may have as many as its soft limit says (getrlimit(2)).
-fn of_service(situation: &Situation<'_>, pid: Option<u32>) -> Row {
+fn of_service(situation: &Situation<'_>, service: &Service) -> Row {
     let process = &situation.snapshot.process;
     let row = Row::of("open files of the service", "process.open_files", Unit::Count).lifted_by(
         &["nofile"],
         &[],
         "`scalekit tune --pid PID` raises a running process's limit, LimitNOFILE= that of a unit",
     );
-    if pid.is_none() {
+    if service.pid.is_none() {
         return row.unknown("the process cannot be told without root, and so not its files");
     }
     let limit = process.max_open_files.and_then(Limit::value);
@@ -30,7 +30,15 @@ fn of_service(situation: &Situation<'_>, pid: Option<u32>) -> Row {
     match (process.open_files, process.max_open_files) {
         (_, Some(Limit::Unlimited)) => row.ok("there is no limit"),
         (Some(open), Some(Limit::At(limit))) => {
-            row.room(limit.saturating_sub(open), 1, situation.users, "a user takes one")
+            let free = limit.saturating_sub(open);
+            match service.processes {
+                0 | 1 => row.room(free, 1, situation.users, "a user takes one"),
+                // (h) They are alike, and take equal parts.
+                count => {
+                    let what = format!("a user takes one in one of {count} processes");
+                    row.heuristic().room(free.saturating_mul(count), 1, situation.users, &what)
+                }
+            }
         }
         (None, _) => row.unknown("/proc/PID/fd may not be read: it is another user's; run as root"),
         (_, None) => row.unknown("/proc/PID/limits cannot be read"),

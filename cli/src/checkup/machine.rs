@@ -16,6 +16,8 @@ const STEAL: f64 = 0.1;
 const BUSY: f64 = 0.9;
 /// The kubernetes-mixin's CPUThrottlingHigh.
 const THROTTLED: f64 = 0.25;
+/// Processor time comes in ticks of 10 ms.
+const SHORTEST_S: f64 = 0.5;
 /// (h) Of a cap on operations.
 const CAPPED: f64 = 0.95;
 
@@ -44,10 +46,18 @@ fn part(series: &Series, counter: &str, of: &str) -> Option<f64> {
     Some(if whole > 0.0 { grown / whole } else { 0.0 })
 }
 
-/// Seconds from the first sample to the last.
+/// Seconds from the first sample to the last; too few tell nothing.
 fn watched_s(series: &Series) -> Option<f64> {
     let (first, last) = (series.at_ms.first()?, series.at_ms.last()?);
-    Some(number(last.saturating_sub(*first)) / 1000.0).filter(|seconds| *seconds > 0.0)
+    Some(number(last.saturating_sub(*first)) / 1000.0).filter(|seconds| *seconds >= SHORTEST_S)
+}
+
+/// Why a share of the time is not known: not watched, or not there.
+fn unwatched(series: &Series, missing: &str) -> String {
+    match watched_s(series) {
+        None => "too short a time was watched: --seconds 1".to_owned(),
+        Some(_) => missing.to_owned(),
+    }
 }
 
 fn percent(share: f64) -> String {
@@ -105,16 +115,14 @@ fn unseen(situation: &Situation<'_>, controller: &str) -> String {
 
 fn cpu(series: &Series) -> Vec<Row> {
     let row = |check, counter, limit, what: &str, lift: (&[&str], &str)| {
-        let elapsed = growth(series, "cpu.total").is_none_or(|ticks| ticks > 0.0);
-        let share = part(series, counter, "cpu.total").filter(|_| elapsed);
+        let share = watched_s(series).and_then(|_| part(series, counter, "cpu.total"));
         let row = Row::of(check, counter, Unit::Share).heuristic().values(share, Some(limit)).lifted_by(
             &[],
             lift.0,
             lift.1,
         );
         match share {
-            None if !elapsed => row.unknown("no time passed while watching: --seconds 1"),
-            None => row.unknown("/proc/stat cannot be read"),
+            None => row.unknown(unwatched(series, "/proc/stat cannot be read")),
             Some(share) => {
                 let message = format!("{what} {} of the time while watching", percent(share));
                 row.warn_if(share > limit, message.clone(), message)
@@ -258,7 +266,7 @@ fn disk_caps(check: &str, snapshot: &Snapshot, series: &Series) -> Vec<Row> {
                 let rate = growth(series, &counter).zip(watched_s(series)).map(|(grown, time)| grown / time);
                 let row = disk_cap(check, &counter).values(rate, Some(number(cap)));
                 rows.push(match rate {
-                    None => row.unknown("the operations cannot be counted"),
+                    None => row.unknown(unwatched(series, "the operations cannot be counted")),
                     Some(rate) => {
                         let message =
                             format!("{kind} of {} came to {rate:.0} a second of {cap}", device.device);
@@ -285,7 +293,8 @@ fn pressures(series: &Series) -> Vec<Row> {
             .lifted_by(lift.0, lift.1, lift.2);
         match share {
             None => {
-                row.unknown("/proc/pressure is not there (psi=1 switches it on at boot) or cannot be read")
+                let missing = "/proc/pressure is not there (psi=1 switches it on at boot) or cannot be read";
+                row.unknown(unwatched(series, missing))
             }
             Some(share) => {
                 let message = format!("{what} {} of the time while watching", percent(share));

@@ -51,6 +51,8 @@ pub(crate) struct Situation<'a> {
 pub(crate) struct Service {
     /// Unknown where its descriptors may not be looked at.
     pub(crate) pid: Option<u32>,
+    /// Processes that accept from the same listener, itself among them.
+    pub(crate) processes: u64,
     /// Its listeners, or why they are unknown.
     pub(crate) listeners: Result<Vec<Listener>, String>,
 }

@@ -67,7 +67,11 @@ fn fails(at_users: u64) -> Status {
 
 fn service(backlog: u32, waiting: u32) -> Service {
     let address = ([127, 0, 0, 1], 80).into();
-    Service { pid: Some(7), listeners: Ok(vec![Listener { address, waiting, backlog, inode: 1 }]) }
+    Service {
+        pid: Some(7),
+        processes: 1,
+        listeners: Ok(vec![Listener { address, waiting, backlog, inode: 1 }]),
+    }
 }
 
 fn generator(max_files: Option<u64>) -> Generator {
@@ -83,7 +87,7 @@ fn generator(max_files: Option<u64>) -> Generator {
 
 #[test]
 fn where_nothing_is_known_nothing_is_ok() {
-    for service in [None, Some(Service { pid: None, listeners: Err("hidden".to_owned()) })] {
+    for service in [None, Some(Service { pid: None, processes: 1, listeners: Err("hidden".to_owned()) })] {
         let generator = Some(generator(None));
         let case = Case { users: 10, service, generator, ..Case::default() };
         let rows = case.rows();

@@ -24,7 +24,7 @@ fn the_accept_queue_is_as_long_as_the_kernel_has_it() {
         assert_eq!((row.value, row.limit), (Some(waiting.into()), Some(backlog.into())));
         assert_eq!(row.counter, "listener.waiting[127.0.0.1:80]");
     }
-    let mute = Service { pid: Some(7), listeners: Ok(Vec::new()) };
+    let mute = Service { pid: Some(7), processes: 1, listeners: Ok(Vec::new()) };
     Case { users: 1, service: Some(mute), ..Case::default() }.expect("accept queue", UNKNOWN);
 }
 
@@ -72,9 +72,14 @@ fn files_of_the_service_bound_its_users() {
         case.snapshot.process.max_open_files = limit;
         let row = case.expect("open files of the service", status);
         assert_eq!(row.tune, ["nofile"]);
-        case.service = Some(Service { pid: None, listeners: Ok(Vec::new()) });
+        case.service = Some(Service { pid: None, processes: 1, listeners: Ok(Vec::new()) });
         case.expect("open files of the service", UNKNOWN);
     }
+    let several = Service { processes: 4, ..service(16, 0) };
+    let mut case = Case { users: 4001, service: Some(several), ..Case::default() };
+    case.snapshot.process.open_files = Some(24);
+    case.snapshot.process.max_open_files = Some(Limit::At(1024));
+    assert!(case.expect("open files of the service", fails(4001)).heuristic);
     let case = Case { users: 5, max_connections: Some(4), ..Case::default() };
     case.expect("connections of the service", fails(5));
 }

@@ -69,7 +69,7 @@ fn quotas_and_caps_are_watched() {
         case.snapshot.cgroups.cpu = vec![cpu(quota)];
         case.expect("CPU quota", status);
         // The groups of this process tell nothing of one that does not show.
-        case.service = Some(Service { pid: None, listeners: Ok(Vec::new()) });
+        case.service = Some(Service { pid: None, processes: 1, listeners: Ok(Vec::new()) });
         case.expect("CPU quota", UNKNOWN);
     }
     for (cap, writes, status) in [(Some(100), 95.0, WARN), (Some(100), 94.0, OK), (None, 900.0, OK)] {

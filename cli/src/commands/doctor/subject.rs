@@ -1,7 +1,7 @@
 //! Whom the doctor is asked about: a process, a port, a URL, what the profile has deployed, or the host alone.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::path::Path;
 
 use anyhow::bail;
@@ -85,7 +85,11 @@ impl Subject {
         }
         let listeners = own_listeners(root, pid);
         let port = listeners.iter().flatten().next().map(|listener| listener.address.port());
-        Ok(Self { service: Some(Service { pid: Some(pid), listeners }), port, ..Self::default() })
+        Ok(Self {
+            service: Some(Service { pid: Some(pid), processes: 1, listeners }),
+            port,
+            ..Self::default()
+        })
     }
 
     /// Whoever listens in one of these places, in the network namespace of this process.
@@ -94,6 +98,7 @@ impl Subject {
             Ok(all) => all,
             Err(why) => bail!("who listens at {} cannot be told: {why}", shown(named)),
         };
+        let places: Vec<&Place> = places.iter().filter(|place| place.is_here()).collect();
         let fits = |listener: &&Listener| places.iter().any(|place| place.fits(listener.address));
         let found: Vec<Listener> = all.iter().filter(fits).cloned().collect();
         let Some(first) = found.first() else {
@@ -102,22 +107,22 @@ impl Subject {
         let port = Some(first.address.port());
         let inodes: HashSet<u64> = found.iter().map(|listener| listener.inode).collect();
         let Holders { pids, are_some_hidden } = holders(root, &inodes);
+        let pids = workers(root, &pids);
         let mut notes = Vec::new();
-        match (pids.split_first(), are_some_hidden) {
-            (None, true) => notes.push("which process listens there only root can see".to_owned()),
-            (None, false) => {
-                notes.push("no process here holds that listener: it may be in a container".to_owned())
+        match (&pids[..], are_some_hidden) {
+            ([], true) => notes.push("which process listens there only root can see".to_owned()),
+            ([], false) => {
+                notes.push("no process here holds that listener: it may be in a container".to_owned());
             }
-            (Some((first, others)), _) if !others.is_empty() => {
+            ([_], _) => {}
+            ([first, others @ ..], _) => {
                 let others: Vec<String> = others.iter().take(MAX_NAMED).map(u32::to_string).collect();
-                notes.push(format!(
-                    "processes {} share the listener; files and groups are those of {first}",
-                    others.join(", ")
-                ));
+                let others = others.join(", ");
+                notes.push(format!("{others} listen there, too; files and groups are those of {first}"));
             }
-            (Some(_), _) => {}
         }
-        let service = Service { pid: pids.first().copied(), listeners: Ok(found) };
+        let processes = pids.len() as u64;
+        let service = Service { pid: pids.first().copied(), processes, listeners: Ok(found) };
         Ok(Self { service: Some(service), port, notes, ..Self::default() })
     }
 
@@ -138,7 +143,7 @@ impl Subject {
                 .collect()
         });
         let port = place.first().map(|place| place.port);
-        let service = Some(Service { pid: Some(pid), listeners });
+        let service = Some(Service { pid: Some(pid), processes: 1, listeners });
         Ok(Some(Self { service, deployment: Some(deployment), port, notes: Vec::new() }))
     }
 
@@ -148,6 +153,19 @@ impl Subject {
         let deployed = profile::load(written.to_str()?, Layer::default()).ok()?;
         Some(deployed.deploy.limits.max_connections.into())
     }
+}
+
+/// Of processes that hold one listener, those that accept from it, as far as can be told: not whoever opened it for
+/// its children, such as systemd or the master of nginx.
+fn workers(root: &Root, pids: &[u32]) -> Vec<u32> {
+    let parents: HashSet<u32> = pids.iter().filter_map(|pid| parent(root, *pid)).collect();
+    pids.iter().copied().filter(|pid| !parents.contains(pid)).collect()
+}
+
+/// Field 4 of `/proc/PID/stat`; the name before it, in parentheses, may hold anything.
+fn parent(root: &Root, pid: u32) -> Option<u32> {
+    let stat = root.known(format!("/proc/{pid}/stat"))?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// The servers at these URLs that are processes of this host, by name. One that is elsewhere, or does not show, is left
@@ -167,7 +185,11 @@ pub(super) fn servers(subject: &Subject, urls: &[(&'static str, &str)], root: &R
             .filter(|listener| place.fits(listener.address))
             .map(|listener| listener.inode)
             .collect();
-        let pid = if inodes.is_empty() { None } else { holders(root, &inodes).pids.first().copied() };
+        let pid = if inodes.is_empty() {
+            None
+        } else {
+            workers(root, &holders(root, &inodes).pids).first().copied()
+        };
         if let Some(pid) =
             pid.filter(|pid| Some(*pid) != service && found.iter().all(|(_, known)| known != pid))
         {
@@ -211,6 +233,11 @@ fn shown(url: &str) -> String {
 }
 
 impl Place {
+    /// Whether it is an address of this host: only those can be bound to.
+    fn is_here(self) -> bool {
+        self.ip.is_none_or(|ip| TcpListener::bind((ip, 0)).is_ok())
+    }
+
     /// Whether a listener is reached there; one on all addresses of IPv6 takes IPv4, too, unless it was told not to.
     fn fits(self, address: SocketAddr) -> bool {
         let ip = address.ip().to_canonical();
@@ -295,6 +322,27 @@ mod tests {
             let found = super::place(place).unwrap().fits(address.parse().unwrap());
             assert_eq!(found, expected, "{place} {address}");
         }
+    }
+
+    #[test]
+    fn only_addresses_of_this_host_are_here() {
+        for (text, expected) in [("127.0.0.1:80", true), ("80", true), ("192.0.2.1:80", false)] {
+            assert_eq!(place(text).unwrap().is_here(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn whoever_opened_a_listener_for_its_children_does_not_accept() {
+        let (_dir, root) = Root::of(&[
+            ("proc/1/stat", "1 (systemd) S 0 1 1"),
+            ("proc/20/stat", "20 (nginx: (x) m) S 1 20 20"),
+            ("proc/21/stat", "21 (nginx) S 20 20 20"),
+            ("proc/22/stat", "22 (nginx) S 20 20 20"),
+        ]);
+        assert_eq!(workers(&root, &[1, 20, 21, 22]), [21, 22]);
+        assert_eq!(workers(&root, &[20]), [20]);
+        assert_eq!(workers(&root, &[20, 99]), [20, 99], "one that has ended");
+        assert_eq!(workers(&root, &[]), Vec::<u32>::new());
     }
 
     #[test]
