@@ -14,8 +14,8 @@ pub(crate) const DEFAULT_PROFILE: &str = "default";
 #[derive(Debug, Parser)]
 #[command(name = "scalekit", version, propagate_version = true, max_term_width = 100)]
 #[command(after_help = "Every flag can also be set in the environment as SCALEKIT_<FLAG>.\n\
-    Exit status: 0 passed, 1 failed to run, 2 usage, 99 criterion failed, 104 invalid profile or report,\n\
-    105 interrupted, 120 measurement invalid, 121 acknowledged writes lost or duplicated,\n    122 the host differs from the profile.")]
+    Exit status: 0 passed, 1 failed to run, 2 usage, 99 criterion failed, or users do not fit (doctor),\n\
+    104 invalid profile or report, 105 interrupted, 120 measurement invalid, 121 acknowledged writes\n    lost or duplicated, 122 the host differs from the profile.")]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -56,7 +56,12 @@ pub(crate) enum CliCommand {
     /// Bring the service up and keep it up
     #[command(args_conflicts_with_subcommands = true)]
     Deploy(DeployArgs),
-    /// Watch this host and a process on it, and say which of its resources are full
+    /// Say what would stop so many users on this host now, and what lifts it
+    #[command(
+        after_help = "Exit status: 0 nothing that was seen stops them, 99 something will fail at so many users,\n\
+        104 a flag, URL or profile that cannot be understood, 1 no such process or listener.\n\
+        What cannot be read is `unknown`, never `ok`; root sees more."
+    )]
     Doctor(DoctorArgs),
     /// Load a deployed service, or any URL
     Bench(BenchArgs),
@@ -274,12 +279,30 @@ pub(crate) struct LoadArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
-    /// The service's process; this one, when left out, which tells of the host alone
-    #[arg(long, value_name = "PID")]
+    /// The service's process; when nothing names a service, what the profile has deployed, else the host alone
+    #[arg(long, value_name = "PID", group = "service")]
     pub(crate) pid: Option<u32>,
+    /// The service as whoever listens on this port here
+    #[arg(long, value_name = "[ADDR:]PORT", group = "service")]
+    pub(crate) listen: Option<String>,
+    /// The service as whoever listens here for this URL
+    #[arg(long, value_name = "URL", group = "service")]
+    pub(crate) url: Option<String>,
+    /// Users, each with a connection of its own; the profile's, when left out
+    #[arg(short = 'u', long, value_name = "N")]
+    pub(crate) vus: Option<u64>,
     /// How long to watch, in seconds
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value_t = 3)]
     pub(crate) seconds: u64,
+    /// The journal's Redis
+    #[arg(long, value_name = "URL", hide_env_values = true)]
+    pub(crate) redis_url: Option<String>,
+    /// The cache's Redis
+    #[arg(long, value_name = "URL", hide_env_values = true)]
+    pub(crate) cache_url: Option<String>,
+    /// MongoDB
+    #[arg(long, value_name = "URL", hide_env_values = true)]
+    pub(crate) mongo_url: Option<String>,
 }
 
 #[derive(Debug, Args)]

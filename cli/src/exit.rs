@@ -14,7 +14,7 @@ pub(crate) enum ExitStatus {
     Failed = 1,
     /// The command line cannot be understood (clap's number).
     Usage = 2,
-    /// A criterion failed (k6's number).
+    /// A criterion failed (k6's number); of `doctor`: something will fail at the users that were asked about.
     CriteriaFailed = 99,
     /// An invalid profile, criterion or report, found before anything started (k6's number).
     InvalidConfig = 104,

@@ -3,7 +3,9 @@
 mod agent;
 mod args;
 mod audit;
+mod backends;
 mod cgroup_path;
+mod checkup;
 mod commands;
 mod criteria;
 mod deploy;

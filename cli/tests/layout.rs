@@ -28,7 +28,23 @@ const WALLS: &[Wall] = &[
         except: &[],
     },
     Wall { krate: "cli", part: "profile", never: &["*"], but: &[], except: &[] },
-    Wall { krate: "cli", part: "host", never: &["deploy", "load"], but: &[], except: &[] },
+    Wall {
+        krate: "cli",
+        part: "host",
+        never: &["deploy", "load", "backends", "checkup"],
+        but: &[],
+        except: &[],
+    },
+    // Counters of servers go into the host's form of a series.
+    Wall { krate: "cli", part: "backends", never: &["*"], but: &["host::counters"], except: &[] },
+    // Judges plain facts, whoever gathered them.
+    Wall {
+        krate: "cli",
+        part: "checkup",
+        never: &["*"],
+        but: &["host::counters", "host::findings", "backends", "cgroup_path"],
+        except: &[],
+    },
     Wall { krate: "cli", part: "deploy", never: &["host", "load"], but: &[], except: &[] },
     Wall {
         krate: "cli",

@@ -109,6 +109,8 @@ async fn bring_up(request: &Request<'_>, processes: &mut Vec<Started>) -> Result
         roles,
         mongo_url: urls.mongo,
         mongo_database: deploy.mongo_database.clone(),
+        redis_url: urls.redis,
+        cache_url: urls.cache,
         processes: processes.iter().map(|process| process.identity.clone()).collect(),
     })
 }

@@ -29,6 +29,11 @@ pub(crate) struct Deployment {
     /// Where the audit finds the documents; `None` for the embedded store.
     pub(crate) mongo_url: Option<String>,
     pub(crate) mongo_database: String,
+    /// Where journal and cache are; `None` for the embedded ones, and in records of before there was this.
+    #[serde(default)]
+    pub(crate) redis_url: Option<String>,
+    #[serde(default)]
+    pub(crate) cache_url: Option<String>,
     /// In the order of their start.
     pub(crate) processes: Vec<Identity>,
 }
@@ -152,6 +157,8 @@ mod tests {
             roles: vec![Role { name: "api".into(), url: "http://127.0.0.1:1".into() }],
             mongo_url: Some("mongodb://u:p@h".into()),
             mongo_database: "scalekit".into(),
+            redis_url: Some("redis://:p@h".into()),
+            cache_url: None,
             processes: vec![],
         };
         state.save(&deployment).unwrap();

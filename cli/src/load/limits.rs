@@ -26,10 +26,14 @@ pub(super) fn ensure_files(users: u32, threads: usize) -> Result<(), PlanError> 
     }
 }
 
+/// Files that a generator with so many threads needs beside one a user: each thread has an epoll instance and a timer.
+pub(crate) fn files_beside_users(threads: usize) -> u64 {
+    2 * threads as u64 + OTHER_FILES
+}
+
 /// The soft limit to set, or `None` if the present one suffices.
 fn files_to_ask_for(users: u32, threads: usize, soft: u64, hard: u64) -> Result<Option<u64>, PlanError> {
-    // Each thread has an epoll instance and a timer.
-    let need = u64::from(users) + 2 * threads as u64 + OTHER_FILES;
+    let need = u64::from(users) + files_beside_users(threads);
     if need <= soft {
         Ok(None)
     } else if need <= hard {

@@ -69,6 +69,7 @@ pub(crate) use data::Data;
 pub(crate) use engine::Ticks;
 pub(crate) use engine::{LoadError, Observer, run};
 pub(crate) use ledger::{Fate, Ledger};
+pub(crate) use limits::files_beside_users;
 pub(crate) use plan::{Arrivals, Plan, PlanError, Scenario, Share, Stage, Step, Target};
 pub(crate) use recording::{CheckCount, Recording, StepRecording};
 #[cfg(test)]

@@ -37,6 +37,13 @@ pub(crate) struct Profile {
     pub(crate) notes: Vec<String>,
 }
 
+impl Profile {
+    /// How many users the host is for.
+    pub(crate) fn users(&self) -> u32 {
+        self.host.users.unwrap_or(self.load.vus)
+    }
+}
+
 /// One threshold, not yet understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CriterionSpec {

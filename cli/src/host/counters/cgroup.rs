@@ -240,19 +240,25 @@ impl CgroupIo {
     }
 }
 
-/// `MAJOR:MINOR KEY=VALUE…` in both files. A device that did nothing is not in `io.stat`.
+/// `MAJOR:MINOR KEY=VALUE…` in both files.
 fn devices_v2(stat: &str, max: &str) -> Vec<CgroupDevice> {
     let field = |text: &str, device: &str, key: &str| {
         let line = text.lines().find(|line| line.split_whitespace().next() == Some(device))?;
         line.split_whitespace().find_map(|field| field.strip_prefix(key)?.strip_prefix('=')?.parse().ok())
     };
-    let devices =
-        stat.lines().filter(|line| line.contains('=')).filter_map(|line| line.split_whitespace().next());
-    devices
+    let names = |text| {
+        let lines = str::lines(text).filter(|line| line.contains('='));
+        lines.filter_map(|line| line.split_whitespace().next())
+    };
+    // One that did nothing is not in the counts, and may have a cap all the same.
+    let idle = |device: &str| (!names(stat).any(|counted| counted == device)).then_some(0);
+    let capped_only = names(max).filter(|device| idle(device).is_some());
+    names(stat)
+        .chain(capped_only)
         .map(|device| CgroupDevice {
             device: device.to_owned(),
-            reads: field(stat, device, "rios"),
-            writes: field(stat, device, "wios"),
+            reads: field(stat, device, "rios").or(idle(device)),
+            writes: field(stat, device, "wios").or(idle(device)),
             max_reads_per_s: field(max, device, "riops"),
             max_writes_per_s: field(max, device, "wiops"),
         })
@@ -271,12 +277,23 @@ fn devices_v1(served: &str, max_reads: &str, max_writes: &str) -> Vec<CgroupDevi
     let cap = |text: &str, device: &str| {
         text.lines().find_map(|line| number(line.strip_prefix(device)?.strip_prefix([' ', '\t'])?))
     };
-    let reads = served.lines().filter_map(|line| line.split_once(" Read ").map(|(device, _)| device));
-    reads
+    let counted = || served.lines().filter_map(|line| line.split_once(" Read ").map(|(device, _)| device));
+    // One that did nothing is not in the counts, and may have a cap all the same.
+    let idle = |device: &str| (!counted().any(|known| known == device)).then_some(0);
+    let mut capped_only: Vec<&str> = max_reads
+        .lines()
+        .chain(max_writes.lines())
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|device| device.contains(':') && idle(device).is_some())
+        .collect();
+    capped_only.sort_unstable();
+    capped_only.dedup();
+    counted()
+        .chain(capped_only)
         .map(|device| CgroupDevice {
             device: device.to_owned(),
-            reads: count(device, "Read"),
-            writes: count(device, "Write"),
+            reads: count(device, "Read").or(idle(device)),
+            writes: count(device, "Write").or(idle(device)),
             max_reads_per_s: cap(max_reads, device),
             max_writes_per_s: cap(max_writes, device),
         })

@@ -109,6 +109,21 @@ fn version_1_is_read_beside_a_version_2_without_controllers() {
 }
 
 #[test]
+fn a_cap_on_a_device_that_did_nothing_is_seen() {
+    let idle = |device: &str, reads_cap, writes_cap| CgroupDevice {
+        device: device.to_owned(),
+        reads: Some(0),
+        writes: Some(0),
+        max_reads_per_s: reads_cap,
+        max_writes_per_s: writes_cap,
+    };
+    let found = devices_v2("8:0 rios=1 wios=2\n", "8:0 riops=5\n9:0 rbps=max riops=max wiops=100\n");
+    assert_eq!((found.len(), &found[1]), (2, &idle("9:0", None, Some(100))));
+    let found = devices_v1("8:0 Read 1\n8:0 Write 2\n", "9:0 7\n8:0 5\n", "9:0 100\n");
+    assert_eq!((found.len(), &found[1]), (2, &idle("9:0", Some(7), Some(100))));
+}
+
+#[test]
 fn without_a_group_nothing_is_known() {
     let (_dir, root) = Root::of(&[]);
     assert_eq!(read(&root, 7), Cgroups::default());
@@ -197,8 +212,8 @@ fn a_quota_is_a_share_of_its_period() {
 proptest! {
     #[test]
     fn any_text_is_read_without_a_panic(stat in "([0-9:a-z= ]{0,40}\n){0,8}", max in ".{0,80}") {
-        prop_assert!(devices_v2(&stat, &max).len() <= stat.lines().count());
-        prop_assert!(devices_v1(&stat, &max, &stat).len() <= stat.lines().count());
+        prop_assert!(devices_v2(&stat, &max).len() <= stat.lines().count() + max.lines().count());
+        prop_assert!(devices_v1(&stat, &max, &stat).len() <= 2 * stat.lines().count() + max.lines().count());
         prop_assert!(quota(&max).is_none_or(|cores| cores > 0.0));
     }
 }

@@ -33,7 +33,7 @@ pub(crate) struct Destination {
 
 impl Destination {
     /// Ports that no new connection to the destination can have.
-    pub(super) fn used(&self) -> u32 {
+    pub(crate) fn used(&self) -> u32 {
         self.time_wait.saturating_sub(self.reusable).saturating_add(self.connected)
     }
 }

@@ -13,10 +13,17 @@ use super::snapshot::Snapshot;
 
 /// One number of a snapshot.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Figure {
-    pub(super) name: String,
-    pub(super) kind: Kind,
-    pub(super) value: Option<f64>,
+pub(crate) struct Figure {
+    pub(crate) name: String,
+    pub(crate) kind: Kind,
+    pub(crate) value: Option<f64>,
+}
+
+impl Figure {
+    /// A count, which may be unknown.
+    pub(crate) fn count(name: String, kind: Kind, value: Option<u64>) -> Self {
+        Self { name, kind, value: value.map(number) }
+    }
 }
 
 /// Destinations that take less than this share of the ports are of no interest.

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::row::Row;
 
-/// Listeners kept, the fullest first.
-const MAX_LISTENERS: usize = 16;
+/// Listeners of a sample, the fullest first.
+pub(super) const MAX_LISTENERS: usize = 16;
 
 /// What listens at one address: a socket, or several that share it (`SO_REUSEPORT`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -23,8 +23,8 @@ pub(crate) struct Listener {
     /// that finds the queue full is one, also between two looks at the queue; but so is a stray packet that opens
     /// nothing, such as a late RST.
     pub(crate) drops: Option<u64>,
-    /// Sockets that share the address.
-    pub(crate) sockets: u32,
+    /// Of the sockets that share the address, as `/proc/PID/fd` shows them.
+    pub(crate) inodes: Vec<u32>,
 }
 
 impl Listener {
@@ -34,11 +34,11 @@ impl Listener {
     }
 }
 
-/// The listeners of a dump, by address, the fullest first; of these sockets only, if they are given.
+/// The listeners of a dump, by address, the fullest first, and `max` at most; of these sockets only, if they are given.
 ///
 /// Each socket of an address has a queue of its own, and the kernel gives each connection to one by its hash: it is
 /// refused when that one is full, however empty the others are.
-pub(super) fn listeners(rows: &[Row], own: Option<&HashSet<u32>>) -> Vec<Listener> {
+pub(super) fn listeners(rows: &[Row], own: Option<&HashSet<u32>>, max: usize) -> Vec<Listener> {
     let mut found: BTreeMap<SocketAddr, Listener> = BTreeMap::new();
     for row in rows.iter().filter(|row| own.is_none_or(|own| own.contains(&row.inode))) {
         let one = Listener {
@@ -46,21 +46,22 @@ pub(super) fn listeners(rows: &[Row], own: Option<&HashSet<u32>>) -> Vec<Listene
             waiting: row.receive_queue,
             backlog: row.send_queue,
             drops: row.drops.map(u64::from),
-            sockets: 1,
+            inodes: vec![row.inode],
         };
         match found.get_mut(&row.source) {
             None => drop(found.insert(row.source, one)),
             Some(all) => {
-                let drops = all.drops.zip(one.drops).map(|(some, more)| some.saturating_add(more));
-                let sockets = all.sockets.saturating_add(1);
-                let fullest = if one.fill() > all.fill() { one } else { all.clone() };
-                *all = Listener { drops, sockets, ..fullest };
+                all.drops = all.drops.zip(one.drops).map(|(some, more)| some.saturating_add(more));
+                all.inodes.push(row.inode);
+                if one.fill() > all.fill() {
+                    (all.waiting, all.backlog) = (one.waiting, one.backlog);
+                }
             }
         }
     }
     let mut found: Vec<Listener> = found.into_values().collect();
     found.sort_by_key(|listener| (Reverse(listener.fill()), listener.address));
-    found.truncate(MAX_LISTENERS);
+    found.truncate(max);
     found
 }
 
@@ -90,19 +91,19 @@ mod tests {
             row("0.0.0.0:80", 3, 50, 128, Some(0)),
             row("[::]:80", 4, 0, 0, None),
         ];
-        let listener = |address: &str, waiting, backlog, drops, sockets| Listener {
+        let listener = |address: &str, waiting, backlog, drops, inodes: &[u32]| Listener {
             address: address.parse().unwrap(),
             waiting,
             backlog,
             drops,
-            sockets,
+            inodes: inodes.to_vec(),
         };
-        let all = listener("0.0.0.0:80", 7, 8, Some(5), 3);
-        let other = listener("[::]:80", 0, 0, None, 1);
-        assert_eq!(listeners(&rows, None), [all, other.clone()]);
-        let own = listener("0.0.0.0:80", 50, 128, Some(1), 2);
-        assert_eq!(listeners(&rows, Some(&HashSet::from([1, 3, 4]))), [own, other]);
-        assert_eq!(listeners(&rows, Some(&HashSet::new())), []);
+        let all = listener("0.0.0.0:80", 7, 8, Some(5), &[1, 2, 3]);
+        let other = listener("[::]:80", 0, 0, None, &[4]);
+        assert_eq!(listeners(&rows, None, 9), [all, other.clone()]);
+        let own = listener("0.0.0.0:80", 50, 128, Some(1), &[1, 3]);
+        assert_eq!(listeners(&rows, Some(&HashSet::from([1, 3, 4])), 9), [own, other]);
+        assert_eq!(listeners(&rows, Some(&HashSet::new()), 9), []);
     }
 
     proptest! {
@@ -112,7 +113,7 @@ mod tests {
                 .iter()
                 .map(|(waiting, backlog, port)| row(&format!("0.0.0.0:{port}"), 1, *waiting, *backlog, Some(1)))
                 .collect();
-            let found = listeners(&rows, None);
+            let found = listeners(&rows, None, MAX_LISTENERS);
             prop_assert!(found.len() <= MAX_LISTENERS);
             let fullest = queues.iter().map(|(waiting, backlog, _)| u64::from(*waiting) * 1000 / u64::from((*backlog).max(1)));
             prop_assert_eq!(found[0].fill(), fullest.max().unwrap());

@@ -118,7 +118,7 @@ fn sockets_that_share_an_address_are_one_listener() {
         |found| waiting(found).first().is_some_and(|listener| listener.waiting >= 14),
     );
     let own = waiting(&found);
-    assert_eq!((own.len(), own[0].sockets, own[0].backlog), (1, 3, 64), "{own:?}");
+    assert_eq!((own.len(), own[0].inodes.len(), own[0].backlog), (1, 3, 64), "{own:?}");
     let names: Vec<String> = figures(&found).into_iter().map(|figure| figure.name).collect();
     let name = format!("listener.waiting[{address}]");
     assert_eq!(names.iter().filter(|found| **found == name).count(), 1);

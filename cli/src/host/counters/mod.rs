@@ -10,6 +10,7 @@ mod destinations;
 mod disks;
 mod figures;
 mod listeners;
+mod listening;
 #[cfg(test)]
 mod live_tests;
 mod memory;
@@ -24,6 +25,7 @@ mod ports;
 mod pressure;
 mod process;
 mod processors;
+mod queues;
 mod reader;
 mod row;
 mod sampler;
@@ -37,9 +39,20 @@ mod tests;
 mod text;
 mod watched;
 
+#[cfg(test)]
+pub(crate) use self::destinations::Destination;
+pub(crate) use self::figures::Figure;
+pub(crate) use self::listeners::Listener;
+pub(crate) use self::listening::{Holders, holders, listeners, sockets_of};
+pub(crate) use self::pace::processor_time;
+pub(crate) use self::ports::Ports;
+pub(crate) use self::process::Limit;
 pub(crate) use self::reader::snapshot;
 pub(crate) use self::sampler::Sampler;
-#[cfg(test)]
-pub(crate) use self::series::Kind;
-pub(crate) use self::series::{Column, Deltas, Series};
+pub(crate) use self::series::{Column, Deltas, Kind, Series};
 pub(crate) use self::snapshot::Snapshot;
+#[cfg(test)]
+pub(crate) use self::{
+    cgroup::{CgroupCpu, CgroupDevice, CgroupIo, CgroupMemory},
+    pressure::Stall,
+};

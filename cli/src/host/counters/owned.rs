@@ -1,11 +1,11 @@
 //! Which listening sockets are the process's: those behind its file descriptors.
 
 use std::collections::HashSet;
+use std::io;
 use std::time::Duration;
-use std::{fs, io};
 
+use super::listening::sockets_of;
 use super::pace::Pace;
-use super::process::MAX_FILES;
 use crate::root::Root;
 
 /// The listeners of one process. What other processes listen at in the same network namespace is their affair.
@@ -40,9 +40,9 @@ impl Owned {
         if is_known || all.is_empty() || !self.pace.is_due() {
             return (Ok(&self.own), Duration::ZERO);
         }
-        let (found, cost) = self.pace.run(|| behind_descriptors(&all, root, pid));
+        let (found, cost) = self.pace.run(|| sockets_of(root, pid));
         match found {
-            Ok(own) => (self.own, self.seen) = (own, all),
+            Ok(sockets) => (self.own, self.seen) = (&sockets & &all, all),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
                 // Nothing was found out, so that the next one asks again.
@@ -54,28 +54,9 @@ impl Owned {
     }
 }
 
-/// Those of the sockets that a process has a descriptor of.
-fn behind_descriptors(all: &HashSet<u32>, root: &Root, pid: u32) -> io::Result<HashSet<u32>> {
-    let mut own = HashSet::new();
-    for entry in fs::read_dir(root.path(format!("/proc/{pid}/fd")))?.take(MAX_FILES) {
-        // One that was closed meanwhile is none.
-        let Ok(target) = fs::read_link(entry?.path()) else { continue };
-        let inode = target.to_str().and_then(inode).filter(|inode| all.contains(inode));
-        own.extend(inode);
-        if own.len() == all.len() {
-            break;
-        }
-    }
-    Ok(own)
-}
-
-/// `socket:[4711]`.
-fn inode(target: &str) -> Option<u32> {
-    target.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::symlink;
 
     use super::*;

@@ -15,7 +15,7 @@ pub(super) fn pause(cost: Duration) -> Duration {
 }
 
 /// Of the calling thread.
-pub(super) fn processor_time() -> Duration {
+pub(crate) fn processor_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 

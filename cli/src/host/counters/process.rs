@@ -33,7 +33,7 @@ pub(crate) enum Limit {
 }
 
 impl Limit {
-    pub(super) fn value(self) -> Option<u64> {
+    pub(crate) fn value(self) -> Option<u64> {
         match self {
             Self::At(value) => Some(value),
             Self::Unlimited => None,

@@ -8,7 +8,7 @@ use super::cgroup::{Cgroups, Places};
 use super::conntrack::{Conntrack, Outer};
 use super::destinations::{Destinations, Reuse};
 use super::disks;
-use super::listeners::{Listener, listeners};
+use super::listeners::{Listener, MAX_LISTENERS, listeners};
 use super::memory::Memory;
 use super::namespace;
 use super::other_drops::OtherDrops;
@@ -19,6 +19,7 @@ use super::ports::Ports;
 use super::pressure::Pressures;
 use super::process::{Files, Process, open_files};
 use super::processors::{Busiest, Processors};
+use super::queues::QueueLimits;
 use super::row::Row;
 use super::snapshot::Snapshot;
 use super::sockets::SockDiag;
@@ -36,7 +37,8 @@ pub(super) struct Reader {
     /// The connection tracking of the namespace that the thread left.
     outer: Option<Outer>,
     diag: Option<SockDiag>,
-    tcp_memory_pressure_pages: Option<u64>,
+    /// `net.ipv4.tcp_mem`.
+    tcp_memory: Option<String>,
     places: Places,
     owned: Owned,
     drops: OtherDrops,
@@ -70,14 +72,14 @@ impl Reader {
             Ok(moved) => (None, moved),
             Err(problem) => (Some(problem), true),
         };
-        let pages = before.or_else(tcp_mem).and_then(|text| text.split_whitespace().nth(1)?.parse().ok());
+        let tcp_memory = before.or_else(tcp_mem);
         Self {
             root,
             watched,
             outside,
             outer: outer.filter(|_| is_elsewhere),
             diag: None,
-            tcp_memory_pressure_pages: pages,
+            tcp_memory,
             places: Places::default(),
             owned: Owned::default(),
             drops: OtherDrops::default(),
@@ -130,6 +132,8 @@ impl Reader {
             None => Conntrack::read(root, tracked.as_deref()),
             Some(_) => Conntrack::of_stat(tracked.as_deref()),
         };
+        let tcp_memory = |place| self.tcp_memory.as_deref()?.split_whitespace().nth(place)?.parse().ok();
+        let queues = self.outside.is_none().then(|| QueueLimits::read(root));
         // The main thread stays where the program was started.
         let host_stat = root.known("/proc/self/net/stat/nf_conntrack");
         Snapshot {
@@ -145,10 +149,12 @@ impl Reader {
             listen_drops_other: self.drops.settle(&now_tcp, tcp),
             tcp: now_tcp,
             sockets: Sockets::parse(net("sockstat").as_deref(), net("sockstat6").as_deref()),
-            tcp_memory_pressure_pages: self.tcp_memory_pressure_pages,
+            tcp_memory_pressure_pages: tcp_memory(1),
+            tcp_memory_max_pages: tcp_memory(2),
             softnet: Softnet::parse(&net("softnet_stat").unwrap_or_default()),
             conntrack,
             host_conntrack: self.outer.as_ref().map(|outer| outer.read(host_stat.as_deref())),
+            queues: queues.unwrap_or_default(),
             ..Snapshot::default()
         }
     }
@@ -181,7 +187,7 @@ impl Reader {
         };
         snapshot.listeners = Some(match snapshot.process.is_alive {
             // Its number may be another's by now.
-            Some(false) => listeners(&rows, Some(self.owned.last())),
+            Some(false) => listeners(&rows, Some(self.owned.last()), MAX_LISTENERS),
             _ => self.own_listeners(&rows, &mut snapshot.problems),
         });
         if let Some(ports) = snapshot.ports.as_mut().filter(|_| self.ports_pace.is_due()) {
@@ -207,14 +213,14 @@ impl Reader {
         let (own, cost) = self.owned.among(all, &self.root, self.watched.pid);
         self.paced_cost += cost;
         match own {
-            Ok(own) => listeners(rows, Some(own)),
+            Ok(own) => listeners(rows, Some(own), MAX_LISTENERS),
             Err(error) => {
                 problems.push(format!(
                     "the descriptors of process {} cannot be read ({error}): its listeners are not told from those \
                      of other processes in its network namespace; run as root, or as the process's user",
                     self.watched.pid
                 ));
-                listeners(rows, None)
+                listeners(rows, None, MAX_LISTENERS)
             }
         }
     }

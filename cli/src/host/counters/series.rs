@@ -1,7 +1,9 @@
 //! Counters over time, in a bounded number of samples.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::figures::{Figure, figures};
@@ -11,9 +13,10 @@ use super::snapshot::Snapshot;
 const MAX_COLUMNS: usize = 512;
 /// Objects kept of one counter (listeners, destinations), so that those of one do not take all columns.
 const MAX_OBJECTS: usize = 24;
+const MAX_PROBLEMS: usize = 16;
 
 /// How a number behaves over time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Kind {
     /// Only grows; what matters is by how much.
@@ -48,7 +51,7 @@ pub(crate) struct Series {
 }
 
 /// A counter before and after.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Delta {
     pub(crate) kind: Kind,
     pub(crate) before: Option<f64>,
@@ -64,14 +67,30 @@ impl Series {
         if self.at_ms.is_empty() {
             self.started_unix_ms = snapshot.at_unix_ms;
         }
-        for problem in &snapshot.problems {
-            if !self.problems.contains(problem) && self.problems.len() < 16 {
-                self.problems.push(problem.clone());
-            }
-        }
+        snapshot.problems.iter().cloned().for_each(|problem| self.problem(problem));
         self.add(at_ms, figures(snapshot));
         if self.at_ms.len() > max {
             self.thin();
+        }
+    }
+
+    /// Adds a sample of other counters than the host's, taken `at` so long after the first was due.
+    pub(crate) fn sample(&mut self, at: Duration, figures: Vec<Figure>, max: usize) {
+        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        if self.at_ms.is_empty() {
+            self.started_unix_ms =
+                milliseconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
+        }
+        self.add(milliseconds(at), figures);
+        if self.at_ms.len() > max {
+            self.thin();
+        }
+    }
+
+    /// Keeps what could not be read: each once, and a few at most.
+    pub(crate) fn problem(&mut self, problem: String) {
+        if !self.problems.contains(&problem) && self.problems.len() < MAX_PROBLEMS {
+            self.problems.push(problem);
         }
     }
 

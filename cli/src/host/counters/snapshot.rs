@@ -12,6 +12,7 @@ use super::ports::Ports;
 use super::pressure::Pressures;
 use super::process::{Files, Process};
 use super::processors::Processors;
+use super::queues::QueueLimits;
 use super::sockstat::Sockets;
 use super::softnet::Softnet;
 
@@ -34,10 +35,13 @@ pub(crate) struct Snapshot {
     pub(crate) sockets: Sockets,
     /// Pages beyond which TCP is under pressure: the second value of `net.ipv4.tcp_mem`.
     pub(crate) tcp_memory_pressure_pages: Option<u64>,
+    /// Pages that TCP never exceeds: the third.
+    pub(crate) tcp_memory_max_pages: Option<u64>,
     pub(crate) softnet: Softnet,
     pub(crate) conntrack: Conntrack,
     /// Of the network namespace that the reader came from, if it is another one.
     pub(crate) host_conntrack: Option<Conntrack>,
+    pub(crate) queues: QueueLimits,
     /// The process's own, the fullest first. Those of the whole network namespace where the process's descriptors
     /// cannot be read.
     pub(crate) listeners: Option<Vec<Listener>>,

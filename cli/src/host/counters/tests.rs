@@ -211,7 +211,7 @@ fn no_column_is_left_out_of_the_largest_snapshot() {
         waiting: 1,
         backlog: 1,
         drops: Some(1),
-        sockets: 1,
+        inodes: vec![1],
     };
     found.listeners = Some((0..16).map(listener).collect());
     let destination = |port| destinations::Destination {
