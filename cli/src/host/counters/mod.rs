@@ -9,6 +9,7 @@ mod conntrack;
 mod disks;
 mod figures;
 mod memory;
+mod merge;
 mod namespace;
 mod paired;
 mod ports;

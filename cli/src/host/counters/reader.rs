@@ -30,6 +30,8 @@ const PAUSE_AFTER_PORTS: u32 = 200;
 pub(super) struct Reader {
     root: Root,
     pid: u32,
+    /// The load generator's process, where there is one; if it is `pid`, there is no other to look at.
+    generator: Option<u32>,
     /// Why the thread is not in the process's network namespace.
     outside: Option<String>,
     diag: Option<SockDiag>,
@@ -41,18 +43,17 @@ pub(super) struct Reader {
 
 /// The counters at this moment; `pid` is the process whose namespace, groups and files are meant.
 pub(crate) fn snapshot(root: &Root, pid: u32) -> Snapshot {
-    thread::scope(|scope| scope.spawn(|| Reader::enter(root.clone(), pid).read()).join()).unwrap_or_else(
-        |_| Snapshot {
+    thread::scope(|scope| scope.spawn(|| Reader::enter(root.clone(), pid, None).read()).join())
+        .unwrap_or_else(|_| Snapshot {
             pid,
             problems: vec!["the thread that reads the counters ended early".to_owned()],
             ..Snapshot::default()
-        },
-    )
+        })
 }
 
 impl Reader {
     /// Moves the calling thread into the process's network namespace, so it must be a thread for this alone.
-    pub(super) fn enter(root: Root, pid: u32) -> Self {
+    pub(super) fn enter(root: Root, pid: u32, generator: Option<u32>) -> Self {
         // One for the whole machine, and shown in the first network namespace only.
         let tcp_mem = || root.known("/proc/sys/net/ipv4/tcp_mem");
         let before = tcp_mem();
@@ -61,6 +62,7 @@ impl Reader {
         Self {
             root,
             pid,
+            generator,
             outside,
             diag: None,
             tcp_memory_pressure_pages: pages,
@@ -93,7 +95,11 @@ impl Reader {
             memory: Memory::parse(&parsed("/proc/meminfo")),
             disks: text("/proc/diskstats").as_deref().map(disks::parse),
             files: Files::parse(&parsed("/proc/sys/fs/file-nr")),
-            process: Process::read(&self.root, self.pid),
+            process: match self.generator {
+                Some(generator) if generator == self.pid => Process::default(),
+                _ => Process::read(&self.root, self.pid),
+            },
+            generator: self.generator.map(|pid| Process::read(&self.root, pid)),
             cgroups: Cgroups::read(&self.root, self.pid),
             tcp: Tcp::parse(net("netstat").as_deref(), net("snmp").as_deref()),
             sockets: Sockets::parse(net("sockstat").as_deref(), net("sockstat6").as_deref()),

@@ -8,7 +8,10 @@ use super::figures::{Figure, figures};
 use super::snapshot::Snapshot;
 
 /// Counters kept; beyond these new ones (more listeners, more destinations) are left out, and counted.
-const MAX_COLUMNS: usize = 512;
+pub(super) const MAX_COLUMNS: usize = 512;
+
+/// Problems kept.
+pub(super) const MAX_PROBLEMS: usize = 16;
 
 /// How a number behaves over time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +21,17 @@ pub(crate) enum Kind {
     Counter,
     /// Goes up and down.
     Gauge,
+}
+
+impl Kind {
+    /// Of two neighbours: the later counter, which holds the earlier one too, and the higher of gauges, so that no peak
+    /// is lost.
+    pub(super) fn merged(self, first: Option<f64>, last: Option<f64>) -> Option<f64> {
+        match (self, first, last) {
+            (Self::Gauge, Some(first), Some(last)) => Some(first.max(last)),
+            (_, first, last) => last.or(first),
+        }
+    }
 }
 
 /// One counter, sample by sample; `None`: unknown then.
@@ -63,7 +77,7 @@ impl Series {
             self.started_unix_ms = snapshot.at_unix_ms;
         }
         for problem in &snapshot.problems {
-            if !self.problems.contains(problem) && self.problems.len() < 16 {
+            if !self.problems.contains(problem) && self.problems.len() < MAX_PROBLEMS {
                 self.problems.push(problem.clone());
             }
         }
@@ -94,18 +108,14 @@ impl Series {
         }
     }
 
-    /// Half as many samples: of two neighbours the later one's counters, which hold the earlier one's too, and the
-    /// higher of gauges, so that no peak is lost.
+    /// Half as many samples.
     fn thin(&mut self) {
         self.at_ms = self.at_ms.chunks(2).filter_map(|pair| pair.last().copied()).collect();
         for column in self.counters.values_mut() {
             let kind = column.kind;
             let merged = column.values.chunks(2).map(|pair| {
                 let (first, last) = (pair.first().copied().flatten(), pair.last().copied().flatten());
-                match (kind, first, last) {
-                    (Kind::Gauge, Some(first), Some(last)) => Some(first.max(last)),
-                    (_, first, last) => last.or(first),
-                }
+                kind.merged(first, last)
             });
             column.values = merged.collect();
         }

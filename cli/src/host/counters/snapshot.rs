@@ -27,6 +27,8 @@ pub(crate) struct Snapshot {
     pub(crate) disks: Option<Vec<Disk>>,
     pub(crate) files: Files,
     pub(crate) process: Process,
+    /// The load generator, where there is one.
+    pub(crate) generator: Option<Process>,
     pub(crate) cgroups: Cgroups,
     pub(crate) tcp: Tcp,
     pub(crate) sockets: Sockets,
