@@ -25,6 +25,7 @@ mod sampler;
 mod serve;
 mod tune;
 mod validate;
+mod watching;
 
 use std::io::IsTerminal as _;
 

@@ -26,8 +26,8 @@ use super::counters::Series;
 
 /// How long before the knee a crossing may lie to be its cause.
 const BEFORE_KNEE_S: f64 = 5.0;
-/// Samples are a second apart, or a few on a busy host. Further apart nobody can say when it happened.
-const WIDE_S: f64 = 12.0;
+/// Samples are a second apart. Further apart, or of what is only counted as a whole, nobody can say when it happened.
+const WIDE_S: f64 = 2.5;
 /// Gauge of a control group's version.
 const GROUP_VERSION: &str = "cgroup.version";
 

@@ -29,7 +29,6 @@ mod text;
 
 pub(crate) use self::reader::snapshot;
 pub(crate) use self::sampler::Sampler;
-#[cfg(test)]
-pub(crate) use self::series::Kind;
-pub(crate) use self::series::{Column, Deltas, Series};
+pub(crate) use self::series::{Column, Deltas, Kind, Series};
 pub(crate) use self::snapshot::Snapshot;
+pub(crate) use self::sockets::listening_inodes;

@@ -137,6 +137,18 @@ impl SockDiag {
         Ok(found)
     }
 
+    /// Inodes of the listeners whose address is wanted.
+    fn inodes(&self, wanted: impl Fn(SocketAddr) -> bool) -> io::Result<Vec<u32>> {
+        let mut found = Vec::new();
+        self.each(&StateFlags::LISTEN, |socket| {
+            let id = &socket.socket_id;
+            if wanted(SocketAddr::new(id.source_address, id.source_port)) {
+                found.push(socket.inode);
+            }
+        })?;
+        Ok(found)
+    }
+
     /// Calls `found` for each TCP socket in one of the states.
     fn each(&self, states: &StateFlags, mut found: impl FnMut(&InetResponseHeader)) -> io::Result<()> {
         let deadline = Instant::now() + DEADLINE;
@@ -201,6 +213,14 @@ impl SockDiag {
             }
         }
     }
+}
+
+/// Inodes of the listening sockets of the calling thread's network namespace whose address is wanted.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub(crate) fn listening_inodes(wanted: impl Fn(SocketAddr) -> bool) -> io::Result<Vec<u32>> {
+    SockDiag::open()?.inodes(wanted)
 }
 
 fn malformed(error: impl std::fmt::Display) -> io::Error {

@@ -24,6 +24,11 @@ pub(crate) enum Resource {
 }
 
 impl Resource {
+    /// Stable name, as it is serialised: `accept-queue`.
+    pub(crate) fn id(self) -> String {
+        serde_json::to_value(self).ok().and_then(|id| id.as_str().map(str::to_owned)).unwrap_or_default()
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::AcceptQueue => "accept queue",

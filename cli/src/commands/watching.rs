@@ -1,0 +1,303 @@
+//! Samples the host of the service while the load lasts: which process it is, and what its counters say.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::deploy::Deployment;
+use crate::host::counters::{Column, Kind, Sampler, Series};
+use crate::host::findings::{self, Attribution, DiskCap, Latency, attribute};
+use crate::host::listener::{Holder, is_of_this_host, process_listening};
+use crate::load::{Recording, Target};
+use crate::profile::{ProfileError, flag_error};
+use crate::report::{
+    Chosen, CounterDelta, CounterKind, CounterSeverity, Counters, Evidence, Finding, LatencyKnee, Report,
+    SampledProcess, UnknownResource, rfc3339,
+};
+use crate::root::Root;
+
+/// The process whose host is sampled, and why it is that one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Subject {
+    pid: u32,
+    chosen: Chosen,
+    why: String,
+}
+
+impl Subject {
+    /// The process that the user named.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub(super) fn named(pid: u32) -> Result<Self, ProfileError> {
+        if !Root::host().path(format!("/proc/{pid}")).exists() {
+            let message = format!("process {pid} does not exist");
+            return Err(flag_error("--pid", message, "name one that runs, such as `pidof scalekit` prints"));
+        }
+        Ok(Self { pid, chosen: Chosen::Named, why: "named with --pid".to_owned() })
+    }
+
+    /// The API of a deployment on this host.
+    pub(super) fn deployed(deployment: &Deployment) -> Option<Self> {
+        let api = deployment.roles.first()?;
+        let process = deployment.processes.iter().find(|process| process.name == api.name)?;
+        let why = format!("{} of the deployment {}", process.name, deployment.profile);
+        Some(Self { pid: u32::try_from(process.pid).ok()?, chosen: Chosen::Deployed, why })
+    }
+
+    /// The process that listens where the load goes, if that is on this host; else this one.
+    pub(super) fn loaded(target: &Target) -> Self {
+        let here = target.addresses.iter().find(|address| is_of_this_host(address.ip()));
+        let found = match here {
+            None => Err(format!("{} is another host", target.authority)),
+            Some(address) => process_listening(*address).map(|holder| (address, holder)),
+        };
+        match found {
+            Ok((address, Holder { pid, of: 1 })) => {
+                Self { pid, chosen: Chosen::Listening, why: format!("it listens on {address}") }
+            }
+            Ok((address, Holder { pid, of })) => Self {
+                pid,
+                chosen: Chosen::Listening,
+                why: format!("one of {of} processes that listen on {address}; --pid names another"),
+            },
+            Err(reason) => Self {
+                pid: std::process::id(),
+                chosen: Chosen::Generator,
+                why: format!(
+                    "the load generator itself, and of the service's host nothing is known: {reason}; --pid names its \
+                     process, if it is here"
+                ),
+            },
+        }
+    }
+}
+
+/// Sampling that goes on.
+pub(super) struct Watching {
+    sampler: Sampler,
+    since: Instant,
+    process: SampledProcess,
+}
+
+/// What was sampled.
+pub(super) struct Watched {
+    series: Series,
+    since: Instant,
+    process: SampledProcess,
+}
+
+impl Watching {
+    /// Returns when the state before the load is known. `None`, with a warning, if it cannot be.
+    pub(super) fn start(subject: Subject) -> Option<Self> {
+        let Subject { pid, chosen, why } = subject;
+        let name = Root::host().known(format!("/proc/{pid}/comm")).map(|name| name.trim().to_owned());
+        let since = Instant::now();
+        match Sampler::start_beside(Root::host(), pid, Some(std::process::id())) {
+            Ok(sampler) => Some(Self { sampler, since, process: SampledProcess { pid, name, chosen, why } }),
+            Err(error) => {
+                tracing::warn!(%error, "the counters of the host cannot be sampled");
+                None
+            }
+        }
+    }
+
+    /// Takes the last sample.
+    pub(super) async fn finish(self) -> Option<Watched> {
+        let Self { sampler, since, process } = self;
+        // It may take a moment to list all sockets.
+        let series = tokio::task::spawn_blocking(move || sampler.stop()).await;
+        series.ok().map(|series| Watched { series, since, process })
+    }
+}
+
+impl Watched {
+    /// Puts the counters, and what they say, into the report of a load that began then.
+    pub(super) fn report(self, report: &mut Report, recording: &Recording, began: Instant) {
+        let Self { mut series, since, process } = self;
+        series.merge(own_failures(recording, &series));
+        let measured_from = began.saturating_duration_since(since) + recording.warmup;
+        let measured_from_ms = i64::try_from(measured_from.as_millis()).unwrap_or(i64::MAX);
+        let latency: Vec<Latency> = report
+            .series
+            .iter()
+            .map(|second| Latency { at_s: second.at_s, p99_ms: second.total_ms_p99 })
+            .collect();
+        let disk_cap: Option<&DiskCap> = None;
+        let found =
+            attribute(findings::Evidence { series: &series, latency: &latency, measured_from_ms, disk_cap });
+        report.counters = Some(counters(process, measured_from_ms, &series, &found));
+        // What is in the way comes before what was noticed.
+        report.findings.splice(..0, found.findings.into_iter().map(finding));
+    }
+}
+
+/// What the generator could not even try. It is counted as a whole only, and so lies between first and last sample.
+fn own_failures(recording: &Recording, of: &Series) -> Series {
+    let ends: Vec<u64> = of.at_ms.first().into_iter().chain(of.at_ms.last()).copied().collect();
+    let column = |count: u64| Column {
+        kind: Kind::Counter,
+        values: ends
+            .iter()
+            .enumerate()
+            .map(|(place, _)| Some(if place == 0 { 0.0 } else { count as f64 }))
+            .collect(),
+    };
+    let counters = [
+        ("generator.no_free_port", recording.no_free_port),
+        ("generator.too_many_files", recording.too_many_files),
+    ];
+    Series {
+        started_unix_ms: of.started_unix_ms,
+        counters: counters.map(|(name, count)| (name.to_owned(), column(count))).into(),
+        at_ms: ends,
+        ..Series::default()
+    }
+}
+
+fn counters(
+    process: SampledProcess,
+    measured_from_ms: i64,
+    series: &Series,
+    found: &Attribution,
+) -> Counters {
+    let is_told = |name: &str, column: &Column| {
+        let mut known = column.values.iter().flatten();
+        let first = known.next();
+        known.any(|value| Some(value) != first)
+            || found.findings.iter().any(|finding| finding.counter == name)
+    };
+    let kind = |kind| match kind {
+        Kind::Counter => CounterKind::Counter,
+        Kind::Gauge => CounterKind::Gauge,
+    };
+    let deltas = series.deltas().into_iter().filter(|(_, delta)| delta.before.is_some());
+    Counters {
+        process,
+        started_at: rfc3339(
+            UNIX_EPOCH
+                .checked_add(Duration::from_millis(series.started_unix_ms))
+                .unwrap_or(SystemTime::UNIX_EPOCH),
+        ),
+        measured_from_ms,
+        at_ms: series.at_ms.clone(),
+        deltas: deltas
+            .map(|(name, delta)| {
+                (name, CounterDelta { kind: kind(delta.kind), before: delta.before, after: delta.after })
+            })
+            .collect(),
+        series: series
+            .counters
+            .iter()
+            .filter(|(name, column)| is_told(name, column))
+            .map(|(name, column)| (name.clone(), column.values.clone()))
+            .collect(),
+        cost_share: series.cost_share(),
+        left_out: series.left_out,
+        knee: found.knee.map(|knee| LatencyKnee {
+            at_s: knee.at_s,
+            baseline_ms: knee.baseline_ms,
+            p99_ms: knee.p99_ms,
+        }),
+        unknown: found
+            .unknown
+            .iter()
+            .map(|unknown| UnknownResource {
+                id: unknown.resource.id(),
+                resource: unknown.resource.name().to_owned(),
+                counters: unknown.counters.clone(),
+            })
+            .collect(),
+        problems: series.problems.clone(),
+    }
+}
+
+fn finding(found: findings::Finding) -> Finding {
+    Finding {
+        id: found.resource.id(),
+        message: found.message,
+        advice: found.advice,
+        evidence: Some(Evidence {
+            severity: match found.severity {
+                findings::Severity::Error => CounterSeverity::Error,
+                findings::Severity::Saturation => CounterSeverity::Saturation,
+                findings::Severity::Utilisation => CounterSeverity::Utilisation,
+            },
+            counter: found.counter,
+            before: found.before,
+            after: found.after,
+            limit: found.limit,
+            at_s: found.at_s,
+            before_knee: found.before_knee,
+            tune: found.tune,
+            deploy: found.deploy,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn target(url: &str) -> Target {
+        Target::parse(url).unwrap()
+    }
+
+    #[test]
+    fn the_process_behind_an_address_of_this_host_is_found_and_of_another_host_it_is_said() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let own = Subject::loaded(&target(&url));
+        assert_eq!(own.chosen, Chosen::Listening, "{}", own.why);
+        drop(listener);
+        let gone = Subject::loaded(&target(&url));
+        assert_eq!((gone.chosen, gone.pid), (Chosen::Generator, std::process::id()));
+        assert!(gone.why.contains("nobody listens on"), "{}", gone.why);
+        // TEST-NET-1, which nobody has.
+        let far = Subject::loaded(&target("http://192.0.2.1/"));
+        assert_eq!(far.chosen, Chosen::Generator);
+        assert!(far.why.contains("192.0.2.1 is another host"), "{}", far.why);
+    }
+
+    #[test]
+    fn a_process_that_does_not_run_cannot_be_named() {
+        assert_eq!(Subject::named(std::process::id()).unwrap().chosen, Chosen::Named);
+        let error = Subject::named(u32::MAX).unwrap_err().to_string();
+        assert!(error.contains("--pid") && error.contains(&u32::MAX.to_string()), "{error}");
+    }
+
+    #[test]
+    fn only_what_changed_or_was_found_is_in_the_series() {
+        let column = |values: &[f64]| values.iter().map(|value| Some(*value)).collect::<Vec<_>>();
+        let series = Series::of(
+            3,
+            &[
+                ("files.max", Kind::Gauge, column(&[9.0, 9.0, 9.0])),
+                ("files.open", Kind::Gauge, column(&[9.0, 9.0, 9.0])),
+                ("cpu.total", Kind::Counter, column(&[1.0, 2.0, 3.0])),
+                ("tcp.prunes", Kind::Counter, vec![None; 3]),
+                ("sockets.tcp", Kind::Gauge, vec![None, Some(4.0), Some(4.0)]),
+            ],
+        );
+        let latency = [];
+        let evidence =
+            findings::Evidence { series: &series, latency: &latency, measured_from_ms: 0, disk_cap: None };
+        let found = attribute(evidence);
+        let counters = counters(SampledProcess::default(), 0, &series, &found);
+        assert_eq!(counters.series.keys().collect::<Vec<_>>(), ["cpu.total", "files.open"]);
+        assert_eq!(
+            counters.deltas.keys().collect::<Vec<_>>(),
+            ["cpu.total", "files.max", "files.open", "sockets.tcp"]
+        );
+        assert!(
+            counters.unknown.iter().any(|unknown| unknown.id == "accept-queue"),
+            "{:?}",
+            counters.unknown
+        );
+        let finding = finding(found.findings[0].clone());
+        assert_eq!(
+            (finding.id.as_str(), finding.evidence.unwrap().counter.as_str()),
+            ("open-files", "files.open")
+        );
+    }
+}
