@@ -157,7 +157,9 @@ fn finding(
 ) -> Option<Finding> {
     #[expect(clippy::cast_precision_loss, reason = "milliseconds of a run stay below 2^53")]
     let seconds =
-        |ms: u64| (i64::try_from(ms).unwrap_or(i64::MAX).saturating_sub(measured_from_ms)) as f64 / 1000.0;
+        |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX).saturating_sub(measured_from_ms) as f64 / 1000.0;
+    // So that a moment before the beginning is not -0.0.
+    let shown = |seconds: f64| (seconds * 10.0).round() / 10.0 + 0.0;
     // The crossing happened somewhere between its two samples, and the knee somewhere in its second.
     #[expect(clippy::cast_precision_loss, reason = "seconds of a run stay below 2^53")]
     let is_before = |knee: Knee, crossing: &Crossing| {
@@ -177,9 +179,9 @@ fn finding(
         crossed.after,
         // Counted as a whole only.
         if at_s - from_s > WIDE_S {
-            format!("between {from_s:.1} s and {at_s:.1} s")
+            format!("between {:.1} s and {:.1} s", shown(from_s), shown(at_s))
         } else {
-            format!("from {at_s:.1} s on")
+            format!("from {:.1} s on", shown(at_s))
         },
     );
     let group = group(series, &crossed.counter);

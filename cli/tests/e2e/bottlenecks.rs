@@ -1,0 +1,324 @@
+//! Staged bottlenecks: each resource is made scarce for a real service under a real load, must be found and named with
+//! what lifts it, and must not be found once that is done. Which one is found matters here, and never when.
+
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+
+use serde_json::Value;
+
+use crate::namespace::Namespace;
+use crate::quota::Quota;
+use crate::run::expect_valid;
+use crate::sandbox::{Output, Running, SCALEKIT, Sandbox, read_json, wait_for};
+use crate::tune;
+
+const SOMAXCONN: &str = "net.core.somaxconn";
+const RANGE: &str = "net.ipv4.ip_local_port_range";
+
+/// `scalekit serve all`, killed with the value.
+struct Service {
+    running: Running,
+    url: String,
+}
+
+impl Service {
+    /// `prefix`: the words that run it where it is to be.
+    fn start(sandbox: &Sandbox, name: &str, prefix: &[&str], profile: &str) -> Self {
+        let (data, ready) = (sandbox.path(&format!("{name}-data")), sandbox.path(&format!("{name}-ready")));
+        let (data, file) = (data.to_str().unwrap(), ready.to_str().unwrap());
+        let serve = ["serve", "all", "-p", profile, "--listen", "127.0.0.1:0", "--data-dir", data];
+        let words = [prefix, &[SCALEKIT], &serve, &["--ready-file", file]].concat();
+        let mut running = sandbox.start(sandbox.program(words[0], &words[1..]));
+        let url = wait_for("the service", || {
+            assert!(!running.has_ended(), "{}", running.said());
+            let address = std::fs::read_to_string(&ready).ok()?;
+            Some(format!("http://{}/healthz", address.trim().trim_start_matches("http://")))
+        });
+        Self { running, url }
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.url.trim_start_matches("http://").trim_end_matches("/healthz").parse().unwrap()
+    }
+
+    fn pid(&self) -> i64 {
+        self.running.pid().into()
+    }
+}
+
+/// What a run found.
+struct Found {
+    report: Value,
+    output: Output,
+}
+
+impl Found {
+    /// Of the newest report, which the run has just written.
+    #[track_caller]
+    fn of(sandbox: &Sandbox, output: Output) -> Self {
+        let ends = [Some(0), Some(99), Some(120)];
+        assert!(ends.contains(&output.status), "{:?}: {}", output.status, output.stderr);
+        // The path is printed last.
+        let path =
+            output.stdout.lines().filter_map(|line| line.strip_prefix("report: ")).next_back().unwrap();
+        let report = read_json(&sandbox.path(path));
+        expect_valid(&report);
+        println!("{}", report["findings"]);
+        Self { report, output }
+    }
+
+    fn all(&self) -> Vec<&Value> {
+        self.report["findings"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|found| !found["evidence"].is_null())
+            .collect()
+    }
+
+    /// The findings of one resource.
+    fn about(&self, id: &str) -> Vec<&Value> {
+        self.all().into_iter().filter(|finding| finding["id"] == id).collect()
+    }
+
+    /// The one of this resource's that comes first, which must come before those of any other. What the whole machine's
+    /// counters say may be a neighbour's doing and is passed over: the tests share it.
+    #[track_caller]
+    fn first(&self, id: &str) -> &Value {
+        let own = self.all().into_iter().find(|finding| !is_of_machine(finding));
+        let first = own.unwrap_or_else(|| panic!("nothing was found: {}", self.output.stdout));
+        assert_eq!(first["id"], id, "{:#}", self.report["findings"]);
+        let shown = first["message"].as_str().unwrap();
+        assert!(self.output.stdout.contains(shown), "{shown}: {}", self.output.stdout);
+        first
+    }
+
+    #[track_caller]
+    fn none(&self, id: &str) {
+        assert_eq!(self.about(id), Vec::<&Value>::new());
+        assert!(self.report["counters"]["at_ms"].as_array().unwrap().len() >= 2, "it was looked for");
+    }
+}
+
+/// Whether a finding is of a counter that the whole machine shares, or a control group around the tests.
+fn is_of_machine(finding: &Value) -> bool {
+    let counter = finding["evidence"]["counter"].as_str().unwrap();
+    if counter.starts_with("cgroup.") {
+        return !counter.contains("scalekit-e2e-");
+    }
+    ["cpu.", "pressure.", "disk.", "memory.", "files.", "softnet."]
+        .iter()
+        .any(|group| counter.starts_with(group))
+}
+
+/// Names what lifts it: a kernel setting, or one of the deployment.
+#[track_caller]
+fn names(finding: &Value, list: &str, key: &str) {
+    let keys = finding["evidence"][list].as_array().unwrap();
+    assert!(keys.iter().any(|found| found == key), "{key}: {finding:#}");
+}
+
+/// Loads a URL from within a namespace, or from here.
+#[track_caller]
+fn bench(sandbox: &Sandbox, prefix: &[&str], profile: &str, service: &Service, flags: &[&str]) -> Found {
+    let bench = ["bench", "-p", profile, "--url", &service.url, "--warmup", "0s"];
+    let words = [prefix, &[SCALEKIT], &bench, flags].concat();
+    let found = Found::of(sandbox, sandbox.run(sandbox.program(words[0], &words[1..])));
+    // Whose counters these are is half of what they say.
+    let process = &found.report["counters"]["process"];
+    assert_eq!(
+        (&process["chosen"], &process["pid"]),
+        (&"listening".into(), &service.pid().into()),
+        "{process}"
+    );
+    found
+}
+
+/// A connection for each request of a crowd that comes at once.
+const BURST: [&str; 9] =
+    ["--vus", "2000", "--think", "0s", "--duration", "3s", "--timeout", "4s", "--no-connection-reuse"];
+
+#[test]
+fn a_full_accept_queue() {
+    let (Some(namespace), sandbox) = (Namespace::new("a full accept queue"), Sandbox::new()) else { return };
+    let backlog =
+        |backlog: u32| format!("deploy: {{limits: {{backlog: {backlog}}}}}\nload: {{iterations: 8000}}");
+    let profile = sandbox.profile("short", &backlog(16));
+    namespace.set(SOMAXCONN, "16");
+    let service = Service::start(&sandbox, "short", &namespace.prefix(), &profile);
+    let found = bench(&sandbox, &namespace.prefix(), &profile, &service, &BURST);
+    let first = found.first("accept-queue");
+    assert_eq!(first["evidence"]["severity"], "error", "{first}");
+    names(first, "tune", SOMAXCONN);
+    names(first, "deploy", "deploy.limits.backlog");
+    drop(service);
+
+    let wanted = tune::profile(&sandbox, &[(SOMAXCONN, "at_least: 8192")]);
+    namespace.scalekit(&sandbox, &["tune", "--yes", "-p", &wanted]).expect(0);
+    let profile = sandbox.profile("long", &backlog(8192));
+    let service = Service::start(&sandbox, "long", &namespace.prefix(), &profile);
+    bench(&sandbox, &namespace.prefix(), &profile, &service, &BURST).none("accept-queue");
+}
+
+#[test]
+fn local_ports_used_up() {
+    let (Some(namespace), sandbox) = (Namespace::new("a lack of local ports"), Sandbox::new()) else {
+        return;
+    };
+    let profile = sandbox.profile("ports", "load: {iterations: 4000}");
+    let service = Service::start(&sandbox, "ports", &namespace.prefix(), &profile);
+    namespace.set(RANGE, "20000 20199");
+    // Whoever connects to the same place takes from the same ports. (With a connection for each request alone the service
+    // closes first, and waits in the client's stead.)
+    let address = service.address();
+    let connect = move || (0..195).map(|_| TcpStream::connect(address).unwrap()).collect::<Vec<_>>();
+    let neighbours = namespace.thread(connect).join().unwrap();
+    let flags = ["--vus", "20", "--think", "0s", "--duration", "4s", "--no-connection-reuse"];
+    let found = bench(&sandbox, &namespace.prefix(), &profile, &service, &flags);
+    let ports = found.about("ports");
+    let own = ports.iter().find(|finding| finding["evidence"]["counter"] == "generator.no_free_port");
+    let own = own.unwrap_or_else(|| panic!("{:#}", found.report["findings"]));
+    names(own, "tune", RANGE);
+    assert!(own["advice"].as_str().unwrap().contains("--local-ips"), "{own}");
+    let counted = found.report["generator"]["no_free_port"].as_f64();
+    assert_eq!(own["evidence"]["after"].as_f64(), counted, "{own}");
+    // What the generator could not even try is no measurement of the service.
+    found.output.expect(120);
+
+    let wanted = tune::profile(&sandbox, &[(RANGE, "at_least: [10240, 65535]")]);
+    namespace.scalekit(&sandbox, &["tune", "--yes", "-p", &wanted]).expect(0);
+    bench(&sandbox, &namespace.prefix(), &profile, &service, &flags).none("ports");
+    drop(neighbours);
+}
+
+#[test]
+fn open_files_of_the_service_used_up() {
+    let sandbox = Sandbox::new();
+    let profile = sandbox.profile("files", "");
+    let flags = ["--vus", "200", "--think", "200ms", "--duration", "4s", "--timeout", "2s"];
+    for (limit, is_short) in [("128", true), ("4096", false)] {
+        // Soft and hard: the service raises the one to the other.
+        let prefix = ["sh", "-c", "ulimit -n \"$0\" && exec \"$@\"", limit];
+        let service = Service::start(&sandbox, limit, &prefix, &profile);
+        let found = bench(&sandbox, &[], &profile, &service, &flags);
+        if !is_short {
+            found.none("open-files");
+            continue;
+        }
+        let first = found.first("open-files");
+        let evidence = &first["evidence"];
+        assert_eq!(
+            (&evidence["severity"], &evidence["counter"]),
+            (&"saturation".into(), &"process.open_files".into())
+        );
+        assert_eq!(evidence["limit"], 128.0, "{first}");
+        names(first, "tune", "limits.nofile");
+        assert!(first["advice"].as_str().unwrap().contains("LimitNOFILE"), "{first}");
+        assert_eq!(found.about("open-files").len(), 1, "told of once");
+    }
+}
+
+/// As many entries as the whole host's limit allows one namespace: lowering that limit would reach beyond the namespace.
+const MOST_ENTRIES: u32 = 600_000;
+
+#[test]
+fn a_full_table_of_tracked_connections() {
+    let (Some(namespace), sandbox) = (Namespace::new("connection tracking"), Sandbox::new()) else { return };
+    let profile = sandbox.profile("tracked", "load: {iterations: 2000}");
+    let flags = ["--vus", "10", "--think", "5ms", "--duration", "3s", "--no-connection-reuse"];
+    let run = |namespace: &Namespace, name: &str, rules: &str| {
+        namespace.output(&["nft", rules]);
+        // Tracking is loaded with the first rule that asks for it.
+        let max: u32 = namespace.get("net.netfilter.nf_conntrack_max").parse().unwrap();
+        if max > MOST_ENTRIES {
+            eprintln!(
+                "SKIPPED: nf_conntrack_max is {max}, too many to fill; connection tracking is NOT tested"
+            );
+            return None;
+        }
+        namespace.set("net.netfilter.nf_conntrack_udp_timeout", "600");
+        namespace.thread(move || send_to_many(max)).join().unwrap();
+        let service = Service::start(&sandbox, name, &namespace.prefix(), &profile);
+        Some(bench(&sandbox, &namespace.prefix(), &profile, &service, &flags))
+    };
+    // What arrives is dropped once it is tracked, so that nobody has to answer it.
+    let tracked = "add table inet t; add chain inet t in { type filter hook input priority 0; }; \
+                   add rule inet t in ct state invalid drop; add rule inet t in udp dport 9 drop";
+    let Some(found) = run(&namespace, "full", tracked) else { return };
+    let first = found.first("conntrack");
+    names(first, "tune", "net.netfilter.nf_conntrack_max");
+    assert!(first["advice"].as_str().unwrap().contains("exempt"), "{first}");
+
+    // The same packets and the same load, exempt from tracking as the advice says.
+    let Some(namespace) = Namespace::new("connection tracking") else { return };
+    let exempt = format!(
+        "{tracked}; add chain inet t early {{ type filter hook output priority -300; }}; \
+         add chain inet t entry {{ type filter hook prerouting priority -300; }}; \
+         add rule inet t early notrack; add rule inet t entry notrack"
+    );
+    if let Some(found) = run(&namespace, "exempt", &exempt) {
+        found.none("conntrack");
+        assert_eq!(found.report["counters"]["deltas"]["conntrack.entries"]["after"], 0.0);
+    }
+}
+
+/// A datagram to each of so many addresses of the loopback, each a connection of its own to whoever tracks them.
+fn send_to_many(count: u32) {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for at in 0..count {
+        let [_, high, middle, low] = at.to_be_bytes();
+        // A full table refuses the rest.
+        let _ = socket.send_to(b"x", SocketAddr::from(([127, high | 64, middle, low], 9)));
+    }
+}
+
+#[test]
+fn a_cpu_quota_used_up() {
+    let (sandbox, quota) = (Sandbox::new(), Quota::new("service"));
+    let Some(quota) = quota else {
+        eprintln!("SKIPPED: this user may not make a cgroup with a CPU quota; the CPU quota is NOT tested");
+        return;
+    };
+    let profile = sandbox.profile("quota", "");
+    let prefix = quota.prefix();
+    let prefix: Vec<&str> = prefix.iter().map(String::as_str).collect();
+    let service = Service::start(&sandbox, "quota", &prefix, &profile);
+    let flags = ["--vus", "50", "--think", "0s", "--duration", "4s"];
+    let of_group = |found: &Found| {
+        let is_own = |finding: &&Value| {
+            finding["message"].as_str().unwrap().contains(quota.directory.to_str().unwrap())
+        };
+        found.about("cpu-quota").into_iter().filter(is_own).cloned().collect::<Vec<_>>()
+    };
+    let found = bench(&sandbox, &[], &profile, &service, &flags);
+    found.first("cpu-quota");
+    let [finding] = &of_group(&found)[..] else { panic!("{:#}", found.report["findings"]) };
+    names(finding, "deploy", &quota.file());
+
+    quota.lift();
+    let found = bench(&sandbox, &[], &profile, &service, &flags);
+    // The tests themselves may be in a group with a quota.
+    assert_eq!(of_group(&found), Vec::<Value>::new());
+    let known = &found.report["counters"]["deltas"];
+    let counter = format!("cgroup.cpu_throttled[{}]", quota.directory.display());
+    assert!(known[&counter]["after"].is_number(), "it was looked for: {known:#}");
+    drop(service);
+}
+
+#[test]
+fn a_healthy_run() {
+    let (Some(namespace), sandbox) = (Namespace::new("a healthy run"), Sandbox::new()) else { return };
+    let profile = sandbox.profile("healthy", "load: {vus: 5, think_time: 200ms, duration: 3s}");
+    let output = namespace.scalekit(&sandbox, &["run", "-p", &profile]);
+    let found = Found::of(&sandbox, output);
+    let process = &found.report["counters"]["process"];
+    assert_eq!((&process["chosen"], &process["name"]), (&"deployed".into(), &"scalekit".into()), "{process}");
+    let own: Vec<&Value> = found.all().into_iter().filter(|finding| !is_of_machine(finding)).collect();
+    assert_eq!(own, Vec::<&Value>::new());
+    // On a machine that other tests fill, that is what is said.
+    let says = found.output.stdout.contains("No saturated resource found");
+    assert_eq!(says, found.all().is_empty(), "{}", found.output.stdout);
+    let folder = sandbox.folders().remove(0);
+    let again = sandbox.scalekit(&["validate", folder.to_str().unwrap()]);
+    assert_eq!(again.stdout.contains("No saturated resource found"), says, "{}", again.stdout);
+    sandbox.expect_clean();
+}
