@@ -102,7 +102,7 @@ impl Experiment<'_> {
         }
         let before = stats(service).await;
         let subject = self.subject.clone().unwrap_or_else(|| Subject::loaded(&plan.target));
-        let watching = Watching::start(subject);
+        let watching = Watching::start(subject, self.crowd.is_none());
         let sampled_since = Instant::now();
         let sampler = service.cloned().map(Sampler::start);
         let Loaded { plan, recording, aborted, agents, began } = self.load(plan).await?;

@@ -1,5 +1,6 @@
 //! Samples the host of the service while the load lasts: which process it is, and what its counters say.
 
+use std::cmp::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::deploy::Deployment;
@@ -86,12 +87,14 @@ pub(super) struct Watched {
 }
 
 impl Watching {
-    /// Returns when the state before the load is known. `None`, with a warning, if it cannot be.
-    pub(super) fn start(subject: Subject) -> Option<Self> {
+    /// Returns when the state before the load is known. `None`, with a warning, if it cannot be. `makes_load`: this
+    /// process does, and not agents.
+    pub(super) fn start(subject: Subject, makes_load: bool) -> Option<Self> {
         let Subject { pid, chosen, why } = subject;
         let name = Root::host().known(format!("/proc/{pid}/comm")).map(|name| name.trim().to_owned());
         let since = Instant::now();
-        match Sampler::start_beside(Root::host(), pid, Some(std::process::id())) {
+        let own = (makes_load || chosen == Chosen::Generator).then(std::process::id);
+        match Sampler::start_beside(Root::host(), pid, own) {
             Ok(sampler) => Some(Self { sampler, since, process: SampledProcess { pid, name, chosen, why } }),
             Err(error) => {
                 tracing::warn!(%error, "the counters of the host cannot be sampled");
@@ -113,8 +116,9 @@ impl Watched {
     /// Puts the counters, and what they say, into the report of a load that began then.
     pub(super) fn report(self, report: &mut Report, recording: &Recording, began: Instant) {
         let Self { mut series, since, process } = self;
-        series.merge(own_failures(recording, &series));
-        let measured_from = began.saturating_duration_since(since) + recording.warmup;
+        let began = began.saturating_duration_since(since);
+        series.merge(own_failures(recording, &series, began));
+        let measured_from = began + recording.warmup;
         let measured_from_ms = i64::try_from(measured_from.as_millis()).unwrap_or(i64::MAX);
         let latency: Vec<Latency> = report
             .series
@@ -130,27 +134,42 @@ impl Watched {
     }
 }
 
-/// What the generator could not even try. It is counted as a whole only, and so lies between first and last sample.
-fn own_failures(recording: &Recording, of: &Series) -> Series {
-    let ends: Vec<u64> = of.at_ms.first().into_iter().chain(of.at_ms.last()).copied().collect();
-    let column = |count: u64| Column {
+/// What the generator could not even try, of a load that began so long after the first sample.
+fn own_failures(recording: &Recording, of: &Series, began: Duration) -> Series {
+    let column = |count, since: Option<Duration>| Column {
         kind: Kind::Counter,
-        values: ends
-            .iter()
-            .enumerate()
-            .map(|(place, _)| Some(if place == 0 { 0.0 } else { count as f64 }))
-            .collect(),
+        values: rising_since(&of.at_ms, since.map(|since| began + since), count),
     };
     let counters = [
-        ("generator.no_free_port", recording.no_free_port),
-        ("generator.too_many_files", recording.too_many_files),
+        ("generator.no_free_port", recording.no_free_port, recording.no_free_port_since),
+        ("generator.too_many_files", recording.too_many_files, recording.too_many_files_since),
     ];
     Series {
         started_unix_ms: of.started_unix_ms,
-        counters: counters.map(|(name, count)| (name.to_owned(), column(count))).into(),
-        at_ms: ends,
+        at_ms: of.at_ms.clone(),
+        counters: counters.map(|(name, count, since)| (name.to_owned(), column(count, since))).into(),
         ..Series::default()
     }
+}
+
+/// A count of which its end and its first time are known: none before that, at least one then, all of them in the last
+/// sample.
+fn rising_since(at_ms: &[u64], first: Option<Duration>, count: u64) -> Vec<Option<f64>> {
+    let Some(last) = at_ms.len().checked_sub(1) else { return Vec::new() };
+    let is_there = |at_ms: &u64| first.is_some_and(|first| Duration::from_millis(*at_ms) >= first);
+    // The first sample is from before the load.
+    let first = at_ms.iter().position(is_there).unwrap_or(last).max(1);
+    let value = |place: usize| {
+        if place == last {
+            return Some(count as f64);
+        }
+        match place.cmp(&first) {
+            Ordering::Less => Some(0.0),
+            Ordering::Equal => Some(1.0),
+            Ordering::Greater => None,
+        }
+    };
+    (0..=last).map(value).collect()
 }
 
 fn counters(
@@ -264,6 +283,26 @@ mod tests {
         assert_eq!(Subject::named(std::process::id()).unwrap().chosen, Chosen::Named);
         let error = Subject::named(u32::MAX).unwrap_err().to_string();
         assert!(error.contains("--pid") && error.contains(&u32::MAX.to_string()), "{error}");
+    }
+
+    #[test]
+    fn a_count_rises_from_its_first_time_on() {
+        let at_ms = [0, 1000, 2000, 3000];
+        for (first_ms, count, expected) in [
+            (None, 0, [Some(0.0), Some(0.0), Some(0.0), Some(0.0)]),
+            (Some(1500), 9, [Some(0.0), Some(0.0), Some(1.0), Some(9.0)]),
+            (Some(0), 9, [Some(0.0), Some(1.0), None, Some(9.0)]),
+            (Some(2500), 9, [Some(0.0), Some(0.0), Some(0.0), Some(9.0)]),
+            // Within the last moment.
+            (Some(9000), 1, [Some(0.0), Some(0.0), Some(0.0), Some(1.0)]),
+        ] {
+            assert_eq!(
+                rising_since(&at_ms, first_ms.map(Duration::from_millis), count),
+                expected,
+                "{first_ms:?}"
+            );
+        }
+        assert_eq!(rising_since(&[], None, 0), []);
     }
 
     #[test]

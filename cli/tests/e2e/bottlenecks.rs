@@ -8,8 +8,9 @@ use serde_json::Value;
 use crate::namespace::Namespace;
 use crate::quota::Quota;
 use crate::run::expect_valid;
-use crate::sandbox::{Output, Running, SCALEKIT, Sandbox, read_json, wait_for};
+use crate::sandbox::{Output, Running, SCALEKIT, Sandbox, free_port, read_json, wait_for};
 use crate::tune;
+use crate::web::WebServer;
 
 const SOMAXCONN: &str = "net.core.somaxconn";
 const RANGE: &str = "net.ipv4.ip_local_port_range";
@@ -321,4 +322,58 @@ fn a_healthy_run() {
     let again = sandbox.scalekit(&["validate", folder.to_str().unwrap()]);
     assert_eq!(again.stdout.contains("No saturated resource found"), says, "{}", again.stdout);
     sandbox.expect_clean();
+}
+
+#[test]
+fn the_process_that_is_sampled_is_the_one_that_was_named_or_the_report_says_it_is_none() {
+    let (sandbox, server) = (Sandbox::new(), WebServer::start("200 OK"));
+    let profile = sandbox.profile("named", "");
+    let flags = ["--vus", "2", "--think", "50ms", "--duration", "1s"];
+    let own = std::process::id();
+    let bench = |url: &str, more: &[&str]| {
+        let bench = ["bench", "-p", &profile, "--url", url];
+        Found::of(&sandbox, sandbox.scalekit(&[&bench[..], &flags, more].concat()))
+    };
+    let named = bench(&server.url, &["--pid", &own.to_string()]);
+    let process = &named.report["counters"]["process"];
+    assert_eq!((&process["chosen"], &process["pid"]), (&"named".into(), &own.into()), "{process}");
+    let deltas = &named.report["counters"]["deltas"];
+    assert!(
+        deltas["process.open_files"]["after"].is_number()
+            && deltas["generator.open_files"]["after"].is_number()
+    );
+    // A socket that nobody listens on: there is no service.
+    let nobody = bench(&format!("http://127.0.0.1:{}/", free_port()), &[]);
+    let counters = &nobody.report["counters"];
+    assert_eq!(counters["process"]["chosen"], "generator", "{}", counters["process"]);
+    assert!(
+        nobody.output.stdout.contains("of the service's host nothing is known"),
+        "{}",
+        nobody.output.stdout
+    );
+    assert!(counters["deltas"]["process.open_files"].is_null(), "{}", counters["deltas"]);
+    assert!(counters["deltas"]["generator.open_files"]["after"].is_number(), "{}", counters["deltas"]);
+    let unknown =
+        counters["unknown"].as_array().unwrap().iter().find(|unknown| unknown["id"] == "open-files");
+    assert!(unknown.is_some(), "{}", counters["unknown"]);
+    let absent = ["bench", "-p", &profile, "--url", &server.url, "--pid", "4294967295"];
+    sandbox.scalekit(&absent).expect(104).says(&["4294967295", "--pid"]);
+}
+
+/// Ten thousand connections at once, which all have to be listed.
+#[test]
+#[ignore = "a measurement with 10,000 connections; for a release build"]
+fn sampling_takes_less_than_a_hundredth_of_a_core() {
+    let sandbox = Sandbox::new();
+    let run = ["run", "-p", "seed-10k", "--duration", "15s"];
+    let output = sandbox.scalekit(&run);
+    assert!(!output.stderr.contains("ulimit"), "SKIPPED is no pass here: {}", output.stderr);
+    let found = Found::of(&sandbox, output);
+    let counters = &found.report["counters"];
+    let share = counters["cost_share"].as_f64().unwrap();
+    println!("{} samples took {:.3}% of a core", counters["at_ms"].as_array().unwrap().len(), share * 100.0);
+    assert!(
+        counters["series"]["sockets.tcp"].as_array().unwrap().iter().any(|tcp| tcp.as_f64() > Some(10_000.0))
+    );
+    assert!(share < 0.01, "{share}");
 }

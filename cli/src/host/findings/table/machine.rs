@@ -98,6 +98,8 @@ pub(super) const RULES: &[Rule] = &[
         Rises,
         "processes were slowed down at memory.high",
     )
+    // Version 1 has no such limit.
+    .known_by("cgroup.memory_max_events")
     .lifted_by(GROUP_MEMORY),
     // (h)
     rule(
