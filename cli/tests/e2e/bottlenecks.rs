@@ -2,6 +2,7 @@
 //! what lifts it, and must not be found once that is done. Which one is found matters here, and never when.
 
 use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -23,12 +24,12 @@ struct Service {
 
 impl Service {
     /// `prefix`: the words that run it where it is to be.
-    fn start(sandbox: &Sandbox, name: &str, prefix: &[&str], profile: &str) -> Self {
+    fn start(sandbox: &Sandbox, name: &str, prefix: &[String], profile: &str) -> Self {
         let (data, ready) = (sandbox.path(&format!("{name}-data")), sandbox.path(&format!("{name}-ready")));
         let (data, file) = (data.to_str().unwrap(), ready.to_str().unwrap());
         let serve = ["serve", "all", "-p", profile, "--listen", "127.0.0.1:0", "--data-dir", data];
-        let words = [prefix, &[SCALEKIT], &serve, &["--ready-file", file]].concat();
-        let mut running = sandbox.start(sandbox.program(words[0], &words[1..]));
+        let serve = [&[SCALEKIT], &serve[..], &["--ready-file", file]].concat();
+        let mut running = sandbox.start(program(sandbox, prefix, &serve));
         let url = wait_for("the service", || {
             assert!(!running.has_ended(), "{}", running.said());
             let address = std::fs::read_to_string(&ready).ok()?;
@@ -44,6 +45,12 @@ impl Service {
     fn pid(&self) -> i64 {
         self.running.pid().into()
     }
+}
+
+/// A program with its arguments, run by the words before it.
+fn program(sandbox: &Sandbox, prefix: &[String], words: &[&str]) -> Command {
+    let all: Vec<&str> = prefix.iter().map(String::as_str).chain(words.iter().copied()).collect();
+    sandbox.program(all[0], &all[1..])
 }
 
 /// What a run found.
@@ -120,10 +127,10 @@ fn names(finding: &Value, list: &str, key: &str) {
 
 /// Loads a URL from within a namespace, or from here.
 #[track_caller]
-fn bench(sandbox: &Sandbox, prefix: &[&str], profile: &str, service: &Service, flags: &[&str]) -> Found {
+fn bench(sandbox: &Sandbox, prefix: &[String], profile: &str, service: &Service, flags: &[&str]) -> Found {
     let bench = ["bench", "-p", profile, "--url", &service.url, "--warmup", "0s"];
-    let words = [prefix, &[SCALEKIT], &bench, flags].concat();
-    let found = Found::of(sandbox, sandbox.run(sandbox.program(words[0], &words[1..])));
+    let bench = [&[SCALEKIT], &bench[..], flags].concat();
+    let found = Found::of(sandbox, sandbox.run(program(sandbox, prefix, &bench)));
     // Whose counters these are is half of what they say.
     let process = &found.report["counters"]["process"];
     assert_eq!(
@@ -145,8 +152,8 @@ fn a_full_accept_queue() {
         |backlog: u32| format!("deploy: {{limits: {{backlog: {backlog}}}}}\nload: {{iterations: 8000}}");
     let profile = sandbox.profile("short", &backlog(16));
     namespace.set(SOMAXCONN, "16");
-    let service = Service::start(&sandbox, "short", &namespace.prefix(), &profile);
-    let found = bench(&sandbox, &namespace.prefix(), &profile, &service, &BURST);
+    let service = Service::start(&sandbox, "short", &namespace.enter(), &profile);
+    let found = bench(&sandbox, &namespace.enter(), &profile, &service, &BURST);
     let first = found.first("accept-queue");
     assert_eq!(first["evidence"]["severity"], "error", "{first}");
     names(first, "tune", SOMAXCONN);
@@ -156,8 +163,8 @@ fn a_full_accept_queue() {
     let wanted = tune::profile(&sandbox, &[(SOMAXCONN, "at_least: 8192")]);
     namespace.scalekit(&sandbox, &["tune", "--yes", "-p", &wanted]).expect(0);
     let profile = sandbox.profile("long", &backlog(8192));
-    let service = Service::start(&sandbox, "long", &namespace.prefix(), &profile);
-    bench(&sandbox, &namespace.prefix(), &profile, &service, &BURST).none("accept-queue");
+    let service = Service::start(&sandbox, "long", &namespace.enter(), &profile);
+    bench(&sandbox, &namespace.enter(), &profile, &service, &BURST).none("accept-queue");
 }
 
 #[test]
@@ -166,7 +173,7 @@ fn local_ports_used_up() {
         return;
     };
     let profile = sandbox.profile("ports", "load: {iterations: 4000}");
-    let service = Service::start(&sandbox, "ports", &namespace.prefix(), &profile);
+    let service = Service::start(&sandbox, "ports", &namespace.enter(), &profile);
     namespace.set(RANGE, "20000 20199");
     // Whoever connects to the same place takes from the same ports. (With a connection for each request alone the service
     // closes first, and waits in the client's stead.)
@@ -174,7 +181,7 @@ fn local_ports_used_up() {
     let connect = move || (0..195).map(|_| TcpStream::connect(address).unwrap()).collect::<Vec<_>>();
     let neighbours = namespace.thread(connect).join().unwrap();
     let flags = ["--vus", "20", "--think", "0s", "--duration", "4s", "--no-connection-reuse"];
-    let found = bench(&sandbox, &namespace.prefix(), &profile, &service, &flags);
+    let found = bench(&sandbox, &namespace.enter(), &profile, &service, &flags);
     let ports = found.about("ports");
     let own = ports.iter().find(|finding| finding["evidence"]["counter"] == "generator.no_free_port");
     let own = own.unwrap_or_else(|| panic!("{:#}", found.report["findings"]));
@@ -187,20 +194,22 @@ fn local_ports_used_up() {
 
     let wanted = tune::profile(&sandbox, &[(RANGE, "at_least: [10240, 65535]")]);
     namespace.scalekit(&sandbox, &["tune", "--yes", "-p", &wanted]).expect(0);
-    bench(&sandbox, &namespace.prefix(), &profile, &service, &flags).none("ports");
+    bench(&sandbox, &namespace.enter(), &profile, &service, &flags).none("ports");
     drop(neighbours);
 }
 
 #[test]
 fn open_files_of_the_service_used_up() {
-    let sandbox = Sandbox::new();
+    // A namespace of its own, where it can be had, for the counters of the others' tests are not its own.
+    let (namespace, sandbox) = (Namespace::new("a namespace beside the service's files"), Sandbox::new());
+    let enter = namespace.as_ref().map(|namespace| namespace.enter().to_vec()).unwrap_or_default();
     let profile = sandbox.profile("files", "");
     let flags = ["--vus", "200", "--think", "200ms", "--duration", "4s", "--timeout", "2s"];
     for (limit, is_short) in [("128", true), ("4096", false)] {
         // Soft and hard: the service raises the one to the other.
-        let prefix = ["sh", "-c", "ulimit -n \"$0\" && exec \"$@\"", limit];
-        let service = Service::start(&sandbox, limit, &prefix, &profile);
-        let found = bench(&sandbox, &[], &profile, &service, &flags);
+        let limited = ["sh", "-c", "ulimit -n \"$0\" && exec \"$@\"", limit].map(str::to_owned);
+        let service = Service::start(&sandbox, limit, &[&enter[..], &limited].concat(), &profile);
+        let found = bench(&sandbox, &enter, &profile, &service, &flags);
         if !is_short {
             found.none("open-files");
             continue;
@@ -238,8 +247,8 @@ fn a_full_table_of_tracked_connections() {
         }
         namespace.set("net.netfilter.nf_conntrack_udp_timeout", "600");
         namespace.thread(move || send_to_many(max)).join().unwrap();
-        let service = Service::start(&sandbox, name, &namespace.prefix(), &profile);
-        Some(bench(&sandbox, &namespace.prefix(), &profile, &service, &flags))
+        let service = Service::start(&sandbox, name, &namespace.enter(), &profile);
+        Some(bench(&sandbox, &namespace.enter(), &profile, &service, &flags))
     };
     // What arrives is dropped once it is tracked, so that nobody has to answer it.
     let tracked = "add table inet t; add chain inet t in { type filter hook input priority 0; }; \
@@ -274,15 +283,14 @@ fn send_to_many(count: u32) {
 
 #[test]
 fn a_cpu_quota_used_up() {
-    let (sandbox, quota) = (Sandbox::new(), Quota::new("service"));
-    let Some(quota) = quota else {
-        eprintln!("SKIPPED: this user may not make a cgroup with a CPU quota; the CPU quota is NOT tested");
+    let (Some(namespace), sandbox) = (Namespace::new("a CPU quota"), Sandbox::new()) else { return };
+    let Some(quota) = Quota::new("service") else {
+        eprintln!("SKIPPED: this user may not make a cgroup with a CPU quota; a CPU quota is NOT tested");
         return;
     };
     let profile = sandbox.profile("quota", "");
-    let prefix = quota.prefix();
-    let prefix: Vec<&str> = prefix.iter().map(String::as_str).collect();
-    let service = Service::start(&sandbox, "quota", &prefix, &profile);
+    let enter = namespace.enter();
+    let service = Service::start(&sandbox, "quota", &[&enter[..], &quota.prefix()].concat(), &profile);
     let flags = ["--vus", "50", "--think", "0s", "--duration", "4s"];
     let of_group = |found: &Found| {
         let is_own = |finding: &&Value| {
@@ -290,13 +298,13 @@ fn a_cpu_quota_used_up() {
         };
         found.about("cpu-quota").into_iter().filter(is_own).cloned().collect::<Vec<_>>()
     };
-    let found = bench(&sandbox, &[], &profile, &service, &flags);
+    let found = bench(&sandbox, &enter, &profile, &service, &flags);
     found.first("cpu-quota");
     let [finding] = &of_group(&found)[..] else { panic!("{:#}", found.report["findings"]) };
     names(finding, "deploy", &quota.file());
 
     quota.lift();
-    let found = bench(&sandbox, &[], &profile, &service, &flags);
+    let found = bench(&sandbox, &enter, &profile, &service, &flags);
     // The tests themselves may be in a group with a quota.
     assert_eq!(of_group(&found), Vec::<Value>::new());
     let known = &found.report["counters"]["deltas"];

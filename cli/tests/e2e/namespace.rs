@@ -29,9 +29,14 @@ impl Namespace {
         Some(namespace)
     }
 
-    /// The words that run a program in it.
+    /// The words that run a program in it, with mounts of its own.
     pub(crate) fn prefix(&self) -> [&str; 4] {
         ["ip", "netns", "exec", &self.0]
+    }
+
+    /// The same with the tests' own mounts, in which control groups are: `ip netns exec` has a /sys of its own.
+    pub(crate) fn enter(&self) -> [String; 2] {
+        ["nsenter".to_owned(), format!("--net=/var/run/netns/{}", self.0)]
     }
 
     pub(crate) fn command(&self, sandbox: &Sandbox, args: &[&str]) -> Command {
