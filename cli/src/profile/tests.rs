@@ -1,5 +1,7 @@
 //! Profiles from text to domain type: what is built in, how layers merge, and what errors say.
 
+mod errors;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -197,135 +199,6 @@ fn how_users_connect() {
     );
     assert_eq!((load.connection_reuse, load.tls.insecure_skip_verify), (true, false));
     assert_eq!(load.tls.ca.as_deref(), Some("a.pem"));
-}
-
-/// Each wrong text, where the error points, and what it says.
-#[test]
-fn errors_name_place_key_and_expectation() {
-    for (text, expected) in [
-        (
-            "load:\n  think_time: 800\n",
-            "x.yaml:2:15: load.think_time: expected a duration such as 800ms or 30s, found 800\n\
-             help: the unit is missing: write 800ms, 800s, 800m or 800h",
-        ),
-        ("load:\n  thnik_time: 8s\n", "x.yaml:2:3: load: unknown key `thnik_time`"),
-        ("laod: {}\n", "did you mean `load`?"),
-        ("load:\n  thnik_time: 8s\n", "expected one of `url`, `scenario`"),
-        ("deploy: {backend: mongo}\n", "x.yaml:1:19: deploy.backend: unknown value `mongo`"),
-        ("deploy: {database_ops: 100}\n", "write 100/s or 100/min"),
-        (
-            "deploy: {worker: {batch_max_bytes: 8}}\n",
-            "deploy.worker.batch_max_bytes: expected a size such as 4MiB",
-        ),
-        ("load: {vus: 0}\n", "x.yaml:1:13: load.vus: expected 1 to 1000000, found 0"),
-        ("load: {vus: -4}\n", "x.yaml:1:13: load.vus: expected a whole number, found -4"),
-        ("load: {vus: many}\n", "load.vus: expected a whole number, found string \"many\""),
-        ("load:\n  vus: 5\n  vus: 6\n", "duplicate key `vus`"),
-        ("load: 5\n", "x.yaml:1:7: load: expected a section of keys, found integer `5`"),
-        ("load: {duration: 25h}\n", "load.duration: expected 1s to 24h, found 25h"),
-        ("load: {http: 3}\n", "x.yaml:1:14: load.http: expected auto, 1.1 or 2, found integer `3`"),
-        ("load: {http: spdy}\n", "load.http: expected auto, 1.1 or 2, found string \"spdy\""),
-        ("load: {local_ips: [127.0.0.2, here]}\n", "load.local_ips: expected an IP address, or a range"),
-        ("load: {local_ips: 127.0.0.2}\n", "x.yaml:1:19: load.local_ips: expected a"),
-        ("load: {agents: []}\n", "x.yaml:1:16: load.agents: expected 1 to 100 agents, found 0"),
-        (
-            "load:\n  agents: ['10.0.0.1:7420', '10.0.0.2']\n",
-            "x.yaml:2:29: load.agents.1: expected HOST:PORT, found \"10.0.0.2\"",
-        ),
-        (
-            "load: {agents: ['Node:1', 'h:1', ' node:1']}\n",
-            "x.yaml:1:34: load.agents.2: the agent node:1 is named twice",
-        ),
-        ("load: {agents: 'h:1'}\n", "x.yaml:1:16: load.agents: expected a list"),
-        ("load: {agents_token: secret}\n", "unknown key `agents_token`"),
-        ("load: {connection_reuse: maybe}\n", "load.connection_reuse: expected a boolean"),
-        ("load: {tls: {ca: ''}}\n", "load.tls.ca: expected the path of a file"),
-        ("load: {url: ftp://x}\n", "expected a URL such as http://host:port, found \"ftp://x\""),
-        ("deploy: {listen: here}\n", "x.yaml:1:18: deploy.listen: expected an address and port"),
-        ("load: {transactions: {writes: 65}}\n", "expected 0 to 64, found 65"),
-        ("load: {request: {headers: {'a b': c}}}\n", "load.request.headers.a b: expected a header name"),
-        ("criteria: {http_reqs: p(95)<1}\n", "criteria.http_reqs: expected a"),
-        ("criteria: {http_reqs: [{threshold: a, abort: b}]}\n", "unknown key `abort`"),
-        ("criteria:\n  a: [b>1]\n  a: [c>1]\n", "duplicate key `a`"),
-        (
-            "load:\n\tvus: 3\n",
-            "x.yaml:2:1: found character that cannot start any token, while scanning for the next token\n\
-             help: correct the YAML: indent with spaces",
-        ),
-        ("load:\n  vus: 5\n  thnik_time: 8s\n", "x.yaml:3:3: load: unknown key `thnik_time`"),
-        (
-            "criteria:\n  http_reqs: count>1\n",
-            "x.yaml:2:14: criteria.http_reqs: expected a list, found string",
-        ),
-        ("description: 'a\nload: {}\n", "help: correct the YAML"),
-        ("load: [\n", "x.yaml:1:7: load: expected a section of keys, found a list"),
-        ("extends: lcal\n", "x.yaml:1:10: extends: there is no profile `lcal`\nhelp: did you mean `local`?"),
-        ("extends: ./x.yaml\n", "x.yaml:1:10: extends: `./x.yaml` extends this profile in turn"),
-        ("extends: none.yaml\n", "none.yaml: cannot read the profile"),
-        ("load: {scenario: request}\n", "x.yaml:1:18: load.scenario: `request` needs a URL"),
-        ("deploy: {redis_url: 'redis://h'}\n", "x.yaml:1:21: deploy.redis_url: has no use with the backend"),
-        ("load: {think_time: 30s}\n", "load.think_time: 30s of thinking leaves no second iteration"),
-        ("load: {warmup: 1h}\n", "load.warmup: 1h to warm up for 30s"),
-        ("deploy: {drain_timeout: 5s}\n", "deploy.drain_timeout: 5s ends before a request does"),
-        ("deploy: {limits: {max_connections: 9}}\n", "load.vus: 1200 users need a connection each"),
-        ("load: {transactions: {reads: 0, writes: 0}}\n", "leave nothing to do"),
-        ("load: {rate: 100/s, pacing: 1s}\n", "load.pacing: cannot go with load.rate"),
-        ("load: {rate: 100/s, think_time: 1s}\n", "load.think_time: cannot go with load.rate"),
-        ("load: {stages: ['30s:100'], duration: 1m}\n", "load.duration: cannot go with load.stages"),
-        ("load: {stages: ['30s:100'], vus: 5}\n", "load.vus: cannot go with load.stages"),
-        ("load: {stages: ['30s:100', '1m:5/s']}\n", "1m:5/s is of another kind than 30s:100"),
-        ("load: {stages: ['0s:100']}\n", "load.stages: 0s:100 has no length"),
-        ("load: {stages: ['30s:0']}\n", "a highest target of 1 to 1000000, found 0"),
-        ("load: {stages: ['3s:9'], warmup: 3s}\n", "more than the warm-up (3s)"),
-        ("load: {stages: ['30:100']}\n", "expected a stage such as 30s:100"),
-        ("load: {iterations: 0}\n", "load.iterations: expected 1 to"),
-        ("load: {steps: [{path: /}]}\n", "`transactions` has no use for load.steps"),
-        ("load: {scenario: steps, url: 'http://h'}\n", "`steps` needs load.steps"),
-        ("load: {scenario: steps, steps: [{path: /}]}\n", "`steps` needs a URL"),
-        (
-            "load: {scenario: steps, url: 'http://h', steps: [{name: a}, {name: a}]}\n",
-            "load.steps.1.name: two steps are named \"a\"",
-        ),
-        (
-            "load: {scenario: steps, url: 'http://h', steps: [{method: get}]}\n",
-            "load.steps.0.method: expected an HTTP method",
-        ),
-        (
-            "load: {scenario: steps, url: 'http://h', steps: [{checks: {status: [20]}}]}\n",
-            "expected a status such as 200 or a range",
-        ),
-        (
-            "load: {scenario: request, url: 'http://h'}\ncriteria: {lost_writes: [count==0]}\n",
-            "x.yaml:2:26: criteria.lost_writes: `count==0` can never pass: only the bundled service",
-        ),
-    ] {
-        let error = load_text(text).expect_err(text).to_string();
-        assert!(error.contains(expected), "{text}\n{error}\n  lacks\n{expected}");
-        assert!(error.contains("\nhelp: "), "{error}");
-    }
-}
-
-#[test]
-fn errors_from_the_command_line_name_the_flag() {
-    let mut flags = Layer::default();
-    flags.load.section().vus = Some(Whole(0)).into();
-    let error = load("local", flags).unwrap_err().to_string();
-    assert!(error.starts_with("--vus: load.vus: expected 1 to 1000000, found 0"), "{error}");
-
-    let mut flags = Layer::default();
-    flags.deploy.section().api_threads = Some(Whole(0)).into();
-    let error = load("local", flags).unwrap_err().to_string();
-    assert!(error.starts_with("--threads: deploy.api_threads: expected 1 to 1024, found 0"), "{error}");
-
-    let mut flags = Layer::default();
-    flags.deploy.section().redis_url = Some("redis://h".to_owned()).into();
-    let error = load("local", flags).unwrap_err().to_string();
-    assert!(error.starts_with("--redis-url: deploy.redis_url: has no use"), "{error}");
-
-    let error = load("lcoal", Layer::default()).unwrap_err().to_string();
-    assert!(error.contains("lcoal: there is no such profile\nhelp: did you mean `local`?"), "{error}");
-    assert!(threshold_flag("p(95)").is_err() && threshold_flag("=x").is_err());
-    assert_eq!(threshold_flag("a=p(95)<=5").unwrap().expression, "p(95)<=5");
 }
 
 #[test]
