@@ -10,7 +10,7 @@ use super::control::Service;
 use super::experiment::{Experiment, RunName};
 use super::interrupt::Interrupt;
 use super::makers::Makers;
-use super::watching::Subject;
+use super::subject::Subject;
 use super::{control_runtime, options, print, use_color};
 use crate::args::{BenchArgs, Global};
 use crate::deploy::{Deployment, Role, StateDir};

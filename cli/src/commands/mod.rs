@@ -23,6 +23,7 @@ mod report;
 mod run;
 mod sampler;
 mod serve;
+mod subject;
 mod tune;
 mod validate;
 mod watching;

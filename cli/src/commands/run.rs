@@ -10,7 +10,7 @@ use super::control::Service;
 use super::experiment::{Experiment, RunName};
 use super::interrupt::Interrupt;
 use super::makers::Makers;
-use super::watching::Subject;
+use super::subject::Subject;
 use super::{control_runtime, options};
 use crate::agent::Crowd;
 use crate::args::{Global, RunArgs};

@@ -25,6 +25,7 @@ mod run;
 mod sandbox;
 mod serve;
 mod servers;
+mod staging;
 mod step_log;
 mod tune;
 mod validate;
