@@ -173,6 +173,10 @@ pub(crate) struct BenchArgs {
     /// Load this URL instead of the deployed service
     #[arg(long, value_name = "URL")]
     pub(crate) url: Option<String>,
+    /// The service's process on this host, whose counters are sampled; found by itself for what is deployed, and for
+    /// a URL of this host
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) pid: Option<u32>,
     /// HTTP method for --url
     #[arg(long, value_name = "METHOD")]
     pub(crate) method: Option<String>,

@@ -10,6 +10,7 @@ use super::control::Service;
 use super::experiment::{Experiment, RunName};
 use super::interrupt::Interrupt;
 use super::makers::Makers;
+use super::subject::Subject;
 use super::{control_runtime, options, print, use_color};
 use crate::args::{BenchArgs, Global};
 use crate::deploy::{Deployment, Role, StateDir};
@@ -30,6 +31,7 @@ pub(super) fn bench(global: &Global, args: &BenchArgs) -> anyhow::Result<ExitSta
         Some(url) => Target::url(url, profile.load.scenario),
         None => Target::deployed(deployed(&profile)?),
     };
+    let named = args.pid.map(Subject::named).transpose()?;
     let run = RunName::new();
     let makers = Makers::new(&profile, &args.agents)?;
     if let Some(listens) = target.listens {
@@ -55,6 +57,7 @@ pub(super) fn bench(global: &Global, args: &BenchArgs) -> anyhow::Result<ExitSta
             interrupt: &interrupt,
             folder: &folder,
             crowd,
+            subject: named.or(target.subject),
         };
         experiment.conduct(plan).await
     });
@@ -71,6 +74,8 @@ struct Target {
     mongo: Option<(String, String)>,
     /// Where a service of this machine listens.
     listens: Option<SocketAddr>,
+    /// Its process, where that is known beforehand.
+    subject: Option<Subject>,
 }
 
 impl Target {
@@ -80,14 +85,15 @@ impl Target {
             // Only scalekit's own service has transactions, and so counters and an audit.
             ScenarioKind::Transactions => vec![Role { name: "service".into(), url: url.to_owned() }],
         };
-        Self { url: url.to_owned(), roles, mongo: None, listens: None }
+        Self { url: url.to_owned(), roles, mongo: None, listens: None, subject: None }
     }
 
     fn deployed(deployment: Deployment) -> Self {
         let url = deployment.api_url().to_owned();
+        let subject = Subject::deployed(&deployment);
         let mongo = deployment.mongo_url.map(|url| (url, deployment.mongo_database));
         let listens = url.strip_prefix("http://").and_then(|address| address.parse().ok());
-        Self { url, roles: deployment.roles, mongo, listens }
+        Self { url, roles: deployment.roles, mongo, listens, subject }
     }
 }
 

@@ -11,6 +11,8 @@ use super::control::{Drained, Service};
 use super::interrupt::Interrupt;
 use super::loading::Loaded;
 use super::sampler::{Sample, Sampler};
+use super::subject::Subject;
+use super::watching::{Watched, Watching};
 use super::{crowd, facts};
 use crate::agent::{AgentRun, Crowd};
 use crate::audit::{Audit, Findings};
@@ -37,6 +39,8 @@ pub(super) struct Experiment<'a> {
     pub(super) folder: &'a RunFolder,
     /// Who makes the load; `None`: this process.
     pub(super) crowd: Option<Crowd>,
+    /// Whose host is sampled; `None`: of whoever listens where the load goes.
+    pub(super) subject: Option<Subject>,
 }
 
 /// Names one run.
@@ -69,6 +73,10 @@ pub(super) struct Measured {
     /// The criterion that ended the load early.
     pub(super) aborted: Option<Aborted>,
     pub(super) samples: Vec<Sample>,
+    /// When the load began.
+    pub(super) began: Instant,
+    /// Counters of the service's host during the load; `None`: they could not be sampled.
+    pub(super) watched: Option<Watched>,
     /// Counters before the load, right after it, and at the end. Empty where there is no service of ours.
     pub(super) before: BTreeMap<String, Stats>,
     pub(super) loaded: BTreeMap<String, Stats>,
@@ -94,11 +102,19 @@ impl Experiment<'_> {
             }
         }
         let before = stats(service).await;
+        let subject = self.subject.clone().unwrap_or_else(|| Subject::loaded(&plan.target));
+        let watching = Watching::start(subject, self.crowd.is_none());
         let sampled_since = Instant::now();
         let sampler = service.cloned().map(Sampler::start);
         let Loaded { plan, recording, aborted, agents, began } = self.load(plan).await?;
         caveats(&recording);
-        let loaded = stats(service).await;
+        let watched = async {
+            match watching {
+                Some(watching) => watching.finish().await,
+                None => None,
+            }
+        };
+        let (loaded, watched) = tokio::join!(stats(service), watched);
         let samples = match sampler {
             Some(sampler) => since(began.saturating_duration_since(sampled_since), sampler.finish().await),
             None => Vec::new(),
@@ -128,6 +144,8 @@ impl Experiment<'_> {
             agents,
             aborted,
             samples,
+            began,
+            watched,
             before,
             loaded,
             after,

@@ -29,8 +29,9 @@ pub(super) fn report(
     specs: Vec<Spec>,
     run: &RunName,
     plan: &Plan,
-    measured: Measured,
+    mut measured: Measured,
 ) -> Report {
+    let watched = measured.watched.take();
     let recording = &measured.recording;
     let rate = recording.requests as f64 / recording.measured.as_secs_f64();
     let mut report = Report {
@@ -64,6 +65,7 @@ pub(super) fn report(
         server: Server { before: counters(&measured.before), after: counters(&measured.after) },
         cap: cap(&measured.before),
         audit: None,
+        counters: None,
         findings: stolen(recording).into_iter().collect(),
         agents: measured.agents.iter().map(crowd::row).collect(),
         validity: crowd::validity(&measured.agents),
@@ -71,6 +73,9 @@ pub(super) fn report(
     };
     load_metrics(&mut report, recording);
     service_metrics(&mut report, &measured);
+    if let Some(watched) = watched {
+        watched.report(&mut report, recording, measured.began);
+    }
     report
 }
 
@@ -127,6 +132,7 @@ fn stolen(recording: &Recording) -> Option<Finding> {
             share * 100.0
         ),
         advice: "measure on a machine with processors of its own, or when its neighbours are quiet".into(),
+        evidence: None,
     })
 }
 

@@ -23,8 +23,10 @@ mod report;
 mod run;
 mod sampler;
 mod serve;
+mod subject;
 mod tune;
 mod validate;
+mod watching;
 
 use std::io::IsTerminal as _;
 

@@ -59,6 +59,7 @@ pub(super) fn started_anew(roles: &[String]) -> Finding {
             roles.join(" and ")
         ),
         advice: "its log says why it ended".into(),
+        evidence: None,
     }
 }
 

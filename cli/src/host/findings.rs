@@ -2,11 +2,13 @@
 //!
 //! A resource is a candidate for the cause when its counter crossed its threshold at most five seconds before the
 //! knee of the p99, or in that second (a heuristic: what is full shows in latency within seconds). Candidates come
-//! first; among equals errors before saturation before utilisation (the USE method), then the earlier one.
+//! first; among equals errors before saturation before utilisation (the USE method), then the earlier one. What fills
+//! because something else is full comes behind that.
 
 mod crossing;
 mod knee;
-mod rules;
+mod rule;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -17,12 +19,17 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::crossing::DiskCap;
 use self::crossing::{Crossed, Crossing, crossed, objects};
 pub(crate) use self::knee::{Knee, Latency};
-use self::rules::{RULES, Rule, Test};
-pub(crate) use self::rules::{Resource, Severity};
+use self::rule::{OF_GROUP, Presence, Rule, Test};
+pub(crate) use self::rule::{Resource, Severity};
+use self::table::rules;
 use super::counters::Series;
 
 /// How long before the knee a crossing may lie to be its cause.
 const BEFORE_KNEE_S: f64 = 5.0;
+/// Samples are a second apart. Further apart, or of what is only counted as a whole, nobody can say when it happened.
+const WIDE_S: f64 = 2.5;
+/// Gauge of a control group's version.
+const GROUP_VERSION: &str = "cgroup.version";
 
 /// What there is to judge.
 #[derive(Clone, Copy, Debug)]
@@ -80,19 +87,39 @@ pub(crate) struct Attribution {
 /// Judges the samples of a run.
 pub(crate) fn attribute(evidence: Evidence<'_>) -> Attribution {
     let knee = knee::knee(evidence.latency);
-    let mut findings: Vec<Finding> = RULES
-        .iter()
-        .flat_map(|rule| {
-            crossed(evidence.series, rule.counter, rule.test, evidence.disk_cap)
-                .into_iter()
-                .filter_map(|crossed| finding(rule, crossed, knee, evidence.measured_from_ms))
-        })
-        .collect();
-    findings.sort_by(|one, other| {
+    let mut found: Vec<(&Rule, Finding)> = Vec::new();
+    for rule in rules() {
+        for crossed in crossed(evidence.series, rule.counter, rule.test, evidence.disk_cap) {
+            // A counter with two thresholds is told of once, by the higher one, which the table has first.
+            let is_told = found.iter().any(|(_, finding)| finding.counter == crossed.counter);
+            if !is_told && let Some(finding) = finding(rule, crossed, knee, evidence) {
+                found.push((rule, finding));
+            }
+        }
+    }
+    found.sort_by(|(_, one), (_, other)| {
         let rank = |finding: &Finding| (finding.before_knee != Some(true), finding.severity);
         rank(one).cmp(&rank(other)).then(one.at_s.total_cmp(&other.at_s))
     });
+    causes_first(&mut found);
+    let findings = found.into_iter().map(|(_, finding)| finding).collect();
     Attribution { knee, findings, unknown: unknown(evidence.series) }
+}
+
+/// Brings what fills other resources before them, unless only they are candidates for the cause of the knee.
+fn causes_first(found: &mut [(&Rule, Finding)]) {
+    for place in 0..found.len() {
+        let Some((rule, cause)) = found.get(place) else { return };
+        let (fills, is_candidate) = (rule.fills, cause.before_knee == Some(true));
+        let consequence = found.iter().take(place).position(|(_, finding)| {
+            fills.contains(&finding.resource) && (is_candidate || finding.before_knee != Some(true))
+        });
+        if let Some(first) = consequence
+            && let Some(between) = found.get_mut(first..=place)
+        {
+            between.rotate_right(1);
+        }
+    }
 }
 
 impl Attribution {
@@ -122,10 +149,17 @@ impl Attribution {
     }
 }
 
-fn finding(rule: &Rule, crossed: Crossed, knee: Option<Knee>, measured_from_ms: i64) -> Option<Finding> {
+fn finding(
+    rule: &Rule,
+    crossed: Crossed,
+    knee: Option<Knee>,
+    Evidence { series, measured_from_ms, .. }: Evidence<'_>,
+) -> Option<Finding> {
     #[expect(clippy::cast_precision_loss, reason = "milliseconds of a run stay below 2^53")]
     let seconds =
-        |ms: u64| (i64::try_from(ms).unwrap_or(i64::MAX).saturating_sub(measured_from_ms)) as f64 / 1000.0;
+        |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX).saturating_sub(measured_from_ms) as f64 / 1000.0;
+    // So that a moment before the beginning is not -0.0.
+    let shown = |seconds: f64| (seconds * 10.0).round() / 10.0 + 0.0;
     // The crossing happened somewhere between its two samples, and the knee somewhere in its second.
     #[expect(clippy::cast_precision_loss, reason = "seconds of a run stay below 2^53")]
     let is_before = |knee: Knee, crossing: &Crossing| {
@@ -134,21 +168,27 @@ fn finding(rule: &Rule, crossed: Crossed, knee: Option<Knee>, measured_from_ms: 
     };
     let at_knee = knee.and_then(|knee| crossed.crossings.iter().find(|crossing| is_before(knee, crossing)));
     let crossing = at_knee.or(crossed.crossings.first())?;
-    let at_s = seconds(crossing.at_ms);
+    let (from_s, at_s) = (seconds(crossing.from_ms), seconds(crossing.at_ms));
     let limit = crossed.limit.map(|limit| format!(" of {limit}")).unwrap_or_default();
     let message = format!(
-        "{}: {}: {} went from {} to {}{limit}, from {at_s:.1} s on",
+        "{}: {}: {} went from {} to {}{limit}, {}",
         rule.resource.name(),
         rule.meaning,
         crossed.counter,
         crossed.before,
         crossed.after,
+        // Counted as a whole only.
+        if at_s - from_s > WIDE_S {
+            format!("between {:.1} s and {:.1} s", shown(from_s), shown(at_s))
+        } else {
+            format!("from {:.1} s on", shown(at_s))
+        },
     );
-    let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let group = group(series, &crossed.counter);
+    let named = |names: &[&str]| names.iter().map(|name| setting(name, group)).collect::<Vec<_>>();
     Some(Finding {
         resource: rule.resource,
         severity: rule.severity,
-        counter: crossed.counter,
         before: crossed.before,
         after: crossed.after,
         limit: crossed.limit,
@@ -156,9 +196,36 @@ fn finding(rule: &Rule, crossed: Crossed, knee: Option<Knee>, measured_from_ms: 
         before_knee: knee.map(|_| at_knee.is_some()),
         message,
         advice: rule.advice.to_owned(),
-        tune: owned(rule.tune),
-        deploy: owned(rule.deploy),
+        tune: named(rule.tune),
+        deploy: named(rule.deploy),
+        counter: crossed.counter,
     })
+}
+
+/// A control group's directory, and whether it is of version 1.
+type Group<'a> = (&'a str, bool);
+
+/// The group that a counter is of; a device may stand behind its directory.
+fn group<'a>(series: &Series, counter: &'a str) -> Option<Group<'a>> {
+    let (name, object) = counter.strip_suffix(']')?.split_once('[')?;
+    let directory = object.split(' ').next()?;
+    let version = series.counters.get(&format!("{GROUP_VERSION}[{directory}]"));
+    let is_v1 = version.is_some_and(|column| column.values.contains(&Some(1.0)));
+    name.starts_with("cgroup.").then_some((directory, is_v1))
+}
+
+/// A setting's name; of a group's the file.
+fn setting(name: &str, group: Option<Group<'_>>) -> String {
+    let (Some(file), Some((directory, is_v1))) = (name.strip_prefix(OF_GROUP), group) else {
+        return name.to_owned();
+    };
+    let file = match (is_v1, file) {
+        (true, "cpu.max") => "cpu.cfs_quota_us",
+        (true, "memory.max") => "memory.limit_in_bytes",
+        (true, "io.max") => "blkio.throttle.write_iops_device",
+        (_, file) => file,
+    };
+    format!("{}/{file}", directory.trim_end_matches('/'))
 }
 
 /// Counters of rules that no sample knows. A cap that is not there is none; anything else that is missing is unknown.
@@ -166,13 +233,17 @@ fn unknown(series: &Series) -> Vec<Unknown> {
     let is_known =
         |counter: &str| objects(series, counter).any(|(_, column)| column.values.iter().any(Option::is_some));
     let mut missing: BTreeMap<Resource, Vec<String>> = BTreeMap::new();
-    for rule in RULES {
-        let counterpart = match rule.test {
-            Test::Part { of, .. } => Some(of),
-            Test::Share { of, .. } if rule.known_by.is_none() => Some(of),
+    for rule in rules() {
+        let counterpart = match (rule.test, rule.presence) {
+            (Test::Part { of, .. } | Test::Share { of, .. }, Presence::Always) => Some(of),
             _ => None,
         };
-        for counter in [Some(rule.known_by.unwrap_or(rule.counter)), counterpart].into_iter().flatten() {
+        let counter = match rule.presence {
+            Presence::Always => Some(rule.counter),
+            Presence::With(other) => Some(other),
+            Presence::Optional => objects(series, rule.counter).next().map(|_| rule.counter),
+        };
+        for counter in [counter, counterpart].into_iter().flatten() {
             let counters = missing.entry(rule.resource).or_default();
             if !is_known(counter) && !counters.iter().any(|known| known == counter) {
                 counters.push(counter.to_owned());

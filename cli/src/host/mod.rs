@@ -12,6 +12,7 @@ pub(crate) mod findings;
 mod journal;
 mod known;
 pub(crate) mod limits;
+pub(crate) mod listener;
 pub(crate) mod persist;
 mod plan;
 mod rollback;

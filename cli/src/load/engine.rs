@@ -291,6 +291,8 @@ fn merge(
         max_rss_bytes: max_rss_bytes(),
         no_free_port: counts.no_free_port,
         too_many_files: counts.too_many_files,
+        no_free_port_since: counts.no_free_port_at.map(Duration::from_nanos),
+        too_many_files_since: counts.too_many_files_at.map(Duration::from_nanos),
         clock_jump_nanos: circumstances.clock_jump_nanos,
         ledger: Ledger::dealt(plan.own_users(), ledgers),
     }

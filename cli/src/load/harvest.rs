@@ -56,6 +56,9 @@ pub(super) struct Counts {
     pub(super) dropped: u64,
     pub(super) no_free_port: u64,
     pub(super) too_many_files: u64,
+    /// When each of the two came first.
+    pub(super) no_free_port_at: Option<Nanos>,
+    pub(super) too_many_files_at: Option<Nanos>,
     /// Seconds of the series that were lost because nobody took them.
     pub(super) series_gaps: u64,
 }
@@ -66,6 +69,12 @@ impl Counts {
         self.dropped += other.dropped;
         self.no_free_port += other.no_free_port;
         self.too_many_files += other.too_many_files;
+        for (mine, theirs) in [
+            (&mut self.no_free_port_at, other.no_free_port_at),
+            (&mut self.too_many_files_at, other.too_many_files_at),
+        ] {
+            *mine = mine.iter().copied().chain(theirs).min();
+        }
         self.series_gaps += other.series_gaps;
     }
 }

@@ -96,6 +96,9 @@ pub(crate) struct Recording {
     /// Attempts without a free local port or file descriptor, warm-up included.
     pub(crate) no_free_port: u64,
     pub(crate) too_many_files: u64,
+    /// When each of the two came first, since the load began.
+    pub(crate) no_free_port_since: Option<Duration>,
+    pub(crate) too_many_files_since: Option<Duration>,
     /// How far the wall clock moved more than the monotonic clock during the run, in nanoseconds; negative if less.
     pub(crate) clock_jump_nanos: i64,
     /// The fate of every request, warm-up included.

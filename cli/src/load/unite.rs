@@ -47,6 +47,8 @@ fn nothing() -> Recording {
         max_rss_bytes: 0,
         no_free_port: 0,
         too_many_files: 0,
+        no_free_port_since: None,
+        too_many_files_since: None,
         clock_jump_nanos: 0,
         run_delay: None,
         heartbeat: trend(),
@@ -84,6 +86,8 @@ impl Recording {
             max_rss_bytes,
             no_free_port,
             too_many_files,
+            no_free_port_since,
+            too_many_files_since,
             clock_jump_nanos,
             run_delay,
             heartbeat,
@@ -111,6 +115,12 @@ impl Recording {
             (&mut self.too_many_files, too_many_files),
         ] {
             add(mine, *theirs);
+        }
+        for (mine, theirs) in [
+            (&mut self.no_free_port_since, no_free_port_since),
+            (&mut self.too_many_files_since, too_many_files_since),
+        ] {
+            *mine = mine.iter().chain(theirs).min().copied();
         }
         self.add_steps(steps);
         self.users_requested = self.users_requested.saturating_add(*users_requested);

@@ -282,8 +282,14 @@ impl<'a> Worker<'a> {
         self.ledgers[slot as usize].push(fate);
         self.set_online(slot, matches!(outcome, Outcome::Response(_)));
         match outcome {
-            Outcome::Failed(Failure::NoFreePort) => self.counts.no_free_port += 1,
-            Outcome::Failed(Failure::TooManyFiles) => self.counts.too_many_files += 1,
+            Outcome::Failed(Failure::NoFreePort) => {
+                self.counts.no_free_port += 1;
+                self.counts.no_free_port_at.get_or_insert(times.ended);
+            }
+            Outcome::Failed(Failure::TooManyFiles) => {
+                self.counts.too_many_files += 1;
+                self.counts.too_many_files_at.get_or_insert(times.ended);
+            }
             _ => {}
         }
         self.requests += 1;

@@ -6,8 +6,9 @@ use hdrhistogram::Histogram;
 use serde_json::json;
 
 use super::model::{
-    Achieved, Audit, Cap, CapKind, ErrorClass, Finding, Generator, Host, Load, Model, Report, Requested, Run,
-    SCHEMA_VERSION, Second, Server, Step, StepCheck, Tool,
+    Achieved, Audit, Cap, CapKind, Chosen, CounterDelta, CounterKind, CounterSeverity, Counters, ErrorClass,
+    Evidence, Finding, Generator, Host, LatencyKnee, Load, Model, Report, Requested, Run, SCHEMA_VERSION,
+    SampledProcess, Second, Server, Step, StepCheck, Tool, UnknownResource,
 };
 use crate::criteria::Spec;
 
@@ -87,9 +88,37 @@ pub(crate) fn empty() -> Report {
         server: Server::default(),
         cap: Cap { kind: CapKind::None, limit_per_s: None, probed_per_s: None },
         audit: None,
+        counters: None,
         findings: Vec::new(),
         validity: Vec::new(),
         verdict: None,
+    }
+}
+
+/// Of a host that had a finding, and a kernel without connection tracking.
+pub(crate) fn counters() -> Counters {
+    let delta = |before, after| CounterDelta { kind: CounterKind::Counter, before, after };
+    Counters {
+        process: SampledProcess {
+            pid: 4321,
+            name: Some("scalekit".to_owned()),
+            chosen: Chosen::Listening,
+            why: "it listens on 127.0.0.1:8080".to_owned(),
+        },
+        started_at: "2026-11-23T15:03:02Z".to_owned(),
+        measured_from_ms: 5020,
+        at_ms: vec![0, 1000],
+        deltas: BTreeMap::from([("tcp.listen_overflows".to_owned(), delta(Some(3.0), Some(15.0)))]),
+        series: BTreeMap::from([("tcp.listen_overflows".to_owned(), vec![Some(3.0), Some(15.0)])]),
+        cost_share: 0.0013,
+        left_out: 0,
+        knee: Some(LatencyKnee { at_s: 20, baseline_ms: 12.1, p99_ms: 640.0 }),
+        unknown: vec![UnknownResource {
+            id: "conntrack".to_owned(),
+            resource: "connection tracking".to_owned(),
+            counters: vec!["conntrack.entries".to_owned(), "conntrack.max".to_owned()],
+        }],
+        problems: Vec::new(),
     }
 }
 
@@ -157,10 +186,30 @@ pub(crate) fn report() -> Report {
     report.server.before.insert("api-0".to_owned(), json!({ "requests": 0 }));
     report.server.after.insert("api-0".to_owned(), json!({ "requests": 36_579 }));
     report.cap = Cap { kind: CapKind::Simulated, limit_per_s: Some(100), probed_per_s: Some(99.8) };
-    report.findings = vec![Finding {
-        id: "listen-drops".to_owned(),
-        message: "12 connections dropped from a full accept queue".to_owned(),
-        advice: "raise net.core.somaxconn".to_owned(),
-    }];
+    report.findings = vec![
+        Finding {
+            id: "accept-queue".to_owned(),
+            message: "accept queue: tcp.listen_overflows went from 3 to 15, from 17.0 s on".to_owned(),
+            advice: "raise the backlog".to_owned(),
+            evidence: Some(Evidence {
+                severity: CounterSeverity::Error,
+                counter: "tcp.listen_overflows".to_owned(),
+                before: 3.0,
+                after: 15.0,
+                limit: None,
+                at_s: 17.0,
+                before_knee: Some(true),
+                tune: vec!["net.core.somaxconn".to_owned()],
+                deploy: vec!["deploy.limits.backlog".to_owned()],
+            }),
+        },
+        Finding {
+            id: "process-restarted".to_owned(),
+            message: "worker started anew".to_owned(),
+            advice: "its log says why it ended".to_owned(),
+            evidence: None,
+        },
+    ];
+    report.counters = Some(counters());
     report
 }

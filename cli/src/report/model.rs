@@ -1,5 +1,6 @@
 //! The report: facts of one run, versioned. Times in a name carry their unit; metrics are in ms and bytes.
 
+mod counters;
 mod generator;
 
 use std::collections::BTreeMap;
@@ -9,6 +10,10 @@ use hdrhistogram::Histogram;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
+pub(crate) use self::counters::{
+    Chosen, CounterDelta, CounterKind, CounterSeverity, Counters, Evidence, LatencyKnee, SampledProcess,
+    UnknownResource,
+};
 pub(crate) use self::generator::{Check, CheckOutcome, Generator};
 use super::distribution::{Distribution, ms};
 use crate::criteria::{Contains, Kind, Spec, Verdict, definition};
@@ -49,7 +54,10 @@ pub(crate) struct Report {
     pub(crate) cap: Cap,
     /// `null`: there was no audit.
     pub(crate) audit: Option<Audit>,
-    /// What stopped the service, or nearly did.
+    /// Counters of the host of the service during the load; `null`: they were not sampled.
+    #[serde(default)]
+    pub(crate) counters: Option<Counters>,
+    /// What stopped the service, or nearly did: what the counters say first, and of that the likeliest cause.
     pub(crate) findings: Vec<Finding>,
     /// What spoils the measurement beside `generator.checks`; any of it makes the verdict invalid.
     pub(crate) validity: Vec<String>,
@@ -321,14 +329,17 @@ pub(crate) struct Audit {
 }
 
 /// Something that stopped the service, or nearly did.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Finding {
-    /// Stable name, such as `listen-drops`.
+    /// Stable name: the resource that was full, such as `accept-queue`, or what happened, such as `process-restarted`.
     pub(crate) id: String,
     /// What was seen, with the figures.
     pub(crate) message: String,
     /// What to do.
     pub(crate) advice: String,
+    /// The counter that says so; `null`: none of the host's.
+    #[serde(default)]
+    pub(crate) evidence: Option<Evidence>,
 }
 
 impl Report {

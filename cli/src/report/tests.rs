@@ -128,6 +128,23 @@ fn nothing_never_passes() {
     assert_eq!(judged(&report, "dropped_iterations", "count==0").outcome, Outcome::Pass);
 }
 
+/// As versions before wrote it.
+#[test]
+fn a_report_without_counters_is_read_and_judged_alike() {
+    let mut report = fixture::report();
+    (report.counters, report.findings[0].evidence) = (None, None);
+    let mut value = json(&report);
+    value.as_object_mut().unwrap().remove("counters");
+    for finding in value["findings"].as_array_mut().unwrap() {
+        finding.as_object_mut().unwrap().remove("evidence");
+    }
+    let read: Report = serde_json::from_value(value.clone()).unwrap();
+    assert_eq!(read, report);
+    assert!(jsonschema::validator_for(&schema()).unwrap().is_valid(&value));
+    let criteria = parse(&report.criteria).unwrap();
+    assert_eq!(rejudge(&read, &criteria), rejudge(&fixture::report(), &criteria));
+}
+
 #[test]
 fn what_is_not_a_number_is_absent_from_the_file() {
     let mut report = fixture::report();

@@ -1,5 +1,7 @@
 //! The summary at the end of a run, in the manner of k6's.
 
+mod findings;
+
 use std::fmt::Write as _;
 
 use super::figures::{bytes, count, decimal, gibibytes, millis, percent};
@@ -303,17 +305,6 @@ impl Page {
         }
         for example in audit.examples.iter().take(MOST_LISTED) {
             self.entry("  example", example);
-        }
-    }
-
-    fn findings(&mut self, report: &Report) {
-        if report.findings.is_empty() {
-            return;
-        }
-        self.section("FINDINGS");
-        for finding in report.findings.iter().take(MOST_LISTED) {
-            self.line(&format!("    {}: {}", finding.id, finding.message));
-            self.line(&format!("      → {}", finding.advice));
         }
     }
 

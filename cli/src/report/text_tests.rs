@@ -3,7 +3,7 @@
 use super::fixture;
 use super::judging::judge;
 use super::model::Report;
-use super::model::{Agent, Audit};
+use super::model::{Agent, Audit, Chosen};
 use super::text;
 use crate::criteria::parse;
 
@@ -59,8 +59,13 @@ fn a_good_run() {
 
   █ FINDINGS
 
-    listen-drops: 12 connections dropped from a full accept queue
-      → raise net.core.somaxconn
+    p(99) rose at 20 s, from 12.1ms to 640ms
+    likely cause: accept queue: tcp.listen_overflows went from 3 to 15, from 17.0 s on
+      → raise the backlog [tune: net.core.somaxconn; deployment: deploy.limits.backlog]
+    process-restarted: worker started anew
+      → its log says why it ended
+    unknown: connection tracking (conntrack.entries, conntrack.max)
+    sampled: process 4321 (scalekit), it listens on 127.0.0.1:8080; it took 0.13% of a core
 
   VERDICT: PASS
 ";
@@ -132,6 +137,38 @@ fn a_foreign_report_cannot_steer_the_terminal() {
     assert!(!shown.chars().any(|c| c.is_control() && c != '\n'), "{shown:?}");
     let colored = text(&judged(fixture::report()), true);
     assert!(colored.contains("VERDICT: \u{1b}[32mPASS\u{1b}[0m"), "{colored}");
+}
+
+#[test]
+fn a_run_without_a_full_resource_says_so_and_one_without_counters_says_nothing() {
+    let mut report = fixture::report();
+    report.findings.remove(0);
+    if let Some(counters) = &mut report.counters {
+        (counters.knee, counters.unknown) = (None, Vec::new());
+        counters.process.chosen = Chosen::Generator;
+        counters.problems = vec!["sock_diag: not here".to_owned()];
+    }
+    let expected = "  █ FINDINGS
+
+    No saturated resource found
+    process-restarted: worker started anew
+      → its log says why it ended
+    note: sock_diag: not here
+    note: sampled: process 4321 (scalekit), it listens on 127.0.0.1:8080; it took 0.13% of a core
+";
+    let shown = text(&judged(report.clone()), false);
+    assert!(shown.contains(expected), "{shown}");
+    (report.counters, report.findings) = (None, Vec::new());
+    assert!(!text(&judged(report), false).contains("FINDINGS"));
+}
+
+#[test]
+fn many_findings_are_bounded() {
+    let mut report = fixture::report();
+    report.findings = vec![report.findings[0].clone(); 13];
+    let shown = text(&judged(report), false);
+    assert_eq!(shown.matches("likely cause").count(), 10);
+    assert!(shown.contains("    3 more are in report.json\n"), "{shown}");
 }
 
 #[test]

@@ -1,15 +1,15 @@
 //! A generator that was kept from its work says so: its figures are no measurement of the server.
 
-use std::fs;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::quota::Quota;
 use crate::run::expect_valid;
-use crate::sandbox::{SCALEKIT, Sandbox};
+use crate::sandbox::Sandbox;
 use crate::web::WebServer;
 
 /// A bound of which a tenth is less than the generator is held up for.
@@ -65,63 +65,19 @@ fn a_generator_that_is_stopped_calls_itself_invalid_even_if_its_users_do_not_pau
     assert!(shown.contains("its own standstill") && shown.contains("more cores"), "{shown}");
 }
 
-/// A cgroup of a tenth of a processor; removed when dropped, for which it must be empty.
-struct Quota {
-    directory: PathBuf,
-}
-
-impl Quota {
-    /// `None` where this process may not make one.
-    fn new() -> Option<Self> {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let point = |line: &str| line.split(' ').nth(4).map(PathBuf::from);
-        let v1 = mounts.lines().find(|line| line.contains(" - cgroup ") && line.ends_with(",cpu"));
-        let v2 = mounts.lines().find(|line| line.contains(" - cgroup2 "));
-        let settings = [
-            (v1.and_then(point), vec![("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "10000")]),
-            (v2.and_then(point), vec![("cpu.max", "10000 100000")]),
-        ];
-        settings.into_iter().find_map(|(mounted, files)| {
-            let directory = mounted?.join(format!("scalekit-e2e-{}", std::process::id()));
-            fs::create_dir(&directory).ok()?;
-            let quota = Self { directory };
-            // Writing must not make a file where the controller has none.
-            let set = |(name, value): &(&str, &str)| {
-                let path = quota.directory.join(name);
-                path.exists() && fs::write(path, value).is_ok()
-            };
-            files.iter().all(set).then_some(quota)
-        })
-    }
-
-    fn procs(&self) -> PathBuf {
-        self.directory.join("cgroup.procs")
-    }
-}
-
-impl Drop for Quota {
-    fn drop(&mut self) {
-        // Fails only while a process is in it, which the test has reaped.
-        let _ = fs::remove_dir(&self.directory);
-    }
-}
-
 #[test]
 fn a_generator_that_a_cgroup_throttles_calls_itself_invalid() {
     let (sandbox, server) = (Sandbox::new(), WebServer::start("200 OK"));
-    let Some(quota) = Quota::new() else {
+    let Some(quota) = Quota::new("generator") else {
         // The test above starves the generator where this one cannot.
         eprintln!("not checked: this user may not make a cgroup with a CPU quota");
         return;
     };
     let profile = sandbox.profile("throttled", "");
-    // In the cgroup from its first instruction on.
-    let script = "echo $$ > \"$0\" && exec \"$@\"";
-    let procs = quota.procs();
     let load = ["--vus", "50", "--think", "0s", "--duration", "3s"];
     let bench = ["bench", "-p", &profile, "--url", &server.url];
-    let command = ["-c", script, procs.to_str().unwrap(), SCALEKIT];
-    let output = sandbox.run(sandbox.program("sh", &[&command[..], &bench, &load].concat())).expect(120);
+    let command = quota.command(&[&bench[..], &load].concat());
+    let output = sandbox.run(sandbox.program("sh", &command)).expect(120);
     assert!(output.stdout.contains("the CPU quota of a cgroup"), "{}", output.stdout);
     assert!(output.stdout.contains("cpu.max"), "{}", output.stdout);
     let report = sandbox.report();

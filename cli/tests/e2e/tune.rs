@@ -1,12 +1,11 @@
 //! `scalekit tune` on a real kernel, in network namespaces that the tests make: nothing of the host itself is changed.
 
 use std::fs;
-use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::namespace::Namespace;
 use crate::sandbox::{Output, SCALEKIT, Sandbox, wait_for};
 
 const WHY: &str = "why: it must be, risk: none, proof: a counter, source: this test";
@@ -14,51 +13,8 @@ const SOMAXCONN: &str = "net.core.somaxconn";
 const RANGE: &str = "net.ipv4.ip_local_port_range";
 const BUCKETS: &str = "net.ipv4.tcp_max_tw_buckets";
 
-/// A network namespace, gone with the value.
-struct Namespace(String);
-
-impl Namespace {
-    /// `None`, with the reason on stderr, where this process may not make one.
-    fn new() -> Option<Self> {
-        if !nix::unistd::geteuid().is_root() {
-            eprintln!(
-                "SKIPPED: not root, so no network namespace can be made; `scalekit tune` is NOT tested"
-            );
-            return None;
-        }
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let namespace = Self(format!("scalekit-{}-{count}", std::process::id()));
-        let made = Command::new("ip").args(["netns", "add", &namespace.0]).status();
-        assert!(made.expect("iproute2 is installed by ./test").success());
-        Some(namespace)
-    }
-
-    fn command(&self, sandbox: &Sandbox, args: &[&str]) -> Command {
-        sandbox.program("ip", &[&["netns", "exec", &self.0, SCALEKIT], args].concat())
-    }
-
-    fn scalekit(&self, sandbox: &Sandbox, args: &[&str]) -> Output {
-        sandbox.run(self.command(sandbox, args))
-    }
-
-    fn get(&self, key: &str) -> String {
-        let path = format!("/proc/sys/{}", key.replace('.', "/"));
-        let output = Command::new("ip").args(["netns", "exec", &self.0, "cat", &path]).output().unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
-        text.split_whitespace().collect::<Vec<_>>().join(" ")
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        // A test that fails has told its reason already.
-        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
-    }
-}
-
 /// A profile of these keys, each with what is wanted of it.
-fn profile(sandbox: &Sandbox, keys: &[(&str, &str)]) -> String {
+pub(crate) fn profile(sandbox: &Sandbox, keys: &[(&str, &str)]) -> String {
     let lines: String =
         keys.iter().map(|(key, wanted)| format!("    {key}: {{{wanted}, {WHY}}}\n")).collect();
     let file = sandbox.path("tuned.yaml");
@@ -79,7 +35,7 @@ fn pair(key: &str, status: &str) -> (String, String) {
 
 #[test]
 fn a_namespace_is_tuned_verified_and_given_back() {
-    let (Some(namespace), sandbox) = (Namespace::new(), Sandbox::new()) else { return };
+    let (Some(namespace), sandbox) = (Namespace::new("`scalekit tune`"), Sandbox::new()) else { return };
     let before = [SOMAXCONN, RANGE, BUCKETS].map(|key| namespace.get(key));
     let host = fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
     let wanted = [
@@ -120,7 +76,7 @@ fn a_namespace_is_tuned_verified_and_given_back() {
 
 #[test]
 fn what_cannot_be_done_is_said_with_the_command_that_can() {
-    let (Some(namespace), sandbox) = (Namespace::new(), Sandbox::new()) else { return };
+    let (Some(namespace), sandbox) = (Namespace::new("`scalekit tune`"), Sandbox::new()) else { return };
     let wanted = [
         ("net.core.netdev_max_backlog", "at_least: 4096000"),
         (SOMAXCONN, "at_least: 20001"),
@@ -151,14 +107,15 @@ fn what_cannot_be_done_is_said_with_the_command_that_can() {
     let script = format!(
         "mount -o remount,ro,bind /proc/sys 2>/dev/null || {{ mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys; }} && exec {SCALEKIT} tune --yes -p host-seed"
     );
-    let read_only = sandbox.run(sandbox.program("ip", &["netns", "exec", &namespace.0, "sh", "-c", &script]));
+    let read_only =
+        sandbox.run(sandbox.program("ip", &[&namespace.prefix()[1..], &["sh", "-c", &script]].concat()));
     read_only.expect(1).prints(&["read-only", "EROFS", "sysctl -w net.ipv4.tcp_tw_reuse='1'"]);
     assert_eq!(namespace.get("net.ipv4.tcp_tw_reuse"), "2");
 }
 
 #[test]
 fn a_kill_between_two_writes_leaves_a_journal_that_gives_all_back() {
-    let (Some(namespace), sandbox) = (Namespace::new(), Sandbox::new()) else { return };
+    let (Some(namespace), sandbox) = (Namespace::new("`scalekit tune`"), Sandbox::new()) else { return };
     let before = namespace.get(SOMAXCONN);
     let profile = profile(&sandbox, &[(SOMAXCONN, "at_least: 20001"), (BUCKETS, "at_least: 200000")]);
     // In place of the second key a pipe: the plan's look at it is answered, the look before the write is not.
@@ -167,7 +124,7 @@ fn a_kill_between_two_writes_leaves_a_journal_that_gives_all_back() {
     let file = format!("/proc/sys/{}", BUCKETS.replace('.', "/"));
     let script = format!("mount --bind {} {file} && exec {SCALEKIT} tune --yes -p {profile}", pipe.display());
     let mut running =
-        sandbox.start(sandbox.program("ip", &["netns", "exec", &namespace.0, "sh", "-c", &script]));
+        sandbox.start(sandbox.program("ip", &[&namespace.prefix()[1..], &["sh", "-c", &script]].concat()));
     fs::write(&pipe, "4096\n").unwrap();
     wait_for("the first write", || (namespace.get(SOMAXCONN) == "20001").then_some(()));
     // The read of the second key is what it now waits in.
@@ -183,14 +140,15 @@ fn a_kill_between_two_writes_leaves_a_journal_that_gives_all_back() {
 
 #[test]
 fn what_is_persisted_is_written_to_etc_and_taken_back() {
-    let (Some(namespace), sandbox) = (Namespace::new(), Sandbox::new()) else { return };
+    let (Some(namespace), sandbox) = (Namespace::new("`scalekit tune`"), Sandbox::new()) else { return };
     let profile = profile(&sandbox, &[(SOMAXCONN, "at_least: 20001")]);
     // `ip netns exec` has mounts of its own: this /etc is seen by nobody else.
     let script = format!(
         "mount -t tmpfs tmpfs /etc && mkdir /etc/sysctl.d && echo net.core.somaxconn=5 > /etc/sysctl.conf &&
          {SCALEKIT} tune --yes --persist -p {profile} && cat /etc/sysctl.d/* && {SCALEKIT} tune rollback && echo left: && ls -A /etc/sysctl.d"
     );
-    let output = sandbox.run(sandbox.program("ip", &["netns", "exec", &namespace.0, "sh", "-c", &script]));
+    let output =
+        sandbox.run(sandbox.program("ip", &[&namespace.prefix()[1..], &["sh", "-c", &script]].concat()));
     let output = output.expect(0).prints(&[
         "\nnet.core.somaxconn = 20001\n",
         "/etc/sysctl.conf sets net.core.somaxconn after ours",
@@ -229,12 +187,12 @@ fn limits_of_a_process_are_raised_and_given_back() {
 
 #[test]
 fn on_a_terminal_it_asks() {
-    let (Some(namespace), sandbox) = (Namespace::new(), Sandbox::new()) else { return };
+    let (Some(namespace), sandbox) = (Namespace::new("`scalekit tune`"), Sandbox::new()) else { return };
     let before = namespace.get(SOMAXCONN);
     let profile = profile(&sandbox, &[(SOMAXCONN, "at_least: 20001")]);
     for (answer, status, after) in [("n", 1, before.as_str()), ("", 1, &before), ("y", 0, "20001")] {
         let script = format!("echo '{answer}' | script -qec '{SCALEKIT} tune -p {profile}' /dev/null");
-        let args = ["netns", "exec", &namespace.0, "sh", "-c", &script];
+        let args = [&namespace.prefix()[1..], &["sh", "-c", &script]].concat();
         sandbox.run(sandbox.program("ip", &args)).expect(status).prints(&["change this? [y/N]"]);
         assert_eq!(namespace.get(SOMAXCONN), after, "{answer:?}");
     }

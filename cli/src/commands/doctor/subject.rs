@@ -9,7 +9,7 @@ use anyhow::bail;
 use crate::args::DoctorArgs;
 use crate::checkup::Service;
 use crate::deploy::{Deployment, StateDir};
-use crate::host::counters::{Holders, Listener, holders, listeners, sockets_of};
+use crate::host::counters::{Holders, Listener, holders, listeners, sockets_of, workers};
 use crate::profile::{self, Layer, Profile, ProfileError, flag_error};
 use crate::root::Root;
 
@@ -153,19 +153,6 @@ impl Subject {
         let deployed = profile::load(written.to_str()?, Layer::default()).ok()?;
         Some(deployed.deploy.limits.max_connections.into())
     }
-}
-
-/// Of processes that hold one listener, those that accept from it, as far as can be told: not whoever opened it for
-/// its children, such as systemd or the master of nginx.
-fn workers(root: &Root, pids: &[u32]) -> Vec<u32> {
-    let parents: HashSet<u32> = pids.iter().filter_map(|pid| parent(root, *pid)).collect();
-    pids.iter().copied().filter(|pid| !parents.contains(pid)).collect()
-}
-
-/// Field 4 of `/proc/PID/stat`; the name before it, in parentheses, may hold anything.
-fn parent(root: &Root, pid: u32) -> Option<u32> {
-    let stat = root.known(format!("/proc/{pid}/stat"))?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// The servers at these URLs that are processes of this host, by name. One that is elsewhere, or does not show, is left

@@ -8,8 +8,10 @@ use super::cgroup::Cgroups;
 use super::destinations::Destination;
 use super::listeners::Listener;
 use super::pressure::Stall;
+use super::process::{Limit, Process};
 use super::series::Kind;
 use super::snapshot::Snapshot;
+use crate::cgroup_path::{Group, Version};
 
 /// One number of a snapshot.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,7 +67,7 @@ pub(super) fn figures(snapshot: &Snapshot) -> Vec<Figure> {
 }
 
 fn machine(all: &mut Figures, snapshot: &Snapshot) {
-    let Snapshot { processors, pressure, memory, files, process, .. } = snapshot;
+    let Snapshot { processors, pressure, memory, files, process, generator, .. } = snapshot;
     all.counts("cpu.total", processors.total);
     all.counts("cpu.busy", processors.busy);
     all.counts("cpu.stolen", processors.stolen);
@@ -88,8 +90,12 @@ fn machine(all: &mut Figures, snapshot: &Snapshot) {
     all.gauge("files.max", files.max);
     all.gauge("process.alive", process.is_alive.map(u64::from));
     all.counts("process.cpu_us", process.cpu_us);
-    all.gauge("process.open_files", process.open_files);
-    all.gauge("process.max_open_files", process.max_open_files.and_then(super::process::Limit::value));
+    for (name, process) in [("process", Some(process)), ("generator", generator.as_ref())] {
+        if let Some(Process { open_files, max_open_files, .. }) = process {
+            all.gauge(format!("{name}.open_files"), *open_files);
+            all.gauge(format!("{name}.max_open_files"), max_open_files.and_then(Limit::value));
+        }
+    }
     for disk in snapshot.disks.iter().flatten() {
         all.counts(of("disk.operations", &disk.device), disk.reads.checked_add(disk.writes));
         all.counts(of("disk.busy_ms", &disk.device), Some(disk.busy_ms));
@@ -171,6 +177,16 @@ fn queues(all: &mut Figures, snapshot: &Snapshot) {
 
 fn groups(all: &mut Figures, cgroups: &Cgroups) {
     all.gauge("cgroup.cpu_limited", cgroups.is_cpu_limited.map(u64::from));
+    let cpu = cgroups.cpu.iter().map(|cpu| &cpu.group);
+    let memory = cgroups.memory.iter().map(|memory| &memory.group);
+    let mut found: Vec<&Group> = cpu.chain(memory).chain(cgroups.io.iter().map(|io| &io.group)).collect();
+    // In version 2 one directory has all controllers.
+    found.sort_by_key(|group| &group.directory);
+    found.dedup();
+    for group in found {
+        let version = if group.version == Version::V1 { 1 } else { 2 };
+        all.gauge(of("cgroup.version", group.directory.display()), Some(version));
+    }
     for cpu in &cgroups.cpu {
         let group = cpu.group.directory.display();
         all.counts(of("cgroup.cpu_periods", &group), cpu.periods);

@@ -84,6 +84,19 @@ pub(crate) fn holders(root: &Root, inodes: &HashSet<u32>) -> Holders {
     found
 }
 
+/// Of processes that hold one listener, those that accept from it, as far as can be told: not whoever opened it for
+/// its children, such as systemd or the master of nginx.
+pub(crate) fn workers(root: &Root, pids: &[u32]) -> Vec<u32> {
+    let parents: HashSet<u32> = pids.iter().filter_map(|pid| parent(root, *pid)).collect();
+    pids.iter().copied().filter(|pid| !parents.contains(pid)).collect()
+}
+
+/// Field 4 of `/proc/PID/stat`; the name before it, in parentheses, may hold anything.
+fn parent(root: &Root, pid: u32) -> Option<u32> {
+    let stat = root.known(format!("/proc/{pid}/stat"))?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, TcpListener};
@@ -109,6 +122,12 @@ mod tests {
         let found = holders(&root, &HashSet::from([77]));
         assert_eq!(found, Holders { pids: vec![7, 12], are_some_hidden: false });
         assert_eq!(holders(&root, &HashSet::from([79])), Holders::default());
+        for (pid, parent) in [(7, 1), (12, 7)] {
+            fs::write(dir.path().join(format!("proc/{pid}/stat")), format!("{pid} (a ) b) S {parent} 1"))
+                .unwrap();
+        }
+        assert_eq!(workers(&root, &found.pids), [12], "parents open sockets, children accept");
+        assert_eq!(workers(&root, &[7]), [7]);
         assert_eq!(sockets_of(&root, 8).unwrap(), HashSet::from([78]));
         assert_eq!(sockets_of(&root, 9).unwrap_err().kind(), io::ErrorKind::NotFound);
     }

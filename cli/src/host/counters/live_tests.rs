@@ -151,7 +151,7 @@ fn a_listener_of_another_process_is_not_this_ones() {
 fn the_end_of_a_process_is_seen_and_said() {
     let mut program = Program::start("sleep", &["600"]);
     let pid = program.0.id();
-    let mut reader = reader::Reader::enter(Root::host(), pid);
+    let mut reader = reader::Reader::enter(Root::host(), pid, None);
     let before = reader.read();
     assert_eq!(value(&before, "process.alive"), Some(1.0));
     assert!(before.process.cpu_us.is_some() && before.process.open_files.is_some(), "{before:?}");

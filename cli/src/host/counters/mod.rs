@@ -14,6 +14,7 @@ mod listening;
 #[cfg(test)]
 mod live_tests;
 mod memory;
+mod merge;
 mod namespace;
 #[cfg(test)]
 mod namespace_tests;
@@ -43,7 +44,7 @@ mod watched;
 pub(crate) use self::destinations::Destination;
 pub(crate) use self::figures::Figure;
 pub(crate) use self::listeners::Listener;
-pub(crate) use self::listening::{Holders, holders, listeners, sockets_of};
+pub(crate) use self::listening::{Holders, holders, listeners, sockets_of, workers};
 pub(crate) use self::pace::processor_time;
 pub(crate) use self::ports::Ports;
 pub(crate) use self::process::Limit;

@@ -32,6 +32,8 @@ use crate::root::Root;
 pub(super) struct Reader {
     root: Root,
     watched: Watched,
+    /// The load generator's process, where there is one; if it is the watched one, no service's process is known.
+    generator: Option<u32>,
     /// Why the thread is not in the process's network namespace.
     outside: Option<String>,
     /// The connection tracking of the namespace that the thread left.
@@ -52,18 +54,17 @@ pub(super) struct Reader {
 
 /// The counters at this moment; `pid` is the process whose namespace, groups and files are meant.
 pub(crate) fn snapshot(root: &Root, pid: u32) -> Snapshot {
-    thread::scope(|scope| scope.spawn(|| Reader::enter(root.clone(), pid).read()).join()).unwrap_or_else(
-        |_| Snapshot {
+    thread::scope(|scope| scope.spawn(|| Reader::enter(root.clone(), pid, None).read()).join())
+        .unwrap_or_else(|_| Snapshot {
             pid,
             problems: vec!["the thread that reads the counters ended early".to_owned()],
             ..Snapshot::default()
-        },
-    )
+        })
 }
 
 impl Reader {
     /// Moves the calling thread into the process's network namespace, so it must be a thread for this alone.
-    pub(super) fn enter(root: Root, pid: u32) -> Self {
+    pub(super) fn enter(root: Root, pid: u32, generator: Option<u32>) -> Self {
         let watched = Watched::new(&root, pid);
         // One for the whole machine, and shown in the first network namespace only.
         let tcp_mem = || root.known("/proc/sys/net/ipv4/tcp_mem");
@@ -76,6 +77,7 @@ impl Reader {
         Self {
             root,
             watched,
+            generator,
             outside,
             outer: outer.filter(|_| is_elsewhere),
             diag: None,
@@ -106,15 +108,25 @@ impl Reader {
         }
         let mut snapshot = self.base(now, life);
         snapshot.problems = problems;
-        if !is_gone && self.files_pace.is_due() {
-            let (files, cost) = self.files_pace.run(|| open_files(&self.root, pid));
+        if self.files_pace.is_due() {
+            let service = (!is_gone && !self.is_generator()).then_some(pid);
+            let count = |pid: Option<u32>| open_files(&self.root, pid?);
+            let ((files, generators), cost) = self.files_pace.run(|| (count(service), count(self.generator)));
             snapshot.process.open_files = files;
+            if let Some(generator) = &mut snapshot.generator {
+                generator.open_files = generators;
+            }
             self.paced_cost += cost;
         }
         if self.outside.is_none() {
             self.sockets(&mut snapshot);
         }
         snapshot
+    }
+
+    /// Whether nothing is known of a service but where the load on it is made.
+    fn is_generator(&self) -> bool {
+        self.generator == Some(self.watched.pid)
     }
 
     /// What is read each time.
@@ -144,7 +156,12 @@ impl Reader {
             memory: Memory::parse(&parsed("/proc/meminfo")),
             disks: root.known("/proc/diskstats").as_deref().map(disks::parse),
             files: Files::parse(&parsed("/proc/sys/fs/file-nr")),
-            process: Process::read(root, self.watched.pid, life),
+            process: if self.is_generator() {
+                Process::default()
+            } else {
+                Process::read(root, self.watched.pid, life)
+            },
+            generator: self.generator.map(|pid| Process::read(root, pid, Life::default())),
             cgroups: Cgroups::read(root, &self.places),
             listen_drops_other: self.drops.settle(&now_tcp, tcp),
             tcp: now_tcp,
@@ -185,11 +202,12 @@ impl Reader {
                 return snapshot.problems.push(unknown(error, "accept queues and ports in use"));
             }
         };
-        snapshot.listeners = Some(match snapshot.process.is_alive {
+        snapshot.listeners = match snapshot.process.is_alive {
+            _ if self.is_generator() => None,
             // Its number may be another's by now.
-            Some(false) => listeners(&rows, Some(self.owned.last()), MAX_LISTENERS),
-            _ => self.own_listeners(&rows, &mut snapshot.problems),
-        });
+            Some(false) => Some(listeners(&rows, Some(self.owned.last()), MAX_LISTENERS)),
+            _ => Some(self.own_listeners(&rows, &mut snapshot.problems)),
+        };
         if let Some(ports) = snapshot.ports.as_mut().filter(|_| self.ports_pace.is_due()) {
             let reuse = Reuse::parse(
                 sysctl("tcp_tw_reuse").as_deref(),

@@ -27,11 +27,20 @@ impl Sampler {
     /// # Errors
     /// When the thread cannot be started.
     pub(crate) fn start(root: Root, pid: u32) -> io::Result<Self> {
+        Self::start_beside(root, pid, None)
+    }
+
+    /// The same during a load, with the process that makes it. If that is `pid`, no service's process is known, and its
+    /// files are the generator's.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub(crate) fn start_beside(root: Root, pid: u32, generator: Option<u32>) -> io::Result<Self> {
         let (stop, stopped) = mpsc::channel();
         let (first, taken) = mpsc::sync_channel(1);
         let thread = thread::Builder::new()
             .name("host-counters".to_owned())
-            .spawn(move || sample(Reader::enter(root, pid), &first, &stopped))?;
+            .spawn(move || sample(Reader::enter(root, pid, generator), &first, &stopped))?;
         // A thread that is gone will not take any.
         let _ = taken.recv();
         Ok(Self { stop, thread: Some(thread) })

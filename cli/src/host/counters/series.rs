@@ -10,10 +10,11 @@ use super::figures::{Figure, figures};
 use super::snapshot::Snapshot;
 
 /// Counters kept; beyond these new ones are left out, and counted.
-const MAX_COLUMNS: usize = 512;
+pub(super) const MAX_COLUMNS: usize = 512;
 /// Objects kept of one counter (listeners, destinations), so that those of one do not take all columns.
 const MAX_OBJECTS: usize = 24;
-const MAX_PROBLEMS: usize = 16;
+/// Problems kept.
+pub(super) const MAX_PROBLEMS: usize = 16;
 
 /// How a number behaves over time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -23,6 +24,17 @@ pub(crate) enum Kind {
     Counter,
     /// Goes up and down.
     Gauge,
+}
+
+impl Kind {
+    /// Of two neighbours: the later counter, which holds the earlier one too, and the higher of gauges, so that no peak
+    /// is lost.
+    pub(super) fn merged(self, first: Option<f64>, last: Option<f64>) -> Option<f64> {
+        match (self, first, last) {
+            (Self::Gauge, Some(first), Some(last)) => Some(first.max(last)),
+            (_, first, last) => last.or(first),
+        }
+    }
 }
 
 /// One counter, sample by sample; `None`: unknown then.
@@ -129,18 +141,14 @@ impl Series {
         self.counters.len() < MAX_COLUMNS && objects < MAX_OBJECTS
     }
 
-    /// Half as many samples: of two neighbours the later one's counters, which hold the earlier one's too, and the
-    /// higher of gauges, so that no peak is lost.
+    /// Half as many samples.
     fn thin(&mut self) {
         self.at_ms = self.at_ms.chunks(2).filter_map(|pair| pair.last().copied()).collect();
         for column in self.counters.values_mut() {
             let kind = column.kind;
             let merged = column.values.chunks(2).map(|pair| {
                 let (first, last) = (pair.first().copied().flatten(), pair.last().copied().flatten());
-                match (kind, first, last) {
-                    (Kind::Gauge, Some(first), Some(last)) => Some(first.max(last)),
-                    (_, first, last) => last.or(first),
-                }
+                kind.merged(first, last)
             });
             column.values = merged.collect();
         }

@@ -28,6 +28,8 @@ pub(crate) struct Snapshot {
     pub(crate) disks: Option<Vec<Disk>>,
     pub(crate) files: Files,
     pub(crate) process: Process,
+    /// The load generator, where there is one.
+    pub(crate) generator: Option<Process>,
     pub(crate) cgroups: Cgroups,
     pub(crate) tcp: Tcp,
     /// Connections that listeners dropped for another reason than a full queue.

@@ -148,7 +148,7 @@ fn a_sampler_stops_with_a_last_sample_and_tells_its_cost() {
 #[test]
 fn what_killed_a_process_is_read_when_it_is_gone() {
     let root = tree();
-    let mut reader = reader::Reader::enter(Root::new(root.path()), 7);
+    let mut reader = reader::Reader::enter(Root::new(root.path()), 7, None);
     let kills = |found: &Snapshot| found.cgroups.memory.first().and_then(|memory| memory.oom_kills);
     assert_eq!(kills(&reader.read()), Some(4));
     write(root.path(), EVENTS, b"high 0\nmax 9\noom_kill 5\n");
@@ -174,7 +174,7 @@ fn what_killed_a_process_is_read_when_it_is_gone() {
 #[test]
 fn groups_are_looked_up_again_when_the_process_is_moved() {
     let root = tree();
-    let mut reader = reader::Reader::enter(Root::new(root.path()), 7);
+    let mut reader = reader::Reader::enter(Root::new(root.path()), 7, None);
     let group = |found: &Snapshot| found.cgroups.memory[0].group.directory.clone();
     assert_eq!(group(&reader.read()), Path::new("/sys/fs/cgroup/app"));
     write(root.path(), "proc/7/cgroup", b"0::/other\n");

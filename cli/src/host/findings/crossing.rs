@@ -1,6 +1,6 @@
 //! When a counter of a series was over its threshold.
 
-use super::rules::{GIVEN_CAP, Test};
+use super::rule::{GIVEN_CAP, Test};
 use crate::host::counters::{Column, Series};
 
 /// A time over the threshold, from its beginning.

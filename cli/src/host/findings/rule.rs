@@ -1,0 +1,157 @@
+//! What a rule is: a threshold for one counter, what crossing it means, and what lifts it.
+
+use serde::{Deserialize, Serialize};
+
+/// What there can be too little of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Resource {
+    AcceptQueue,
+    SynQueue,
+    Ports,
+    OpenFiles,
+    Conntrack,
+    CpuQuota,
+    Cpu,
+    Memory,
+    TcpMemory,
+    Disk,
+    NetworkBacklog,
+    RedisConnections,
+    RedisMemory,
+    MongoConnections,
+    MongoCache,
+}
+
+impl Resource {
+    /// Stable name, as it is serialised: `accept-queue`.
+    pub(crate) fn id(self) -> String {
+        serde_json::to_value(self).ok().and_then(|id| id.as_str().map(str::to_owned)).unwrap_or_default()
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::AcceptQueue => "accept queue",
+            Self::SynQueue => "queue of half-open connections",
+            Self::Ports => "local ports",
+            Self::OpenFiles => "open files",
+            Self::Conntrack => "connection tracking",
+            Self::CpuQuota => "CPU quota",
+            Self::Cpu => "CPU",
+            Self::Memory => "memory",
+            Self::TcpMemory => "TCP memory",
+            Self::Disk => "disk",
+            Self::NetworkBacklog => "network backlog",
+            Self::RedisConnections => "connections of Redis",
+            Self::RedisMemory => "memory of Redis",
+            Self::MongoConnections => "connections of MongoDB",
+            Self::MongoCache => "cache of MongoDB",
+        }
+    }
+}
+
+/// In the order of the USE method: what failed says more than what waited, and that more than what was busy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Severity {
+    Error,
+    Saturation,
+    Utilisation,
+}
+
+/// When a counter is over its threshold.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Test {
+    /// It grew.
+    Rises,
+    /// A gauge is at this share of another, or above.
+    Share { of: &'static str, at: f64 },
+    /// It grew by more than this share of another's growth, for so long.
+    Part { of: &'static str, above: f64, for_s: f64 },
+    /// Microseconds grew by more than this share of the time that passed, for so long.
+    Stall { above: f64, for_s: f64 },
+    /// It grew by this share of a cap a second, or more, for so long. Without a cap nothing is near it.
+    Cap { of: &'static str, at: f64, for_s: f64 },
+}
+
+/// When a rule's counter must be known for its resource to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Presence {
+    /// Always, and with it its counterpart.
+    Always,
+    /// Whenever this other counter is: the rule's own is only there when there is something to tell.
+    With(&'static str),
+    /// Not on each host: where no sample names the counter, there is no such thing.
+    Optional,
+}
+
+/// One counter's threshold.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rule {
+    pub(super) resource: Resource,
+    pub(super) severity: Severity,
+    /// Name of the counter, without brackets.
+    pub(super) counter: &'static str,
+    pub(super) test: Test,
+    pub(super) presence: Presence,
+    /// What the counter says.
+    pub(super) meaning: &'static str,
+    /// Other resources that fill because this one is full; what they say is its consequence.
+    pub(super) fills: &'static [Resource],
+    /// Settings of the host and of the deployment that lift it. One that begins with [`OF_GROUP`] is a file of the
+    /// control group that the counter names.
+    pub(super) tune: &'static [&'static str],
+    pub(super) deploy: &'static [&'static str],
+    pub(super) advice: &'static str,
+}
+
+/// Settings of the host, settings of the deployment, and what to do.
+pub(super) type Remedy = (&'static [&'static str], &'static [&'static str], &'static str);
+
+/// The name under which a cap that the caller knows is looked up.
+pub(super) const GIVEN_CAP: &str = "cap.operations_per_s";
+/// Marks a file of a control group, by its name in version 2.
+pub(super) const OF_GROUP: &str = "cgroup ";
+
+pub(super) const fn rule(
+    resource: Resource,
+    severity: Severity,
+    counter: &'static str,
+    test: Test,
+    meaning: &'static str,
+) -> Rule {
+    Rule {
+        resource,
+        severity,
+        counter,
+        test,
+        presence: Presence::Always,
+        meaning,
+        fills: &[],
+        tune: &[],
+        deploy: &[],
+        advice: "",
+    }
+}
+
+impl Rule {
+    pub(super) const fn lifted_by(mut self, (tune, deploy, advice): Remedy) -> Self {
+        (self.tune, self.deploy, self.advice) = (tune, deploy, advice);
+        self
+    }
+
+    pub(super) const fn known_by(mut self, counter: &'static str) -> Self {
+        self.presence = Presence::With(counter);
+        self
+    }
+
+    pub(super) const fn optional(mut self) -> Self {
+        self.presence = Presence::Optional;
+        self
+    }
+
+    pub(super) const fn fills(mut self, others: &'static [Resource]) -> Self {
+        self.fills = others;
+        self
+    }
+}

@@ -1,0 +1,157 @@
+//! The machine and the limits of the process: files, processors, memory, disks.
+
+use super::super::rule::Resource as R;
+use super::super::rule::Severity::{Error, Saturation, Utilisation};
+use super::super::rule::Test::{Cap, Part, Rises, Share, Stall};
+use super::super::rule::{GIVEN_CAP, Remedy, Rule, rule};
+
+const FILES: Remedy = (
+    &["limits.nofile"],
+    &["LimitNOFILE"],
+    "raise the service's limit: LimitNOFILE= of its unit, `ulimit -n` of the shell that starts it, or limits.nofile in a \
+     profile and `scalekit tune --pid PID` while it runs; up to fs.nr_open",
+);
+const GROUP_MEMORY: Remedy =
+    (&[], &["cgroup memory.max"], "raise the group's memory limit, or bound the service's backlog and cache");
+const GROUP_IO: Remedy = (
+    &[],
+    &["deploy.worker.batch_max_writes", "cgroup io.max"],
+    "the cap is what holds the database: larger batches need fewer operations; keep journal and database on two devices",
+);
+const CPU: Remedy =
+    (&[], &["deploy.api_threads"], "give the service more or faster cores, or move the load generator away");
+
+pub(super) const RULES: &[Rule] = &[
+    // (h) Just below all of it: one may be closed at the moment at which they are counted. A service that can open no
+    // file cannot accept, so that connections wait in its queues: those are consequences.
+    rule(
+        R::OpenFiles,
+        Saturation,
+        "process.open_files",
+        Share { of: "process.max_open_files", at: 0.99 },
+        "the process stood at its limit on open files, and could not accept connections",
+    )
+    .fills(&[R::AcceptQueue, R::SynQueue])
+    .lifted_by(FILES),
+    // (h)
+    rule(
+        R::OpenFiles,
+        Utilisation,
+        "process.open_files",
+        Share { of: "process.max_open_files", at: 0.85 },
+        "the process came near its limit on open files",
+    )
+    .lifted_by(FILES),
+    // (h)
+    rule(
+        R::OpenFiles,
+        Utilisation,
+        "files.open",
+        Share { of: "files.max", at: 0.85 },
+        "the machine came near its limit on open files",
+    )
+    .lifted_by((&["fs.file-max"], &[], "raise it")),
+    // The kubernetes-mixin's CPUThrottlingHigh.
+    rule(
+        R::CpuQuota,
+        Saturation,
+        "cgroup.cpu_throttled",
+        Part { of: "cgroup.cpu_periods", above: 0.25, for_s: 1.0 },
+        "the CPU quota ran out before the end of its periods",
+    )
+    .lifted_by((&[], &["cgroup cpu.max"], "raise or remove the CPU limit, or use fewer threads")),
+    // (h)
+    rule(
+        R::Cpu,
+        Saturation,
+        "pressure.cpu_some_us",
+        Stall { above: 0.2, for_s: 3.0 },
+        "tasks waited for a processor",
+    )
+    .lifted_by(CPU),
+    // (h)
+    rule(
+        R::Cpu,
+        Saturation,
+        "cpu.stolen",
+        Part { of: "cpu.total", above: 0.1, for_s: 3.0 },
+        "the hypervisor gave the processors to others",
+    )
+    .lifted_by((&[], &[], "use a machine of its own, or one without CPU credits")),
+    // (h)
+    rule(
+        R::Cpu,
+        Utilisation,
+        "cpu.busy",
+        Part { of: "cpu.total", above: 0.9, for_s: 3.0 },
+        "the processors were busy",
+    )
+    .lifted_by(CPU),
+    rule(R::Memory, Error, "cgroup.memory_oom_kills", Rises, "processes were killed for want of memory")
+        .lifted_by(GROUP_MEMORY),
+    rule(R::Memory, Saturation, "cgroup.memory_max_events", Rises, "the group's memory limit was reached")
+        .lifted_by(GROUP_MEMORY),
+    rule(
+        R::Memory,
+        Saturation,
+        "cgroup.memory_high_events",
+        Rises,
+        "processes were slowed down at memory.high",
+    )
+    // Version 1 has no such limit.
+    .known_by("cgroup.memory_max_events")
+    .lifted_by(GROUP_MEMORY),
+    // (h)
+    rule(
+        R::Memory,
+        Saturation,
+        "pressure.memory_full_us",
+        Stall { above: 0.2, for_s: 3.0 },
+        "all tasks waited for memory",
+    )
+    .lifted_by((
+        &["vm.swappiness"],
+        &["cgroup memory.max"],
+        "give the machine more memory, or its services less to hold",
+    )),
+    // (h)
+    rule(
+        R::Disk,
+        Saturation,
+        "cgroup.io_writes",
+        Cap { of: "cgroup.io_max_writes_per_s", at: 0.95, for_s: 10.0 },
+        "writes came up to the group's cap",
+    )
+    .lifted_by(GROUP_IO),
+    // (h)
+    rule(
+        R::Disk,
+        Saturation,
+        "cgroup.io_reads",
+        Cap { of: "cgroup.io_max_reads_per_s", at: 0.95, for_s: 10.0 },
+        "reads came up to the group's cap",
+    )
+    .lifted_by(GROUP_IO),
+    // (h)
+    rule(
+        R::Disk,
+        Saturation,
+        "disk.operations",
+        Cap { of: GIVEN_CAP, at: 0.95, for_s: 10.0 },
+        "operations came up to the device's cap",
+    )
+    .lifted_by(GROUP_IO),
+    // (h)
+    rule(
+        R::Disk,
+        Saturation,
+        "pressure.io_full_us",
+        Stall { above: 0.2, for_s: 10.0 },
+        "all tasks waited for a disk",
+    )
+    .lifted_by((
+        &[],
+        &["deploy.worker.batch_max_writes"],
+        "a faster disk, or fewer operations: larger batches, one device each",
+    )),
+];

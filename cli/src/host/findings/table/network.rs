@@ -1,0 +1,137 @@
+//! The network: queues of listeners, ports, connection tracking, TCP's memory, the backlog of packets.
+
+use super::super::rule::Resource as R;
+use super::super::rule::Severity::{Error, Saturation, Utilisation};
+use super::super::rule::Test::{Rises, Share};
+use super::super::rule::{Remedy, Rule, rule};
+
+const QUEUE: Remedy = (
+    &["net.core.somaxconn"],
+    &["deploy.limits.backlog"],
+    "raise the listener's backlog and somaxconn, which cuts it, then restart the listener; if it still fills, the \
+     service accepts too slowly",
+);
+const CONNTRACK: Remedy = (
+    &["net.netfilter.nf_conntrack_max", "net.netfilter.nf_conntrack_buckets"],
+    &[],
+    "raise both together, or exempt the service's traffic from tracking",
+);
+const TCP_MEMORY: Remedy =
+    (&["net.ipv4.tcp_mem"], &[], "fewer or smaller socket buffers (tcp_rmem, tcp_wmem), or more memory");
+
+pub(super) const RULES: &[Rule] = &[
+    rule(R::AcceptQueue, Error, "tcp.listen_overflows", Rises, "connections found the accept queue full")
+        .lifted_by(QUEUE),
+    // (h)
+    rule(
+        R::AcceptQueue,
+        Saturation,
+        "listener.waiting",
+        Share { of: "listener.backlog", at: 0.8 },
+        "connections waited to be accepted",
+    )
+    .known_by("listener.waiting")
+    .lifted_by(QUEUE),
+    rule(
+        R::SynQueue,
+        Error,
+        "tcp.syn_queue_drops",
+        Rises,
+        "SYNs were dropped, too many connections being half open",
+    )
+    .lifted_by((
+        &["net.ipv4.tcp_syncookies", "net.ipv4.tcp_max_syn_backlog"],
+        &["deploy.limits.backlog"],
+        "leave tcp_syncookies at 1, and raise the listener's backlog, which bounds this queue too",
+    )),
+    rule(
+        R::SynQueue,
+        Error,
+        "tcp.listen_drops_other",
+        Rises,
+        "listeners dropped connections for another reason than a full accept queue",
+    )
+    .lifted_by((
+        &["net.core.somaxconn"],
+        &["deploy.limits.backlog"],
+        "look for memory pressure, and raise the backlog",
+    )),
+    rule(
+        R::SynQueue,
+        Saturation,
+        "tcp.syn_queue_cookies",
+        Rises,
+        "SYNs were answered with cookies, too many connections being half open",
+    )
+    .lifted_by(QUEUE),
+    rule(
+        R::Ports,
+        Error,
+        "tcp.time_wait_overflows",
+        Rises,
+        "TIME_WAITs were cut short, there being too many",
+    )
+    .lifted_by((
+        &["net.ipv4.tcp_max_tw_buckets"],
+        &[],
+        "keep connections open instead of opening new ones",
+    )),
+    // (h)
+    rule(
+        R::Ports,
+        Utilisation,
+        "ports.used",
+        Share { of: "ports.available", at: 0.85 },
+        "local ports to one destination were used up",
+    )
+    .known_by("ports.most_used")
+    .lifted_by((
+        &["net.ipv4.ip_local_port_range"],
+        &[],
+        "keep connections open, widen the range, or connect from more addresses",
+    )),
+    rule(R::Conntrack, Error, "conntrack.dropped", Rises, "packets were dropped, the table being full")
+        .lifted_by(CONNTRACK),
+    rule(
+        R::Conntrack,
+        Error,
+        "conntrack.early_dropped",
+        Rises,
+        "connections were forgotten, the table being full",
+    )
+    .lifted_by(CONNTRACK),
+    // netdata warns here.
+    rule(
+        R::Conntrack,
+        Utilisation,
+        "conntrack.entries",
+        Share { of: "conntrack.max", at: 0.9 },
+        "the table was nearly full",
+    )
+    .lifted_by(CONNTRACK),
+    rule(R::TcpMemory, Error, "tcp.aborts_on_memory", Rises, "connections were closed for want of memory")
+        .lifted_by(TCP_MEMORY),
+    rule(R::TcpMemory, Saturation, "tcp.memory_pressures", Rises, "TCP came under memory pressure")
+        .lifted_by(TCP_MEMORY),
+    // (h)
+    rule(
+        R::TcpMemory,
+        Utilisation,
+        "tcp.memory_pages",
+        Share { of: "tcp.memory_pressure_pages", at: 0.85 },
+        "the memory of TCP came near its limit",
+    )
+    .lifted_by(TCP_MEMORY),
+    rule(
+        R::NetworkBacklog,
+        Error,
+        "softnet.dropped",
+        Rises,
+        "packets were dropped before a processor could take them",
+    )
+    .lifted_by((
+        &["net.core.netdev_max_backlog"],
+        &[],
+        "raise it; with one queue and one busy core, spread it (RPS)",
+    )),
+];
