@@ -15,6 +15,9 @@ pub(crate) use self::reading::{Readings, Source, check_mongo_url, read};
 pub(crate) use self::redis::{Durability, RedisFacts};
 pub(crate) use self::watch::Watch;
 
+/// The name of a Redis that is only a cache.
+pub(crate) const CACHE: &str = "cache";
+
 /// One Redis, by URL.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct RedisUrl {
@@ -35,10 +38,10 @@ impl RedisUrl {
         };
         match (journal, cache) {
             (Some(journal), Some(cache)) if journal != cache => {
-                Ok(vec![one(Some("journal"), journal)?, one(Some("cache"), cache)?])
+                Ok(vec![one(Some("journal"), journal)?, one(Some(CACHE), cache)?])
             }
             (Some(journal), _) => Ok(vec![one(None, journal)?]),
-            (None, Some(cache)) => Ok(vec![one(Some("cache"), cache)?]),
+            (None, Some(cache)) => Ok(vec![one(Some(CACHE), cache)?]),
             (None, None) => Ok(Vec::new()),
         }
     }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{AsyncConnectionConfig, Client, RedisError};
 
-use super::RedisUrl;
 use super::secret::hidden;
+use super::{CACHE, RedisUrl};
 use crate::host::counters::{Figure, Kind};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -87,18 +87,24 @@ impl RedisFacts {
         })
     }
 
-    /// As named numbers; without a limit on memory there is no figure of it.
+    /// As named numbers; without a limit on memory there is no figure of it. A cache of its own may be full and evict:
+    /// that is what it is for, and so neither goes by the name that a journal's has.
     pub(super) fn figures(&self, name: Option<&str>) -> Vec<Figure> {
         let figure = |key, kind, value| Figure::count(RedisUrl::figure(name, key), kind, value);
+        let is_cache = name == Some(CACHE);
         let mut figures = vec![
             figure("connected_clients", Kind::Gauge, self.connected_clients),
             figure("max_clients", Kind::Gauge, self.max_clients),
             figure("used_memory", Kind::Gauge, self.used_memory),
             figure("rejected_connections", Kind::Counter, self.rejected_connections),
             figure("aof_delayed_fsync", Kind::Counter, self.aof_delayed_fsync),
-            figure("evicted_keys", Kind::Counter, self.evicted_keys),
+            figure(
+                if is_cache { "cache_evicted_keys" } else { "evicted_keys" },
+                Kind::Counter,
+                self.evicted_keys,
+            ),
         ];
-        if self.max_memory != Some(0) {
+        if self.max_memory != Some(0) && !is_cache {
             figures.push(figure("max_memory", Kind::Gauge, self.max_memory));
         }
         figures
@@ -257,6 +263,10 @@ mod tests {
             "redis.evicted_keys[journal]",
         ] {
             assert!(names.iter().any(|found| found == name), "{name}: {names:?}");
+        }
+        let cache = facts.figures(Some("cache"));
+        for name in ["redis.evicted_keys", "redis.max_memory"] {
+            assert!(cache.iter().all(|figure| !figure.name.starts_with(name)), "{name}");
         }
         let unlimited = RedisFacts::parse(V3_2, &settings(&[])).figures(None);
         assert!(unlimited.iter().all(|figure| figure.name != "redis.max_memory"));

@@ -56,7 +56,7 @@ impl Server<'_> {
 
     /// Evicts and forgets, as a cache may. A server without a name has the journal, too.
     fn is_cache(&self) -> bool {
-        self.name == Some("cache")
+        self.name == Some(crate::backends::CACHE)
     }
 
     fn grew(&self, figure: &str) -> f64 {

@@ -11,6 +11,7 @@ use super::experiment::{Experiment, RunName};
 use super::interrupt::Interrupt;
 use super::makers::Makers;
 use super::subject::Subject;
+use super::watching::Servers;
 use super::{control_runtime, options, print, use_color};
 use crate::args::{BenchArgs, Global};
 use crate::deploy::{Deployment, Role, StateDir};
@@ -58,6 +59,7 @@ pub(super) fn bench(global: &Global, args: &BenchArgs) -> anyhow::Result<ExitSta
             folder: &folder,
             crowd,
             subject: named.or(target.subject),
+            servers: target.servers,
         };
         experiment.conduct(plan).await
     });
@@ -76,6 +78,8 @@ struct Target {
     listens: Option<SocketAddr>,
     /// Its process, where that is known beforehand.
     subject: Option<Subject>,
+    /// Redis and MongoDB behind it, where they are known.
+    servers: Servers,
 }
 
 impl Target {
@@ -85,15 +89,22 @@ impl Target {
             // Only scalekit's own service has transactions, and so counters and an audit.
             ScenarioKind::Transactions => vec![Role { name: "service".into(), url: url.to_owned() }],
         };
-        Self { url: url.to_owned(), roles, mongo: None, listens: None, subject: None }
+        Self {
+            url: url.to_owned(),
+            roles,
+            mongo: None,
+            listens: None,
+            subject: None,
+            servers: Servers::default(),
+        }
     }
 
     fn deployed(deployment: Deployment) -> Self {
         let url = deployment.api_url().to_owned();
-        let subject = Subject::deployed(&deployment);
+        let (subject, servers) = (Subject::deployed(&deployment), Servers::deployed(&deployment));
         let mongo = deployment.mongo_url.map(|url| (url, deployment.mongo_database));
         let listens = url.strip_prefix("http://").and_then(|address| address.parse().ok());
-        Self { url, roles: deployment.roles, mongo, listens, subject }
+        Self { url, roles: deployment.roles, mongo, listens, subject, servers }
     }
 }
 

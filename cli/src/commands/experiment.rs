@@ -12,7 +12,7 @@ use super::interrupt::Interrupt;
 use super::loading::Loaded;
 use super::sampler::{Sample, Sampler};
 use super::subject::Subject;
-use super::watching::{Watched, Watching};
+use super::watching::{Servers, Watched, Watching};
 use super::{crowd, facts};
 use crate::agent::{AgentRun, Crowd};
 use crate::audit::{Audit, Findings};
@@ -41,6 +41,8 @@ pub(super) struct Experiment<'a> {
     pub(super) crowd: Option<Crowd>,
     /// Whose host is sampled; `None`: of whoever listens where the load goes.
     pub(super) subject: Option<Subject>,
+    /// The servers whose counters are read beside it.
+    pub(super) servers: Servers,
 }
 
 /// Names one run.
@@ -103,7 +105,7 @@ impl Experiment<'_> {
         }
         let before = stats(service).await;
         let subject = self.subject.clone().unwrap_or_else(|| Subject::loaded(&plan.target));
-        let watching = Watching::start(subject, self.crowd.is_none());
+        let watching = Watching::start(subject, self.servers.clone(), self.crowd.is_none()).await;
         let sampled_since = Instant::now();
         let sampler = service.cloned().map(Sampler::start);
         let Loaded { plan, recording, aborted, agents, began } = self.load(plan).await?;

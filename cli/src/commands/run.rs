@@ -11,6 +11,7 @@ use super::experiment::{Experiment, RunName};
 use super::interrupt::Interrupt;
 use super::makers::Makers;
 use super::subject::Subject;
+use super::watching::Servers;
 use super::{control_runtime, options};
 use crate::agent::Crowd;
 use crate::args::{Global, RunArgs};
@@ -159,9 +160,19 @@ impl Job<'_> {
         let mongo = deployment.mongo_url.clone().map(|url| (url, deployment.mongo_database.clone()));
         // The service has its processes; from here on this one only generates load.
         memory::allow_huge_pages(false);
-        let subject = Subject::deployed(deployment);
-        let experiment =
-            Experiment { profile, specs, criteria, run, service, mongo, interrupt, folder, crowd, subject };
+        let experiment = Experiment {
+            profile,
+            specs,
+            criteria,
+            run,
+            service,
+            mongo,
+            interrupt,
+            folder,
+            crowd,
+            subject: Subject::deployed(deployment),
+            servers: Servers::deployed(deployment),
+        };
         let mut report = experiment.conduct(plan).await?;
         for process in &deployment.processes {
             let peak = deploy::memory_peak_bytes(process.pid);

@@ -4,6 +4,8 @@ use std::cmp::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::subject::Subject;
+use crate::backends::{RedisUrl, Watch};
+use crate::deploy::Deployment;
 use crate::host::counters::{Column, Kind, Sampler, Series};
 use crate::host::findings::{self, Attribution, DiskCap, Latency, attribute};
 use crate::load::Recording;
@@ -13,9 +15,28 @@ use crate::report::{
 };
 use crate::root::Root;
 
+/// Redis and MongoDB behind a service.
+#[derive(Clone, Default)]
+pub(super) struct Servers {
+    redis: Vec<RedisUrl>,
+    mongo: Option<String>,
+}
+
+impl Servers {
+    /// Those of a deployment.
+    pub(super) fn deployed(deployment: &Deployment) -> Self {
+        let (journal, cache) = (deployment.redis_url.as_deref(), deployment.cache_url.as_deref());
+        // The service was started with these URLs, and so they are some.
+        let redis = RedisUrl::of(journal, cache).unwrap_or_default();
+        Self { redis, mongo: deployment.mongo_url.clone() }
+    }
+}
+
 /// Sampling that goes on.
 pub(super) struct Watching {
     sampler: Sampler,
+    /// Of Redis and MongoDB.
+    backends: Option<Watch>,
     since: Instant,
     process: SampledProcess,
 }
@@ -30,25 +51,37 @@ pub(super) struct Watched {
 impl Watching {
     /// Returns when the state before the load is known. `None`, with a warning, if it cannot be. `makes_load`: this
     /// process does, and not agents.
-    pub(super) fn start(subject: Subject, makes_load: bool) -> Option<Self> {
+    pub(super) async fn start(subject: Subject, servers: Servers, makes_load: bool) -> Option<Self> {
+        // It may take a moment to list all sockets, and longer to ask a server that does not answer.
+        tokio::task::spawn_blocking(move || Self::started(subject, servers, makes_load)).await.ok()?
+    }
+
+    fn started(subject: Subject, servers: Servers, makes_load: bool) -> Option<Self> {
         let Subject { pid, chosen, why } = subject;
         let name = Root::host().known(format!("/proc/{pid}/comm")).map(|name| name.trim().to_owned());
         let since = Instant::now();
         let own = (makes_load || chosen == Chosen::Generator).then(std::process::id);
-        match Sampler::start_beside(Root::host(), pid, own) {
-            Ok(sampler) => Some(Self { sampler, since, process: SampledProcess { pid, name, chosen, why } }),
-            Err(error) => {
-                tracing::warn!(%error, "the counters of the host cannot be sampled");
-                None
-            }
-        }
+        let Servers { redis, mongo } = servers;
+        let has_servers = !redis.is_empty() || mongo.is_some();
+        let process = SampledProcess { pid, name, chosen, why };
+        let started = Sampler::start_beside(Root::host(), pid, own).and_then(|sampler| {
+            let backends = has_servers.then(|| Watch::start(redis, mongo)).transpose()?;
+            Ok(Self { sampler, backends, since, process })
+        });
+        started.inspect_err(|error| tracing::warn!(%error, "the counters of the host cannot be sampled")).ok()
     }
 
     /// Takes the last sample.
     pub(super) async fn finish(self) -> Option<Watched> {
-        let Self { sampler, since, process } = self;
-        // It may take a moment to list all sockets.
-        let series = tokio::task::spawn_blocking(move || sampler.stop()).await;
+        let Self { sampler, backends, since, process } = self;
+        let stop = move || {
+            let mut series = sampler.stop();
+            if let Some(backends) = backends {
+                series.merge(backends.stop());
+            }
+            series
+        };
+        let series = tokio::task::spawn_blocking(stop).await;
         series.ok().map(|series| Watched { series, since, process })
     }
 }

@@ -119,6 +119,12 @@ fn redis_and_mongo_by_their_urls() {
         documents(&servers.mongo).count_documents(mongodb::bson::doc! { "_sk.op": { "$exists": true } }).await
     });
     assert_eq!(report["audit"]["stored"], stored.unwrap());
+    // Their own counters are watched beside the host's.
+    let counters = &report["counters"];
+    for name in ["redis.connected_clients", "redis.rejected_connections", "mongo.connections_current"] {
+        assert!(counters["deltas"][name]["after"].is_number(), "{name}: {}", counters["problems"]);
+    }
+    assert!(counters["deltas"]["redis.connected_clients"]["after"].as_f64().unwrap() >= 2.0);
     sandbox.expect_clean();
 }
 
