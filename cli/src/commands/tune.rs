@@ -82,8 +82,7 @@ fn rollback(global: &Global) -> anyhow::Result<ExitStatus> {
     let root = Root::host();
     let path = StateDir::of_user()?.tuning();
     let (mut journal, account) = Journal::open(&path)?;
-    let namespace = Machine::read(&root).namespace.id;
-    let undone = host::rollback(&account, &mut journal, &root, &namespace)?;
+    let undone = host::rollback(&account, &mut journal, &root, &Machine::read(&root), &root)?;
     for line in &account.damaged {
         eprintln!("error: {} line {line} is damaged; that change is not undone", path.display());
     }
@@ -147,8 +146,7 @@ impl Tuning {
         }
         for limit in &mut self.limits {
             if let (Some(pid), Status::Planned) = (pid, &limit.row.status) {
-                limit.row.status =
-                    limits::raise(pid, limit.resource, limit.wanted, machine.is_root, journal)?;
+                limit.row.status = limits::raise(pid, limit.resource, limit.wanted, machine, journal)?;
             }
         }
         if !self.files.is_empty() {

@@ -2,7 +2,7 @@
 
 use super::facts::Machine;
 use super::journal::{Journal, JournalError, What};
-use super::known::{self, Scope};
+use super::known;
 use super::plan::Row;
 use super::status::{Status, describe, refused_write};
 use super::values::{Key, Values};
@@ -47,21 +47,29 @@ fn change(
         key: row.key.name(),
         prior: prior.clone(),
         ours: row.wanted.clone(),
-        namespace: (row.scope == Scope::NetworkNamespace).then(|| machine.namespace.id.clone()),
+        namespace: row.key.name().starts_with("net.").then(|| machine.namespace.clone()),
+        boot: machine.namespace.boot.clone(),
         twin,
     })?;
     if let Err(error) = values.write(&row.key, &row.wanted) {
         // A kernel that refuses a value may have taken a part of it all the same.
-        if values.read(&row.key).is_ok_and(|now| now == prior) {
-            journal.settled(change)?;
-        }
-        return Ok(refused_write(&error, machine.is_root));
+        return match values.read(&row.key) {
+            Ok(now) if now != prior => {
+                journal.read_back(change, now.clone())?;
+                let errno = format!("{}; it became {now} all the same", describe(&error));
+                Ok(Status::Failed { errno })
+            }
+            Ok(_) => {
+                journal.settled(change)?;
+                Ok(refused_write(&error, machine.is_root))
+            }
+            Err(_) => Ok(refused_write(&error, machine.is_root)),
+        };
     }
     match values.read(&row.key) {
-        Ok(got) if got == row.wanted => Ok(Status::Raised),
         Ok(got) => {
             journal.read_back(change, got.clone())?;
-            Ok(Status::Clamped { got })
+            Ok(if got == row.wanted { Status::Raised } else { Status::Clamped { got } })
         }
         Err(error) => Ok(Status::Failed { errno: format!("written, not read back: {}", describe(&error)) }),
     }

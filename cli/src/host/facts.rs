@@ -2,12 +2,18 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::process::Command;
+
+use serde::{Deserialize, Serialize};
 
 use crate::root::Root;
 
 /// Inode of the first network namespace on kernels that number it (`NET_NS_INIT_INO`, `include/uapi/linux/nsfs.h`, 6.18).
 const FIRST_NETNS: u64 = 0xEFFF_FFF9;
+
+/// Inode of the first namespace of processes, on every kernel (`PROC_PID_INIT_INO`, `include/linux/proc_ns.h`).
+const FIRST_PIDNS: u64 = 0xEFFF_FFFC;
 
 /// The machine, as far as settings depend on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,18 +22,30 @@ pub(crate) struct Machine {
     pub(crate) ram: u64,
     pub(crate) cores: u64,
     pub(crate) namespace: Namespace,
+    pub(crate) processes: Processes,
     pub(crate) is_root: bool,
     /// The major version of the mongod on PATH.
     pub(crate) mongod: Option<u32>,
 }
 
 /// The network namespace that this process is in.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Namespace {
     /// `net:[INODE]`
     pub(crate) id: String,
     /// Whether it is the one that the host booted with; `None` if nothing tells.
     pub(crate) is_first: Option<bool>,
+    /// Names the boot: after the next one the same inode may be of another namespace.
+    pub(crate) boot: String,
+}
+
+/// The namespace of processes that this process is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Processes {
+    /// `pid:[INODE]`
+    pub(crate) id: String,
+    /// Whether it is the one that every process of the host is seen in.
+    pub(crate) is_first: bool,
 }
 
 impl Machine {
@@ -40,6 +58,7 @@ impl Machine {
             ram: kib.saturating_mul(1024),
             cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64),
             namespace: Namespace::read(root),
+            processes: Processes::read(root),
             is_root: nix::unistd::geteuid().is_root(),
             mongod: mongod(),
         }
@@ -64,7 +83,42 @@ impl Namespace {
             Some(_) if root.path("proc/sys/net/core/netdev_max_backlog").exists() => Some(true),
             _ => None,
         };
-        Self { id, is_first }
+        let boot = root.known("proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+        Self { id, is_first, boot }
+    }
+
+    /// How to get into the namespace, if anything that is seen from here holds it.
+    pub(super) fn entrance(&self, root: &Root) -> Option<String> {
+        let inode: u64 = self.id.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()?;
+        let names = |path: &str| fs::read_dir(root.path(path)).into_iter().flatten().filter_map(Result::ok);
+        let is_it = |path: &Path| fs::metadata(path).is_ok_and(|file| file.ino() == inode);
+        if let Some(named) = names("run/netns").find(|entry| is_it(&entry.path())) {
+            return Some(format!("ip netns exec {}", named.file_name().display()));
+        }
+        // Containers' managers keep theirs at places of their own, as mounts.
+        let mounts = root.known("proc/self/mountinfo").unwrap_or_default();
+        let mounted = mounts.lines().find_map(|line| {
+            let mut fields = line.split(' ').skip(3);
+            (fields.next()? == self.id).then(|| fields.next())?
+        });
+        if let Some(place) = mounted {
+            return Some(format!("nsenter --net={place}"));
+        }
+        let processes =
+            names("proc").filter(|entry| entry.file_name().as_encoded_bytes()[0].is_ascii_digit());
+        processes
+            .map(|entry| entry.path().join("ns/net"))
+            .find(|path| fs::read_link(path).is_ok_and(|link| link.as_os_str() == self.id.as_str()))
+            .map(|path| format!("nsenter --net={}", path.display()))
+    }
+}
+
+impl Processes {
+    fn read(root: &Root) -> Self {
+        let path = root.path("proc/self/ns/pid");
+        let id =
+            fs::read_link(&path).map_or_else(|_| "unknown".to_owned(), |link| link.display().to_string());
+        Self { id, is_first: fs::metadata(&path).is_ok_and(|file| file.ino() == FIRST_PIDNS) }
     }
 }
 

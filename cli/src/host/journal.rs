@@ -9,6 +9,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::facts::Namespace;
+
 /// Largest journal, in bytes: some hundred thousand changes.
 const MAX_BYTES: u64 = 64 << 20;
 
@@ -31,22 +33,34 @@ pub(crate) enum What {
         key: String,
         prior: String,
         ours: String,
-        /// The network namespace it was changed in, where each has its own.
-        namespace: Option<String>,
+        /// The network namespace it was changed from, for a setting of the network: from another one it is another
+        /// setting, or none at all.
+        namespace: Option<Namespace>,
+        /// The boot that it was changed in.
+        boot: String,
         /// The setting that says the same in other units, which holds where this one's prior value is 0.
         twin: Option<(String, String)>,
     },
     /// A file, whole; `prior` is none where there was none.
     File { path: PathBuf, prior: Option<String>, ours: String },
     /// A resource limit of a process: soft and hard.
-    Limit { pid: i32, started: u64, resource: String, prior: (u64, u64), ours: (u64, u64) },
+    Limit {
+        pid: i32,
+        started: u64,
+        /// Where the process has this number: the namespace of processes, and the boot.
+        processes: String,
+        boot: String,
+        resource: String,
+        prior: (u64, u64),
+        ours: (u64, u64),
+    },
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 enum Line {
     Change(Change),
-    /// What the kernel made of it, where that is not what was written.
+    /// What the kernel made of it. Without this line the program ended between write and reading back.
     ReadBack {
         change: u64,
         value: String,

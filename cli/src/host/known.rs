@@ -84,9 +84,13 @@ pub(crate) fn meaning(key: &str) -> Meaning {
     }
 }
 
-/// Settings of which writing one zeroes the other, and whose 0 the kernel does not take (`dirty_bytes_handler`).
-const TWINS: &[(&str, &str)] =
-    &[("vm.dirty_bytes", "vm.dirty_ratio"), ("vm.dirty_background_bytes", "vm.dirty_background_ratio")];
+/// Settings of which writing one zeroes the other, so that a 0 is not given back by writing it (`dirty_bytes_handler`,
+/// which takes no 0, and `overcommit_kbytes_handler`, which would zero both).
+const TWINS: &[(&str, &str)] = &[
+    ("vm.dirty_bytes", "vm.dirty_ratio"),
+    ("vm.dirty_background_bytes", "vm.dirty_background_ratio"),
+    ("vm.overcommit_kbytes", "vm.overcommit_ratio"),
+];
 
 pub(crate) fn twin(key: &str) -> Option<&'static str> {
     TWINS.iter().find_map(|(one, other)| match key {

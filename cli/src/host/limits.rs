@@ -147,7 +147,7 @@ pub(crate) fn raise(
     pid: i32,
     resource: Resource,
     wanted: u64,
-    is_root: bool,
+    machine: &Machine,
     journal: &mut Journal,
 ) -> Result<Status, JournalError> {
     let (prior, started) = match of(pid, resource).and_then(|prior| Ok((prior, started(pid)?))) {
@@ -158,11 +158,18 @@ pub(crate) fn raise(
     if ours == prior {
         return Ok(Status::Already);
     }
-    let resource_name = resource.name().to_owned();
-    let change = journal.change(What::Limit { pid, started, resource: resource_name, prior, ours })?;
+    let change = journal.change(What::Limit {
+        pid,
+        started,
+        processes: machine.processes.id.clone(),
+        boot: machine.namespace.boot.clone(),
+        resource: resource.name().to_owned(),
+        prior,
+        ours,
+    })?;
     if let Err(error) = prlimit(pid, resource, Some(ours)) {
         journal.settled(change)?;
-        return Ok(refused_write(&error, is_root));
+        return Ok(refused_write(&error, machine.is_root));
     }
     Ok(match of(pid, resource) {
         Ok(got) if got == ours => Status::Raised,
@@ -176,8 +183,12 @@ pub(crate) fn restore(pid: i32, start: u64, resource: &str, prior: (u64, u64), o
     let Some(resource) = Resource::ALL.into_iter().find(|known| known.name() == resource) else {
         return Outcome::Failed { errno: format!("unknown limit {resource}") };
     };
-    if !started(pid).is_ok_and(|started| started == start) {
-        return Outcome::Gone;
+    match started(pid) {
+        Ok(started) if started == start => {}
+        // The number is another process's now.
+        Ok(_) => return Outcome::Gone,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Outcome::Gone,
+        Err(error) => return Outcome::Failed { errno: describe(&error) },
     }
     match of(pid, resource) {
         Ok(now) if now == prior => Outcome::NothingToDo,

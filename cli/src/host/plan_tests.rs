@@ -5,8 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::host::decide::joined;
-use crate::host::facts::Namespace;
-use crate::host::tests::{FakeHost, machine, reasons};
+use crate::host::tests::{FakeHost, machine, namespace_of, reasons};
 use crate::profile::{Formulas, HugePagesSpec, PortSet, Sysctl, Wanted};
 
 fn numbers(key: &str, now: &str, wanted: &[u64], exact: bool, allow_lower: bool) -> Decision {
@@ -83,8 +82,7 @@ fn what_stands_in_the_way_has_a_name() {
     const BACKLOG: &str = "net.core.netdev_max_backlog";
     const MAX: &str = "net.netfilter.nf_conntrack_max";
     const BUCKETS: &str = "net.netfilter.nf_conntrack_buckets";
-    let own =
-        || Machine { namespace: Namespace { id: "net:[2]".to_owned(), is_first: Some(false) }, ..machine() };
+    let own = || Machine { namespace: namespace_of("net:[2]", false), ..machine() };
     for (name, values, sysctls, machine, expected) in [
         (
             "formula",

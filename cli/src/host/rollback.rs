@@ -5,11 +5,13 @@ use std::io;
 
 use serde::Serialize;
 
+use super::facts::{Machine, Namespace};
 use super::journal::{Account, Journal, JournalError, Open, What};
 use super::limits;
 use super::persist;
 use super::status::describe;
 use super::values::{Key, Values};
+use crate::root::Root;
 
 /// What became of one change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -22,11 +24,19 @@ pub(crate) enum Outcome {
     ChangedByOther {
         now: String,
     },
-    /// What was changed is gone, such as a process.
+    /// What was changed is proven to be gone: a process that ended, a namespace or a value that ended with its boot.
     Gone,
-    /// It was changed in another network namespace; run it there.
+    /// It was changed in another namespace; run it there.
     OtherNamespace {
         namespace: String,
+        enter: Option<String>,
+    },
+    /// It cannot be seen from here, so whether it is still as it was left is not known.
+    NotHere,
+    /// The change was interrupted before its result was known, and this may be its result or somebody's choice.
+    Unclear {
+        now: String,
+        command: String,
     },
     Failed {
         errno: String,
@@ -36,16 +46,26 @@ pub(crate) enum Outcome {
 impl Outcome {
     /// Whether the change is no longer to be undone.
     pub(crate) fn is_settled(&self) -> bool {
-        !matches!(self, Self::OtherNamespace { .. } | Self::Failed { .. })
+        match self {
+            Self::Restored | Self::NothingToDo | Self::ChangedByOther { .. } | Self::Gone => true,
+            Self::OtherNamespace { .. } | Self::NotHere | Self::Unclear { .. } | Self::Failed { .. } => false,
+        }
     }
 
     /// What there is to say about it.
     pub(crate) fn detail(&self) -> Option<String> {
         match self {
             Self::ChangedByOther { now } => Some(format!("it is {now} now, and left so")),
-            Self::OtherNamespace { namespace } => {
-                Some(format!("it was changed in {namespace}; run this there"))
+            Self::OtherNamespace { namespace, enter } => {
+                let how = enter.as_deref().map(|enter| format!(": {enter} scalekit tune rollback"));
+                Some(format!("it was changed in {namespace}; run this there{}", how.unwrap_or_default()))
             }
+            Self::NotHere => {
+                Some("there is no such thing to be seen from here; it stays to be undone".to_owned())
+            }
+            Self::Unclear { now, command } => Some(format!(
+                "the change was interrupted, and it is {now} now; if that is not meant to be: {command}"
+            )),
             Self::Failed { errno } => Some(errno.clone()),
             Self::Restored | Self::NothingToDo | Self::Gone => None,
         }
@@ -58,6 +78,8 @@ impl Outcome {
             Self::ChangedByOther { .. } => "changed by other",
             Self::Gone => "gone",
             Self::OtherNamespace { .. } => "other namespace",
+            Self::NotHere => "not here",
+            Self::Unclear { .. } => "unclear",
             Self::Failed { .. } => "failed",
         }
     }
@@ -73,7 +95,7 @@ pub(crate) struct Undone {
     pub(crate) outcome: Outcome,
 }
 
-/// Undoes all open changes; `namespace` is the present one.
+/// Undoes all open changes, as far as that can be done from the namespaces that this process is in.
 ///
 /// # Errors
 /// A journal that cannot be written. Doing it again is safe.
@@ -81,11 +103,12 @@ pub(crate) fn rollback(
     account: &Account,
     journal: &mut Journal,
     values: &dyn Values,
-    namespace: &str,
+    machine: &Machine,
+    root: &Root,
 ) -> Result<Vec<Undone>, JournalError> {
     let mut undone = Vec::new();
     for (id, open) in account.open.iter().rev() {
-        let row = undo(open, values, namespace);
+        let row = undo(open, values, machine, root);
         if row.outcome.is_settled() {
             journal.settled(*id)?;
         }
@@ -94,17 +117,16 @@ pub(crate) fn rollback(
     Ok(undone)
 }
 
-fn undo(open: &Open, values: &dyn Values, present: &str) -> Undone {
+fn undo(open: &Open, values: &dyn Values, machine: &Machine, root: &Root) -> Undone {
     let failed = |error: io::Error| Outcome::Failed { errno: describe(&error) };
     match &open.change.what {
-        What::Value { key, prior, ours, namespace, twin } => {
-            let outcome = match namespace {
-                Some(other) if other != present => Outcome::OtherNamespace { namespace: other.clone() },
-                _ => {
-                    let ours = [Some(ours), open.read_back.as_ref()];
-                    value(key, prior, &ours, twin.as_ref(), values).unwrap_or_else(failed)
-                }
-            };
+        What::Value { key, prior, ours, namespace, boot, twin } => {
+            let outcome =
+                namespace.as_ref().and_then(|then| elsewhere(then, machine, root)).unwrap_or_else(|| {
+                    let is_same_boot = *boot == machine.namespace.boot;
+                    let change = Value { key, prior, ours, read_back: open.read_back.as_ref(), is_same_boot };
+                    change.undo(twin.as_ref(), values).unwrap_or_else(failed)
+                });
             Undone { what: key.clone(), ours: ours.clone(), prior: prior.clone(), outcome }
         }
         What::File { path, prior, ours } => {
@@ -120,47 +142,103 @@ fn undo(open: &Open, values: &dyn Values, present: &str) -> Undone {
                 Err(error) if error.kind() == io::ErrorKind::NotFound && prior.is_none() => {
                     Outcome::NothingToDo
                 }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Outcome::Gone,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Outcome::NotHere,
                 Err(error) => failed(error),
             };
             let prior = prior.as_deref().map_or_else(|| "no file".to_owned(), text);
             Undone { what: path.display().to_string(), ours: text(ours), prior, outcome }
         }
-        What::Limit { pid, started, resource, prior, ours } => Undone {
+        What::Limit { pid, started, processes, boot, resource, prior, ours } => Undone {
             what: format!("{resource} of process {pid}"),
             ours: format!("{} {}", ours.0, ours.1),
             prior: format!("{} {}", prior.0, prior.1),
-            outcome: limits::restore(*pid, *started, resource, *prior, *ours),
+            outcome: match () {
+                () if *boot != machine.namespace.boot => Outcome::Gone,
+                () if *processes != machine.processes.id => {
+                    Outcome::OtherNamespace { namespace: processes.clone(), enter: None }
+                }
+                () => limits::restore(*pid, *started, resource, *prior, *ours),
+            },
         },
     }
 }
 
-fn value(
-    key: &str,
-    prior: &str,
-    ours: &[Option<&String>],
-    twin: Option<&(String, String)>,
-    values: &dyn Values,
-) -> io::Result<Outcome> {
-    let key = Key::parse(key);
-    let now = match values.read(&key) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Outcome::Gone),
-        now => now?,
-    };
-    if now == prior {
-        return Ok(Outcome::NothingToDo);
+/// What there is to say of a change made in network namespace `then`, if this process is in another.
+fn elsewhere(then: &Namespace, machine: &Machine, root: &Root) -> Option<Outcome> {
+    let now = &machine.namespace;
+    let is_same_boot = then.boot == now.boot;
+    let other = || Outcome::OtherNamespace { namespace: then.id.clone(), enter: then.entrance(root) };
+    match (then.is_first, now.is_first) {
+        _ if is_same_boot && then.id == now.id => None,
+        // Its inode is another one on some kernels after the next boot.
+        (Some(true), Some(true)) => None,
+        (Some(false), _) if !is_same_boot => Some(Outcome::Gone),
+        (Some(false), _) => match other() {
+            // All that could hold it would be seen.
+            Outcome::OtherNamespace { enter: None, .. } if machine.processes.is_first && machine.is_root => {
+                Some(Outcome::Gone)
+            }
+            other => Some(other),
+        },
+        // Nothing told which one it was: after another boot only its number is left to go by.
+        (None, _) if !is_same_boot && then.id == now.id => None,
+        _ => Some(other()),
     }
-    if !ours.contains(&Some(&now)) {
-        return Ok(Outcome::ChangedByOther { now });
+}
+
+/// A change of a value, as the journal has it.
+struct Value<'a> {
+    key: &'a str,
+    prior: &'a str,
+    ours: &'a String,
+    read_back: Option<&'a String>,
+    is_same_boot: bool,
+}
+
+impl Value<'_> {
+    fn undo(&self, twin: Option<&(String, String)>, values: &dyn Values) -> io::Result<Outcome> {
+        let key = Key::parse(self.key);
+        let now = match values.read(&key) {
+            // What is not there now had its value until the boot ended.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !self.is_same_boot => {
+                return Ok(Outcome::Gone);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Outcome::NotHere),
+            now => now?,
+        };
+        if now == self.prior {
+            return Ok(Outcome::NothingToDo);
+        }
+        if now != *self.ours && Some(&now) != self.read_back {
+            return Ok(match self.read_back {
+                None if self.is_same_boot => Outcome::Unclear { now, command: self.command(twin) },
+                _ => Outcome::ChangedByOther { now },
+            });
+        }
+        // A 0 is not given back by writing it, but the kernel makes it one when the twin is set.
+        let (written, value) = match twin {
+            Some((twin, value)) => (Key::Sysctl(twin.clone()), value.as_str()),
+            None => (key.clone(), self.prior),
+        };
+        values.write(&written, value)?;
+        for (key, value) in [(&written, value), (&key, self.prior)] {
+            let got = values.read(key)?;
+            if got != value {
+                return Ok(Outcome::Failed {
+                    errno: format!("the kernel made {got} of {value} in {}", key.name()),
+                });
+            }
+        }
+        Ok(Outcome::Restored)
     }
-    // The kernel does not take a 0 here, but makes it one when the twin is set.
-    match twin {
-        Some((twin, value)) => values.write(&Key::Sysctl(twin.clone()), value)?,
-        None => values.write(&key, prior)?,
+
+    /// What gives the prior value back by hand.
+    fn command(&self, twin: Option<&(String, String)>) -> String {
+        let (key, value) =
+            twin.map_or((self.key, self.prior), |(twin, value)| (twin.as_str(), value.as_str()));
+        match Key::parse(key) {
+            Key::Sysctl(key) => format!("sysctl -w {key}='{value}'"),
+            other => format!("set {} to {value}", other.name()),
+        }
     }
-    let got = values.read(&key)?;
-    if got == prior {
-        return Ok(Outcome::Restored);
-    }
-    Ok(Outcome::Failed { errno: format!("the kernel made {got} of {prior}") })
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use tempfile::TempDir;
 
-use super::facts::{Machine, Namespace};
+use super::facts::{Machine, Namespace, Processes};
 use super::journal::{Account, Journal, JournalError, What};
 use super::known::Scope;
 use super::plan::Row;
@@ -26,7 +26,8 @@ pub(super) struct FakeHost {
     pub(super) root: Root,
     /// Keys whose writes end at this value, as some kernels do.
     clamped: Vec<(&'static str, u64)>,
-    refused: Vec<(&'static str, Errno)>,
+    /// Keys whose writes are refused; a kernel may have taken a part of the value before it comes to the wrong one.
+    refused: Vec<(&'static str, Errno, Option<&'static str>)>,
     writes: RefCell<Vec<String>>,
 }
 
@@ -72,8 +73,12 @@ impl FakeHost {
     }
 
     fn roll_back(&self, namespace: &str) -> Vec<(String, Outcome)> {
+        self.roll_back_on(&Machine { namespace: namespace_of(namespace, namespace == HERE), ..machine() })
+    }
+
+    fn roll_back_on(&self, machine: &Machine) -> Vec<(String, Outcome)> {
         let (mut journal, account) = self.journal();
-        let undone = rollback(&account, &mut journal, self, namespace).unwrap();
+        let undone = rollback(&account, &mut journal, self, machine, &self.root).unwrap();
         undone.into_iter().map(|row| (row.what, row.outcome)).collect()
     }
 
@@ -89,7 +94,10 @@ impl Values for FakeHost {
     fn write(&self, key: &Key, value: &str) -> io::Result<()> {
         let name = key.name();
         self.writes.borrow_mut().push(name.clone());
-        if let Some((_, errno)) = self.refused.iter().find(|(refused, _)| name == *refused) {
+        if let Some((_, errno, part)) = self.refused.iter().find(|(refused, ..)| name == *refused) {
+            if let Some(part) = part {
+                self.root.write(key, part)?;
+            }
             return Err((*errno).into());
         }
         let clamped = self.clamped.iter().find(|(clamped, _)| name == *clamped);
@@ -112,8 +120,13 @@ impl Values for FakeHost {
 }
 
 pub(super) fn machine() -> Machine {
-    let namespace = Namespace { id: "net:[1]".to_owned(), is_first: Some(true) };
-    Machine { ram: 8 << 30, cores: 4, namespace, is_root: true, mongod: None }
+    let namespace = namespace_of(HERE, true);
+    let processes = Processes { id: "pid:[1]".to_owned(), is_first: true };
+    Machine { ram: 8 << 30, cores: 4, namespace, processes, is_root: true, mongod: None }
+}
+
+pub(super) fn namespace_of(id: &str, is_first: bool) -> Namespace {
+    Namespace { id: id.to_owned(), is_first: Some(is_first), boot: "this boot".to_owned() }
 }
 
 pub(super) fn reasons() -> Reasons {
@@ -168,7 +181,7 @@ fn what_the_kernel_clamps_or_refuses_is_said_and_can_be_given_back() {
     let mut host =
         FakeHost::new(&[(SOMAXCONN, "4096"), (SWAP, "60"), ("fs.nr_open", "5"), ("fs.file-max", "5")]);
     host.clamped.push((SOMAXCONN, 65_535));
-    host.refused.extend([(SWAP, Errno::EINVAL), ("fs.nr_open", Errno::EROFS)]);
+    host.refused.extend([(SWAP, Errno::EINVAL, None), ("fs.nr_open", Errno::EROFS, None)]);
     let mut rows = [
         row(SOMAXCONN, "4096", "70000"),
         row(SWAP, "60", "300"),
@@ -192,7 +205,7 @@ fn only_what_is_still_ours_is_given_back() {
     host.apply(&mut [row(SOMAXCONN, "4096", "20000"), row(SWAP, "60", "10")]);
     host.set(SWAP, "33");
     // In another namespace the namespaced key is another one.
-    let elsewhere = Outcome::OtherNamespace { namespace: HERE.to_owned() };
+    let elsewhere = Outcome::OtherNamespace { namespace: HERE.to_owned(), enter: None };
     let other = Outcome::ChangedByOther { now: "33".to_owned() };
     assert_eq!(host.roll_back("net:[2]"), [(SWAP.to_owned(), other), (SOMAXCONN.to_owned(), elsewhere)]);
     assert_eq!((host.get(SOMAXCONN), host.get(SWAP)), ("20000".to_owned(), "33".to_owned()));
@@ -216,6 +229,8 @@ fn twins_that_zero_each_other_are_given_back_by_the_one_that_held() {
         ("vm.dirty_ratio", "10", "0", "vm.dirty_bytes", "4096"),
         ("vm.dirty_background_bytes", "65536", "0", "vm.dirty_background_ratio", "10"),
         ("vm.dirty_ratio", "10", "20", "vm.dirty_bytes", "0"),
+        ("vm.overcommit_kbytes", "65536", "0", "vm.overcommit_ratio", "50"),
+        ("vm.overcommit_ratio", "60", "0", "vm.overcommit_kbytes", "4096"),
     ] {
         let host = FakeHost::new(&[(key, prior), (twin, twin_prior)]);
         let mut rows = [row(key, prior, wanted)];
@@ -235,7 +250,8 @@ fn a_crash_between_journal_and_write_leaves_nothing_to_give_back() {
         key: SOMAXCONN.to_owned(),
         prior: "4096".to_owned(),
         ours: "20000".to_owned(),
-        namespace: Some(HERE.to_owned()),
+        namespace: Some(namespace_of(HERE, true)),
+        boot: "this boot".to_owned(),
         twin: None,
     };
     journal.change(what).unwrap();
@@ -251,11 +267,14 @@ fn a_journal_torn_anywhere_gives_back_what_it_holds_whole() {
     let host = FakeHost::new(&[(SOMAXCONN, "4096"), (SWAP, "60")]);
     host.apply(&mut [row(SOMAXCONN, "4096", "20000"), row(SWAP, "60", "10")]);
     let whole = fs::read(host.journal_path()).unwrap();
-    let first_end = whole.iter().position(|byte| *byte == b'\n').unwrap();
+    let ends: Vec<usize> = (0..whole.len()).filter(|at| whole[*at] == b'\n').collect();
+    let first_end = ends[0];
+    // A change and what was read back, twice.
+    assert_eq!(ends.len(), 4);
     for cut in 0..=whole.len() {
         fs::write(host.journal_path(), &whole[..cut]).unwrap();
         let (mut journal, account) = host.journal();
-        let complete = usize::from(cut > first_end) + usize::from(cut == whole.len());
+        let complete = usize::from(cut > ends[0]) + usize::from(cut > ends[2]);
         assert_eq!((account.open.len(), account.damaged.len()), (complete, 0), "cut at {cut}");
         // What is appended afterwards stands on a line of its own.
         let id = journal.change(What::File { path: "f".into(), prior: None, ours: String::new() }).unwrap();
@@ -346,16 +365,134 @@ fn limits_of_a_running_process_are_raised_and_given_back() {
         .unwrap();
     assert!(lowered.success());
     let (mut journal, _) = host.journal();
-    assert_eq!(raise(pid, Resource::OpenFiles, 128, true, &mut journal).unwrap(), Status::Raised);
+    assert_eq!(raise(pid, Resource::OpenFiles, 128, &machine(), &mut journal).unwrap(), Status::Raised);
     assert_eq!(of(pid, Resource::OpenFiles).unwrap(), (128, before.1));
-    assert_eq!(raise(pid, Resource::OpenFiles, 128, true, &mut journal).unwrap(), Status::Already);
+    assert_eq!(raise(pid, Resource::OpenFiles, 128, &machine(), &mut journal).unwrap(), Status::Already);
     drop(journal);
     assert_eq!(host.roll_back(HERE)[0].1, Outcome::Restored);
     assert_eq!(of(pid, Resource::OpenFiles).unwrap(), (64, before.1));
     let (mut journal, _) = host.journal();
-    assert_eq!(raise(pid, Resource::OpenFiles, 128, true, &mut journal).unwrap(), Status::Raised);
+    assert_eq!(raise(pid, Resource::OpenFiles, 128, &machine(), &mut journal).unwrap(), Status::Raised);
     drop(journal);
     child.kill().unwrap();
     child.wait().unwrap();
     assert_eq!(host.roll_back(HERE)[0].1, Outcome::Gone);
+}
+
+#[test]
+fn a_value_that_half_applied_is_told_and_given_back() {
+    const RMEM: &str = "net.ipv4.tcp_rmem";
+    let mut host = FakeHost::new(&[(RMEM, "4096 131072 33554432")]);
+    host.refused.push((RMEM, Errno::EINVAL, Some("8192 131072 33554432")));
+    let mut rows = [row(RMEM, "4096 131072 33554432", "8192 131072 4294967296")];
+    host.apply(&mut rows);
+    let Status::Failed { errno } = &rows[0].status else { panic!("{:?}", rows[0].status) };
+    assert!(errno.contains("EINVAL") && errno.contains("it became 8192 131072 33554432"), "{errno}");
+    host.refused.clear();
+    assert_eq!(host.roll_back(HERE), [(RMEM.to_owned(), Outcome::Restored)]);
+    assert_eq!(host.get(RMEM), "4096 131072 33554432");
+}
+
+#[test]
+fn a_crash_before_the_reading_back_keeps_the_change_open() {
+    let host = FakeHost::new(&[(SOMAXCONN, "4096")]);
+    host.apply(&mut [row(SOMAXCONN, "4096", "70000")]);
+    let whole = fs::read_to_string(host.journal_path()).unwrap();
+    fs::write(host.journal_path(), whole.split_inclusive('\n').next().unwrap()).unwrap();
+    // The kernel made something else of it, which nobody wrote down.
+    host.set(SOMAXCONN, "65535");
+    let command = format!("sysctl -w {SOMAXCONN}='4096'");
+    let unclear = Outcome::Unclear { now: "65535".to_owned(), command };
+    assert_eq!(host.roll_back(HERE), [(SOMAXCONN.to_owned(), unclear)]);
+    assert_eq!(host.get(SOMAXCONN), "65535");
+    host.set(SOMAXCONN, "4096");
+    assert_eq!(host.roll_back(HERE), [(SOMAXCONN.to_owned(), Outcome::NothingToDo)]);
+    assert!(host.account().open.is_empty());
+}
+
+#[test]
+fn what_is_not_seen_from_another_namespace_stays_to_be_undone() {
+    const BACKLOG: &str = "net.core.netdev_max_backlog";
+    let host = FakeHost::new(&[(BACKLOG, "1000"), (SWAP, "60")]);
+    host.apply(&mut [row(BACKLOG, "1000", "4096"), row(SWAP, "60", "10")]);
+    // A namespace of its own does not have the key.
+    let file = host.root.file(&Key::parse(BACKLOG));
+    fs::remove_file(&file).unwrap();
+    let found = host.roll_back("net:[2]");
+    assert_eq!(found[0], (SWAP.to_owned(), Outcome::Restored));
+    assert!(matches!(found[1].1, Outcome::OtherNamespace { .. }), "{found:?}");
+    // Not even in the right one is it given up while that boot lasts.
+    assert_eq!(host.roll_back(HERE), [(BACKLOG.to_owned(), Outcome::NotHere)]);
+    assert!(!Outcome::NotHere.is_settled());
+    fs::write(&file, "4096\n").unwrap();
+    assert_eq!(host.roll_back(HERE), [(BACKLOG.to_owned(), Outcome::Restored)]);
+    assert_eq!(host.get(BACKLOG), "1000");
+}
+
+#[test]
+fn a_namespace_is_known_again_after_a_boot_or_gone_with_it() {
+    let later = |id: &str, is_first| Machine {
+        namespace: Namespace { boot: "the next".to_owned(), ..namespace_of(id, is_first) },
+        ..machine()
+    };
+    let other = |id: &str| Machine { namespace: namespace_of(id, true), ..machine() };
+    for (from_first, there, gone) in [
+        // The first one has another number now, and holds the value by a file of /etc.
+        (true, later("net:[7]", true), false),
+        (false, later("net:[7]", true), true),
+        // The same number, after a boot, is another one.
+        (false, later("net:[3]", false), true),
+        // The same boot, and nothing holds it any more.
+        (false, other("net:[1]"), true),
+    ] {
+        let host = FakeHost::new(&[(SOMAXCONN, "4096")]);
+        let (mut journal, _) = host.journal();
+        let from = Machine { namespace: namespace_of("net:[3]", from_first), ..machine() };
+        apply(&mut [row(SOMAXCONN, "4096", "20000")], &from, &host, &mut journal).unwrap();
+        drop(journal);
+        let expected = if gone { Outcome::Gone } else { Outcome::Restored };
+        assert_eq!(host.roll_back_on(&there), [(SOMAXCONN.to_owned(), expected)], "{from_first} {there:?}");
+        assert_eq!(host.get(SOMAXCONN), if gone { "20000" } else { "4096" });
+    }
+    // One that is still held is named with the way into it; from within a container nothing is proven.
+    let host = FakeHost::new(&[(SOMAXCONN, "4096")]);
+    let (mut journal, _) = host.journal();
+    let from = Machine { namespace: namespace_of("net:[3]", false), ..machine() };
+    apply(&mut [row(SOMAXCONN, "4096", "20000")], &from, &host, &mut journal).unwrap();
+    drop(journal);
+    let contained =
+        Machine { processes: Processes { id: "pid:[9]".to_owned(), is_first: false }, ..other("net:[1]") };
+    let open = |enter: Option<&str>| Outcome::OtherNamespace {
+        namespace: "net:[3]".to_owned(),
+        enter: enter.map(str::to_owned),
+    };
+    assert_eq!(host.roll_back_on(&contained)[0].1, open(None));
+    fs::create_dir_all(host.root.path("proc/self")).unwrap();
+    let mount = "40 30 0:4 net:[3] /run/docker/netns/x rw - nsfs nsfs rw\n";
+    fs::write(host.root.path("proc/self/mountinfo"), mount).unwrap();
+    assert_eq!(host.roll_back_on(&other("net:[1]"))[0].1, open(Some("nsenter --net=/run/docker/netns/x")));
+}
+
+#[test]
+fn a_process_is_gone_only_where_that_is_proven() {
+    let limit = |processes: &str, boot: &str| What::Limit {
+        pid: i32::MAX,
+        started: 1,
+        processes: processes.to_owned(),
+        boot: boot.to_owned(),
+        resource: "nofile".to_owned(),
+        prior: (1, 2),
+        ours: (2, 2),
+    };
+    for (processes, boot, settled) in
+        [("pid:[1]", "this boot", true), ("pid:[2]", "this boot", false), ("pid:[2]", "an earlier", true)]
+    {
+        let host = FakeHost::new(&[]);
+        let (mut journal, _) = host.journal();
+        journal.change(limit(processes, boot)).unwrap();
+        drop(journal);
+        let found = host.roll_back(HERE);
+        assert_eq!(found[0].1 == Outcome::Gone, settled, "{processes} {boot}: {found:?}");
+        assert_eq!(found[0].1.is_settled(), settled);
+    }
 }
