@@ -1,6 +1,8 @@
 //! Makes the changes of a plan, each journaled before it is made and read back after.
 
+use super::decide::{Decision, decide};
 use super::facts::Machine;
+use super::guards;
 use super::journal::{Journal, JournalError, What};
 use super::known;
 use super::plan::Row;
@@ -24,7 +26,7 @@ pub(crate) fn apply(
 }
 
 fn change(
-    row: &Row,
+    row: &mut Row,
     machine: &Machine,
     values: &dyn Values,
     journal: &mut Journal,
@@ -38,6 +40,12 @@ fn change(
     }
     if Some(&prior) != row.now.as_ref() {
         return Ok(Status::Failed { errno: format!("it became {prior} meanwhile; run it again") });
+    }
+    // What it depends on may not have become what was planned.
+    if let Some(reason) =
+        guards::harm(&row.key.name(), &prior, &row.wanted, &|key| values.read(&Key::parse(key)?).ok())
+    {
+        return Ok(Status::Refused { reason });
     }
     let twin = known::twin(&row.key.name()).and_then(|twin| {
         let value = values.read(&Key::Sysctl(twin.to_owned())).ok()?;
@@ -69,8 +77,25 @@ fn change(
     match values.read(&row.key) {
         Ok(got) => {
             journal.read_back(change, got.clone())?;
-            Ok(if got == row.wanted { Status::Raised } else { Status::Clamped { got } })
+            Ok(made_of(row, got))
         }
         Err(error) => Ok(Status::Failed { errno: format!("written, not read back: {}", describe(&error)) }),
+    }
+}
+
+/// What the kernel made of a value may be as good as what was asked for: some are rounded up.
+fn made_of(row: &mut Row, got: String) -> Status {
+    if got == row.wanted {
+        return Status::Raised;
+    }
+    let decision =
+        row.wish.as_ref().map(|wish| decide(&row.key.name(), &got, &wish.wanted, wish.allow_lower));
+    match decision {
+        Some(Decision::Stay(Status::Already | Status::KeptHigher { equals: false })) => {
+            row.wanted = got;
+            Status::Raised
+        }
+        Some(Decision::Stay(status @ Status::KeptHigher { equals: true })) => status,
+        _ => Status::Clamped { got },
     }
 }

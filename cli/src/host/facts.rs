@@ -1,9 +1,11 @@
 //! What the plan needs to know of the machine, read once.
 
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +26,7 @@ pub(crate) struct Machine {
     pub(crate) namespace: Namespace,
     pub(crate) processes: Processes,
     pub(crate) is_root: bool,
-    /// The major version of the mongod on PATH.
+    /// The major version of the mongod here, by [`mongod`], where the profile asks.
     pub(crate) mongod: Option<u32>,
 }
 
@@ -60,7 +62,7 @@ impl Machine {
             namespace: Namespace::read(root),
             processes: Processes::read(root),
             is_root: nix::unistd::geteuid().is_root(),
-            mongod: mongod(),
+            mongod: None,
         }
     }
 }
@@ -122,10 +124,72 @@ impl Processes {
     }
 }
 
+/// Whether this is the inside of a container, whose /etc is its own.
+pub(crate) fn is_container(root: &Root) -> bool {
+    let marks = [".dockerenv", "run/.containerenv", "run/systemd/container"];
+    let environment = root.known("proc/1/environ").unwrap_or_default();
+    marks.iter().any(|mark| root.path(mark).exists())
+        || environment.split('\0').any(|variable| variable.starts_with("container="))
+}
+
+/// How long a mongod may take to tell its version.
+const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The major version of the mongod that runs, or else of the one on PATH.
+pub(crate) fn mongod(root: &Root) -> Option<u32> {
+    let entries = fs::read_dir(root.path("proc")).into_iter().flatten().filter_map(Result::ok);
+    let running = entries.map(|entry| entry.path()).find(|process| {
+        let text = fs::read_to_string(process.join("comm")).unwrap_or_default();
+        text.trim() == "mongod" && is_roots_program(&process.join("exe"))
+    });
+    let program = running.map_or_else(|| "mongod".into(), |process| process.join("exe"));
+    version(&output_of(Command::new(program).arg("--version"))?)
+}
+
+/// Whether nobody but root can have written the program that a process runs: this one may be root, and is to run it.
+fn is_roots_program(exe: &Path) -> bool {
+    let name = fs::read_link(exe).ok().and_then(|path| Some(path.file_name()? == "mongod"));
+    name == Some(true) && fs::metadata(exe).is_ok_and(|file| file.uid() == 0 && file.mode() & 0o022 == 0)
+}
+
+/// What a program prints that ends in time.
+fn output_of(command: &mut Command) -> Option<String> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().ok()?;
+    let until = Instant::now() + VERSION_TIMEOUT;
+    while child.try_wait().ok()?.is_none() {
+        if Instant::now() > until {
+            // It may have ended by itself just now.
+            let _ = child.kill();
+            let _ = child.wait();
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let mut text = Vec::new();
+    // A version is some lines, which the pipe holds.
+    child.stdout.take()?.take(64 << 10).read_to_end(&mut text).ok()?;
+    Some(String::from_utf8_lossy(&text).into_owned())
+}
+
 /// `db version v8.0.4` → 8.
-fn mongod() -> Option<u32> {
-    let output = Command::new("mongod").arg("--version").output().ok()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+fn version(text: &str) -> Option<u32> {
     let (_, version) = text.split_once("db version v")?;
     version.split('.').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mongod_tells_its_version_in_time_or_not_at_all() {
+        assert_eq!(version("db version v8.0.4\nBuild Info: {}\n"), Some(8));
+        assert_eq!(version("mongod"), None);
+        assert_eq!(
+            output_of(Command::new("echo").arg("db version v7.0.1")).as_deref(),
+            Some("db version v7.0.1\n")
+        );
+        assert_eq!(output_of(&mut Command::new("/no/such/program")), None);
+    }
 }

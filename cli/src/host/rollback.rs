@@ -5,6 +5,7 @@ use std::io;
 
 use serde::Serialize;
 
+use super::etc_file;
 use super::facts::{Machine, Namespace};
 use super::journal::{Account, Journal, JournalError, Open, What};
 use super::limits;
@@ -18,6 +19,8 @@ use crate::root::Root;
 #[serde(tag = "is", rename_all = "kebab-case")]
 pub(crate) enum Outcome {
     Restored,
+    /// It would be restored.
+    ToRestore,
     /// It has its prior value: the change was never made, or is undone already.
     NothingToDo,
     /// Somebody set it since; left alone.
@@ -48,7 +51,11 @@ impl Outcome {
     pub(crate) fn is_settled(&self) -> bool {
         match self {
             Self::Restored | Self::NothingToDo | Self::ChangedByOther { .. } | Self::Gone => true,
-            Self::OtherNamespace { .. } | Self::NotHere | Self::Unclear { .. } | Self::Failed { .. } => false,
+            Self::ToRestore
+            | Self::OtherNamespace { .. }
+            | Self::NotHere
+            | Self::Unclear { .. }
+            | Self::Failed { .. } => false,
         }
     }
 
@@ -67,13 +74,14 @@ impl Outcome {
                 "the change was interrupted, and it is {now} now; if that is not meant to be: {command}"
             )),
             Self::Failed { errno } => Some(errno.clone()),
-            Self::Restored | Self::NothingToDo | Self::Gone => None,
+            Self::Restored | Self::ToRestore | Self::NothingToDo | Self::Gone => None,
         }
     }
 
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Restored => "restored",
+            Self::ToRestore => "to restore",
             Self::NothingToDo => "nothing to do",
             Self::ChangedByOther { .. } => "changed by other",
             Self::Gone => "gone",
@@ -108,16 +116,24 @@ pub(crate) fn rollback(
 ) -> Result<Vec<Undone>, JournalError> {
     let mut undone = Vec::new();
     for (id, open) in account.open.iter().rev() {
-        let row = undo(open, values, machine, root);
+        let row = undo(open, values, machine, root, false);
         if row.outcome.is_settled() {
             journal.settled(*id)?;
         }
         undone.push(row);
     }
+    if account.damaged.is_empty() && undone.iter().all(|row| row.outcome.is_settled()) {
+        journal.clear()?;
+    }
     Ok(undone)
 }
 
-fn undo(open: &Open, values: &dyn Values, machine: &Machine, root: &Root) -> Undone {
+/// What [`rollback`] would do; changes nothing. Of several changes of one key only the newest can be told.
+pub(crate) fn preview(account: &Account, values: &dyn Values, machine: &Machine, root: &Root) -> Vec<Undone> {
+    account.open.values().rev().map(|open| undo(open, values, machine, root, true)).collect()
+}
+
+fn undo(open: &Open, values: &dyn Values, machine: &Machine, root: &Root, is_dry: bool) -> Undone {
     let failed = |error: io::Error| Outcome::Failed { errno: describe(&error) };
     match &open.change.what {
         What::Value { key, prior, ours, namespace, boot, twin } => {
@@ -125,17 +141,22 @@ fn undo(open: &Open, values: &dyn Values, machine: &Machine, root: &Root) -> Und
                 namespace.as_ref().and_then(|then| elsewhere(then, machine, root)).unwrap_or_else(|| {
                     let is_same_boot = *boot == machine.namespace.boot;
                     let change = Value { key, prior, ours, read_back: open.read_back.as_ref(), is_same_boot };
-                    change.undo(twin.as_ref(), values).unwrap_or_else(failed)
+                    change.undo(twin.as_ref(), values, is_dry).unwrap_or_else(failed)
                 });
             Undone { what: key.clone(), ours: ours.clone(), prior: prior.clone(), outcome }
         }
-        What::File { path, prior, ours } => {
+        What::File { path, prior, access, made, ours } => {
             let text = |lines: &str| format!("{} lines", lines.lines().count());
             let outcome = match fs::read_to_string(path) {
+                // Root writes no file because a line says so.
+                _ if !persist::is_known(root, path) => {
+                    Outcome::Failed { errno: "it is none of the files that --persist writes".to_owned() }
+                }
                 Ok(now) if Some(&now) == prior.as_ref() => Outcome::NothingToDo,
+                Ok(now) if now == *ours && is_dry => Outcome::ToRestore,
                 Ok(now) if now == *ours => match prior {
-                    Some(prior) => persist::write_atomically(path, prior),
-                    None => fs::remove_file(path),
+                    Some(prior) => etc_file::write(path, prior, *access),
+                    None => etc_file::remove(path, made),
                 }
                 .map_or_else(failed, |()| Outcome::Restored),
                 Ok(now) => Outcome::ChangedByOther { now: text(&now) },
@@ -157,7 +178,7 @@ fn undo(open: &Open, values: &dyn Values, machine: &Machine, root: &Root) -> Und
                 () if *processes != machine.processes.id => {
                     Outcome::OtherNamespace { namespace: processes.clone(), enter: None }
                 }
-                () => limits::restore(*pid, *started, resource, *prior, *ours),
+                () => limits::restore(*pid, *started, resource, *prior, *ours, is_dry),
             },
         },
     }
@@ -196,8 +217,14 @@ struct Value<'a> {
 }
 
 impl Value<'_> {
-    fn undo(&self, twin: Option<&(String, String)>, values: &dyn Values) -> io::Result<Outcome> {
-        let key = Key::parse(self.key);
+    fn undo(
+        &self,
+        twin: Option<&(String, String)>,
+        values: &dyn Values,
+        is_dry: bool,
+    ) -> io::Result<Outcome> {
+        let unknown = |key: &str| io::Error::other(format!("{key:?} is no setting"));
+        let key = Key::parse(self.key).ok_or_else(|| unknown(self.key))?;
         let now = match values.read(&key) {
             // What is not there now had its value until the boot ended.
             Err(error) if error.kind() == io::ErrorKind::NotFound && !self.is_same_boot => {
@@ -217,9 +244,12 @@ impl Value<'_> {
         }
         // A 0 is not given back by writing it, but the kernel makes it one when the twin is set.
         let (written, value) = match twin {
-            Some((twin, value)) => (Key::Sysctl(twin.clone()), value.as_str()),
+            Some((twin, value)) => (Key::parse(twin).ok_or_else(|| unknown(twin))?, value.as_str()),
             None => (key.clone(), self.prior),
         };
+        if is_dry {
+            return Ok(Outcome::ToRestore);
+        }
         values.write(&written, value)?;
         for (key, value) in [(&written, value), (&key, self.prior)] {
             let got = values.read(key)?;
@@ -237,8 +267,8 @@ impl Value<'_> {
         let (key, value) =
             twin.map_or((self.key, self.prior), |(twin, value)| (twin.as_str(), value.as_str()));
         match Key::parse(key) {
-            Key::Sysctl(key) => format!("sysctl -w {key}='{value}'"),
-            other => format!("set {} to {value}", other.name()),
+            Some(Key::Sysctl(key)) => format!("sysctl -w {key}='{value}'"),
+            _ => format!("set {key} to {value}"),
         }
     }
 }

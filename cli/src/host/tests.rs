@@ -11,12 +11,11 @@ use tempfile::TempDir;
 
 use super::facts::{Machine, Namespace, Processes};
 use super::journal::{Account, Journal, JournalError, What};
-use super::known::Scope;
 use super::plan::Row;
 use super::rollback::Outcome;
 use super::status::Status;
 use super::values::{Key, Values};
-use super::{apply, persist, rollback};
+use super::{apply, rollback};
 use crate::profile::Reasons;
 use crate::root::Root;
 
@@ -26,8 +25,10 @@ pub(super) struct FakeHost {
     pub(super) root: Root,
     /// Keys whose writes end at this value, as some kernels do.
     clamped: Vec<(&'static str, u64)>,
+    /// Keys that are kept in multiples of this, rounded up, as `nf_conntrack_buckets` is.
+    pub(super) rounded: Vec<(&'static str, u64)>,
     /// Keys whose writes are refused; a kernel may have taken a part of the value before it comes to the wrong one.
-    refused: Vec<(&'static str, Errno, Option<&'static str>)>,
+    pub(super) refused: Vec<(&'static str, Errno, Option<&'static str>)>,
     writes: RefCell<Vec<String>>,
 }
 
@@ -36,11 +37,18 @@ impl FakeHost {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::new(dir.path());
         for (key, value) in values {
-            let file = root.file(&Key::parse(key));
+            let file = root.file(&Key::parse(key).unwrap());
             fs::create_dir_all(file.parent().unwrap()).unwrap();
             fs::write(file, format!("{value}\n")).unwrap();
         }
-        Self { dir, root, clamped: Vec::new(), refused: Vec::new(), writes: RefCell::default() }
+        Self {
+            dir,
+            root,
+            clamped: Vec::new(),
+            rounded: Vec::new(),
+            refused: Vec::new(),
+            writes: RefCell::default(),
+        }
     }
 
     fn journal_path(&self) -> PathBuf {
@@ -58,16 +66,16 @@ impl FakeHost {
         }
     }
 
-    fn get(&self, key: &str) -> String {
-        self.read(&Key::parse(key)).unwrap()
+    pub(super) fn get(&self, key: &str) -> String {
+        self.read(&Key::parse(key).unwrap()).unwrap()
     }
 
     /// As another program would.
     fn set(&self, key: &str, value: &str) {
-        self.root.write(&Key::parse(key), value).unwrap();
+        self.root.write(&Key::parse(key).unwrap(), value).unwrap();
     }
 
-    fn apply(&self, rows: &mut [Row]) {
+    pub(super) fn apply(&self, rows: &mut [Row]) {
         let (mut journal, _) = self.journal();
         apply(rows, &machine(), self, &mut journal).unwrap();
     }
@@ -101,16 +109,20 @@ impl Values for FakeHost {
             return Err((*errno).into());
         }
         let clamped = self.clamped.iter().find(|(clamped, _)| name == *clamped);
-        match clamped.zip(value.parse::<u64>().ok()) {
-            Some(((_, most), number)) => self.root.write(key, &number.min(*most).to_string())?,
-            None => self.root.write(key, value)?,
+        let rounded = self.rounded.iter().find(|(rounded, _)| name == *rounded);
+        match (value.parse::<u64>(), clamped, rounded) {
+            (Ok(number), Some((_, most)), _) => self.root.write(key, &number.min(*most).to_string())?,
+            (Ok(number), _, Some((_, of))) => {
+                self.root.write(key, &number.next_multiple_of(*of).to_string())?
+            }
+            _ => self.root.write(key, value)?,
         }
         // What `dirty_bytes_handler` and `dirty_ratio_handler` do.
         if let Some(twin) = super::known::twin(&name) {
             if name.ends_with("_bytes") && value == "0" {
                 return Err(Errno::EINVAL.into());
             }
-            self.root.write(&Key::parse(twin), "0")?;
+            self.root.write(&Key::parse(twin).unwrap(), "0")?;
         }
         Ok(())
     }
@@ -136,11 +148,12 @@ pub(super) fn reasons() -> Reasons {
 
 fn row(key: &str, now: &str, wanted: &str) -> Row {
     Row {
-        key: Key::parse(key),
+        key: Key::parse(key).unwrap(),
         now: Some(now.to_owned()),
         wanted: wanted.to_owned(),
         status: Status::Planned,
         scope: super::known::scope(key),
+        wish: None,
         reasons: reasons(),
     }
 }
@@ -277,7 +290,9 @@ fn a_journal_torn_anywhere_gives_back_what_it_holds_whole() {
         let complete = usize::from(cut > ends[0]) + usize::from(cut > ends[2]);
         assert_eq!((account.open.len(), account.damaged.len()), (complete, 0), "cut at {cut}");
         // What is appended afterwards stands on a line of its own.
-        let id = journal.change(What::File { path: "f".into(), prior: None, ours: String::new() }).unwrap();
+        let file =
+            What::File { path: "f".into(), prior: None, access: None, made: Vec::new(), ours: String::new() };
+        let id = journal.change(file).unwrap();
         drop(journal);
         let again = host.account();
         assert_eq!((again.open.len(), again.damaged.len()), (complete + 1, 0), "cut at {cut}");
@@ -298,57 +313,6 @@ fn a_journal_is_held_by_one() {
     let (_held, _) = host.journal();
     let error = Journal::open(&host.journal_path()).unwrap_err().to_string();
     assert!(error.contains("in use"), "{error}");
-}
-
-#[test]
-fn files_for_the_next_boot_are_whole_and_given_back() {
-    let host = FakeHost::new(&[]);
-    let mut kept = row("net.ipv4.tcp_rmem", "9", "5");
-    kept.status = Status::KeptHigher;
-    let mut refused = row("vm.max_map_count", "9", "5");
-    refused.status = Status::Refused { reason: "x".to_owned() };
-    let mut raised = row(SOMAXCONN, "4096", "20000");
-    raised.status = Status::Raised;
-    let mut pages = row("transparent_hugepage", "madvise", "always");
-    pages.status = Status::Raised;
-    let rows = [raised, kept, refused, pages];
-    assert_eq!(rows[0].scope, Scope::NetworkNamespace);
-    let modules = ["nf_conntrack".to_owned()];
-    let old = host.root.path("etc/sysctl.d/99-zz-scalekit.conf");
-    fs::create_dir_all(old.parent().unwrap()).unwrap();
-    fs::write(&old, "# older\n").unwrap();
-    let mut files = persist::files(&host.root, &rows, &modules, &[("nofile", 100_000)]);
-    assert_eq!(files.len(), 6);
-    let (mut journal, _) = host.journal();
-    persist::write(&mut files, true, &mut journal).unwrap();
-    drop(journal);
-    assert!(files.iter().all(|file| file.status == Status::Raised), "{files:?}");
-    let text = fs::read_to_string(&old).unwrap();
-    assert!(
-        text.contains("net.core.somaxconn = 20000\n") && text.contains("net.ipv4.tcp_rmem = 9\n"),
-        "{text}"
-    );
-    assert!(!text.contains("max_map_count"), "{text}");
-    let read = |path: &str| fs::read_to_string(host.root.path(path)).unwrap();
-    assert!(read("etc/tmpfiles.d/99-zz-scalekit.conf").ends_with("enabled - - - - always\n"));
-    assert!(read("etc/modules-load.d/scalekit.conf").ends_with("nf_conntrack\n"));
-    assert!(read("etc/security/limits.d/99-zz-scalekit.conf").contains("* - nofile 100000\n"));
-    assert!(
-        read("etc/systemd/system.conf.d/99-zz-scalekit.conf")
-            .ends_with("[Manager]\nDefaultLimitNOFILE=100000\n")
-    );
-    // What reads later at boot is named.
-    fs::write(host.root.path("etc/sysctl.d/99-zzz.conf"), "net/core/somaxconn = 128\n").unwrap();
-    fs::write(host.root.path("etc/sysctl.d/10-first.conf"), "net.core.somaxconn = 128\n").unwrap();
-    fs::write(host.root.path("etc/sysctl.conf"), "#vm.x=1\n-net.ipv4.tcp_rmem=1\n").unwrap();
-    let beaten = persist::beaten_by(&host.root, &rows);
-    assert_eq!(beaten.len(), 2, "{beaten:?}");
-    assert!(beaten[0].contains("sysctl.conf sets net.ipv4.tcp_rmem"), "{beaten:?}");
-    assert!(beaten[1].contains("99-zzz.conf sets net.core.somaxconn"), "{beaten:?}");
-
-    assert!(host.roll_back(HERE).iter().all(|(_, outcome)| *outcome == Outcome::Restored));
-    assert_eq!(fs::read_to_string(&old).unwrap(), "# older\n");
-    assert!(files[1..].iter().all(|file| !file.path.exists()));
 }
 
 #[test]
@@ -416,7 +380,7 @@ fn what_is_not_seen_from_another_namespace_stays_to_be_undone() {
     let host = FakeHost::new(&[(BACKLOG, "1000"), (SWAP, "60")]);
     host.apply(&mut [row(BACKLOG, "1000", "4096"), row(SWAP, "60", "10")]);
     // A namespace of its own does not have the key.
-    let file = host.root.file(&Key::parse(BACKLOG));
+    let file = host.root.file(&Key::parse(BACKLOG).unwrap());
     fs::remove_file(&file).unwrap();
     let found = host.roll_back("net:[2]");
     assert_eq!(found[0], (SWAP.to_owned(), Outcome::Restored));
