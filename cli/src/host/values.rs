@@ -1,7 +1,7 @@
 //! The host's settings as values of files, and the only place that writes to them.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -145,7 +145,7 @@ impl Values for Root {
             let is_here = self.file(key).exists() || self.has_built_in(key);
             return Ok(if is_here { LOADED } else { NOT_LOADED }.to_owned());
         }
-        let text = self.text(key.place())?;
+        let text = read_at_once(&self.file(key))?;
         Ok(match key {
             Key::Sysctl(_) | Key::Module(_) | Key::Limit(_) => normal(&text),
             // `always [madvise] never`
@@ -172,6 +172,15 @@ impl Values for Root {
         }
         Ok(access(&self.file(key), AccessFlags::W_OK)?)
     }
+}
+
+/// All of a file, asked for with one read: the kernel answers a second one with the end, so a long set of ports that is
+/// read in parts would be cut short (`proc_do_large_bitmap`).
+fn read_at_once(path: &Path) -> io::Result<String> {
+    // Every second port takes some 190 KiB.
+    let mut buffer = vec![0; 256 << 10];
+    let length = File::open(path)?.read(&mut buffer)?;
+    Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
 }
 
 /// Loads a module, or unloads it if nothing uses it.
