@@ -135,13 +135,13 @@ impl Tuning {
         let module = |row: &&Row| row.status == Status::Raised && row.key.name().starts_with("module ");
         if self.rows.iter().any(|row| module(&row)) {
             // A module brings settings of its own.
-            let mut again = host::plan(&self.profile.host, users(&self.profile), machine, root, root)?;
-            host::apply(&mut again, machine, root, journal)?;
+            let again = host::plan(&self.profile.host, users(&self.profile), machine, root, root)?;
             for (row, again) in self.rows.iter_mut().zip(again) {
                 if matches!(row.status, Status::Absent { .. }) {
                     *row = again;
                 }
             }
+            host::apply(&mut self.rows, machine, root, journal)?;
         }
         // What the kernel made of fs.nr_open decides what limits there can be.
         let host = &self.profile.host;

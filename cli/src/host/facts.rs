@@ -183,6 +183,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn only_a_program_that_none_but_root_wrote_is_run() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let (program, exe) = (dir.path().join("mongod"), dir.path().join("exe"));
+        fs::write(&program, "#!/bin/sh\n").unwrap();
+        std::os::unix::fs::symlink(&program, &exe).unwrap();
+        let set = |mode| fs::set_permissions(&program, fs::Permissions::from_mode(mode)).unwrap();
+        set(0o755);
+        assert_eq!(is_roots_program(&exe), nix::unistd::geteuid().is_root());
+        set(0o775);
+        assert!(!is_roots_program(&exe));
+        assert!(!is_roots_program(&program), "no link that names it");
+    }
+
+    #[test]
+    fn a_container_is_told_by_its_marks() {
+        assert!(!is_container(&Root::of(&[("proc/1/environ", "HOME=/\0TERM=linux\0")]).1));
+        for mark in [("run/.containerenv", ""), ("proc/1/environ", "HOME=/\0container=podman\0")] {
+            let (_dir, root) = Root::of(&[mark]);
+            assert!(is_container(&root), "{mark:?}");
+        }
+    }
+
+    #[test]
     fn a_mongod_tells_its_version_in_time_or_not_at_all() {
         assert_eq!(version("db version v8.0.4\nBuild Info: {}\n"), Some(8));
         assert_eq!(version("mongod"), None);

@@ -13,7 +13,7 @@ use super::etc_file::Access;
 use super::facts::Namespace;
 
 /// Longest line, in bytes: the files that are journaled whole have some kilobytes.
-const MAX_LINE: u64 = 16 << 20;
+const MAX_LINE: u64 = 4 << 20;
 
 /// A change, and how it is undone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

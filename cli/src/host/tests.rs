@@ -460,3 +460,55 @@ fn a_process_is_gone_only_where_that_is_proven() {
         assert_eq!(found[0].1.is_settled(), settled);
     }
 }
+
+#[test]
+fn a_journal_of_any_length_is_read() {
+    let host = FakeHost::new(&[(SOMAXCONN, "4096"), (SWAP, "60")]);
+    host.apply(&mut [row(SOMAXCONN, "4096", "20000")]);
+    // Lines of settled changes, then one that is longer than any, then a change.
+    let mut text = fs::read(host.journal_path()).unwrap();
+    for id in 10..20_000 {
+        text.extend(format!("{{\"event\":\"settled\",\"change\":{id}}}\n").bytes());
+    }
+    let settled = text.iter().filter(|byte| **byte == b'\n').count();
+    text.extend(std::iter::repeat_n(b'x', 9 << 20));
+    text.push(b'\n');
+    fs::write(host.journal_path(), text).unwrap();
+    host.apply(&mut [row(SWAP, "60", "10")]);
+    assert_eq!((host.account().open.len(), host.account().damaged), (2, vec![settled + 1]));
+    assert!(host.roll_back(HERE).iter().all(|(_, outcome)| *outcome == Outcome::Restored));
+    assert!(fs::metadata(host.journal_path()).unwrap().len() > 0, "damage is not hidden");
+}
+
+#[test]
+fn what_would_be_given_back_is_shown_and_nothing_is() {
+    let host = FakeHost::new(&[(SOMAXCONN, "4096"), (SWAP, "60")]);
+    host.apply(&mut [row(SOMAXCONN, "4096", "20000"), row(SWAP, "60", "10")]);
+    host.set(SWAP, "33");
+    let account = host.account();
+    let before = (host.writes.borrow().len(), fs::read(host.journal_path()).unwrap());
+    let found = super::preview(&account, &host, &machine(), &host.root);
+    let outcomes: Vec<_> = found.into_iter().map(|row| row.outcome).collect();
+    assert_eq!(outcomes, [Outcome::ChangedByOther { now: "33".to_owned() }, Outcome::ToRestore]);
+    assert_eq!((host.writes.borrow().len(), fs::read(host.journal_path()).unwrap()), before);
+}
+
+#[test]
+fn limits_beyond_reason_are_refused() {
+    use crate::profile::{Formulas, Host, Limit, ProcessLimits};
+    for (wanted, nr_open, part) in [
+        ("5000000", "1073741816", Some("as good as infinity")),
+        ("2000000", "1048576", Some("fs.nr_open allows 1048576")),
+        ("1", "1048576", None),
+    ] {
+        let host = FakeHost::new(&[("fs.nr_open", nr_open)]);
+        let at_least = Formulas(vec![wanted.parse().unwrap()]);
+        let nofile = Some(Limit { at_least, reasons: reasons(), location: String::new() });
+        let asked = Host { limits: ProcessLimits { nofile, nproc: None }, ..Host::default() };
+        let found = super::limits::plan(&asked, 1, &machine(), &host.root, &[], None).unwrap();
+        match part {
+            Some(part) => assert!(found[0].row.status.detail().unwrap().contains(part), "{:?}", found[0].row),
+            None => assert_eq!(found[0].row.status, Status::Already),
+        }
+    }
+}

@@ -199,3 +199,49 @@ fn modprobe(name: &str, load: bool) -> io::Result<()> {
 pub(crate) fn normal(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_is_here_loaded_or_built_in() {
+        let builtin = "kernel/net/netfilter/nf_conntrack.ko\nkernel/crypto/sha256-generic.ko\n";
+        let (_dir, root) = Root::of(&[
+            ("proc/sys/kernel/osrelease", "6.12.1-x\n"),
+            ("lib/modules/6.12.1-x/modules.builtin", builtin),
+            ("sys/module/tcp_bbr/refcnt", "0\n"),
+        ]);
+        for (name, expected) in [
+            ("nf_conntrack", LOADED),
+            ("sha256_generic", LOADED),
+            ("tcp_bbr", LOADED),
+            ("nf_conn", NOT_LOADED),
+            ("sha256", NOT_LOADED),
+        ] {
+            assert_eq!(root.read(&Key::Module(name.to_owned())).unwrap(), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_a_key_that_gives_it_back_or_none() {
+        for name in [
+            "net.core.somaxconn",
+            "module nf_conntrack",
+            "transparent_hugepage",
+            "transparent_hugepage/khugepaged/max_ptes_none",
+        ] {
+            assert_eq!(Key::parse(name).map(|key| key.name()).as_deref(), Some(name));
+        }
+        for name in [
+            "/etc/shadow",
+            "net./etc/shadow",
+            "module ../x",
+            "module ",
+            "transparent_hugepage/x",
+            "limit nofile",
+        ] {
+            assert_eq!(Key::parse(name), None, "{name}");
+        }
+    }
+}

@@ -289,6 +289,26 @@ fn a_journal_where_others_can_write_changes_nothing() {
 }
 
 #[test]
+fn who_is_not_the_hosts_root_is_told_where_roots_journal_is() {
+    let sandbox = Sandbox::new();
+    let mapped = sandbox.run(sandbox.program("unshare", &["--user", "--map-root-user", "true"]));
+    if mapped.status != Some(0) {
+        eprintln!(
+            "SKIPPED: no user namespace can be made here ({}); a rollback in one is NOT tested",
+            mapped.stderr.trim()
+        );
+        return;
+    }
+    let output =
+        sandbox.run(sandbox.program("unshare", &["--user", "--map-root-user", SCALEKIT, "tune", "rollback"]));
+    let home = sandbox.state().join("tune/journal.jsonl");
+    output
+        .expect(0)
+        .prints(&["nothing to give back"])
+        .says(&["root's changes are in /var/lib/scalekit/tune/journal.jsonl", home.to_str().unwrap()]);
+}
+
+#[test]
 fn modules_are_loaded_and_unloaded_by_modprobe() {
     let (Some(namespace), sandbox) = (Namespace::new(), Sandbox::new()) else { return };
     let file = sandbox.path("module.yaml");

@@ -17,19 +17,20 @@ pub(super) fn rollback(global: &Global, args: &RollbackArgs) -> anyhow::Result<E
     let root = Root::host();
     let path = journal_path(&root)?;
     let machine = Machine::read(&root);
+    if args.dry_run && !path.exists() {
+        print(&shown(global, &[], &[]))?;
+        return Ok(ExitStatus::Done);
+    }
     let (mut journal, account) = Journal::open(&path)?;
-    let asks = !args.yes && !args.dry_run && io::stdin().is_terminal() && !account.open.is_empty();
+    let asks = !args.yes && !global.json && io::stdin().is_terminal() && !account.open.is_empty();
     if args.dry_run || asks {
-        let preview = host::preview(&account, &root, &machine, &root);
-        if !asks || !global.json {
-            print(&shown(global, &preview, &account.damaged))?;
-        }
-        if args.dry_run {
-            return Ok(ExitStatus::Done);
-        }
-        if !confirmed("give this back?")? {
-            bail!("nothing was changed");
-        }
+        print(&shown(global, &host::preview(&account, &root, &machine, &root), &account.damaged))?;
+    }
+    if args.dry_run {
+        return Ok(ExitStatus::Done);
+    }
+    if asks && !confirmed("give this back?")? {
+        bail!("nothing was changed");
     }
     let undone = host::rollback(&account, &mut journal, &root, &machine, &root)?;
     for line in &account.damaged {
