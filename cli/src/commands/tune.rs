@@ -211,25 +211,6 @@ impl Tuning {
         statuses.any(Status::is_undone) || !self.beaten_by().is_empty()
     }
 
-    /// What there is to say of this host.
-    fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
-        if self.root.runs("tuned") {
-            let active = self.root.known("etc/tuned/active_profile").unwrap_or_default();
-            notes.push(format!(
-                "TuneD runs here (profile {:?}) and may set these again; set them in its profile, or stop it",
-                active.trim()
-            ));
-        }
-        if !self.files.is_empty() && host::is_container(&self.root) {
-            notes.push(
-                "this is a container: files below its /etc are read by no boot and go with it; run it on the node"
-                    .to_owned(),
-            );
-        }
-        notes
-    }
-
     fn shown(&self, global: &Global) -> String {
         if !global.json {
             return self.text();
@@ -243,7 +224,7 @@ impl Tuning {
             "settings": rows,
             "files": self.files,
             "beaten_by": self.beaten_by(),
-            "notes": self.notes(),
+            "notes": notes(&self.root, !self.files.is_empty()),
         });
         format!("{facts}\n")
     }
@@ -288,6 +269,9 @@ impl Tuning {
         }
         for file in &self.files {
             let _ = writeln!(text, "{:<12} {}", file.status.name(), file.path.display());
+            for line in file.lines() {
+                let _ = writeln!(text, "    {line}");
+            }
             if let Some(detail) = file.status.detail() {
                 let _ = writeln!(text, "    !     {detail}");
             }
@@ -300,7 +284,7 @@ impl Tuning {
                 file.kept.join("; ")
             );
         }
-        for note in self.notes() {
+        for note in notes(&self.root, !self.files.is_empty()) {
             let _ = writeln!(text, "note: {note}");
         }
         for beaten in self.beaten_by() {
@@ -310,6 +294,23 @@ impl Tuning {
         let stuck = |file: &Persisted| matches!(file.status, Status::ReadOnly { .. } | Status::Failed { .. });
         text + &remedy::remedy(self.all(), self.files.iter().any(stuck), &call)
     }
+}
+
+/// What there is to say of the host; `files`: whether there are some for its next boot.
+fn notes(root: &Root, files: bool) -> Vec<String> {
+    let mut notes = Vec::new();
+    if root.runs("tuned") {
+        let active = root.known("etc/tuned/active_profile").unwrap_or_default();
+        notes.push(format!(
+            "TuneD runs here (profile {:?}) and may set these again; set them in its profile, or stop it",
+            active.trim()
+        ));
+    }
+    if files && host::is_container(root) {
+        let note = "this is a container: files below its /etc are read by no boot and go with it; run it on the node";
+        notes.push(note.to_owned());
+    }
+    notes
 }
 
 /// Whom the host is tuned for.
@@ -338,4 +339,24 @@ fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> Vec<String> {
             cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_set_it_again_and_what_no_boot_reads_is_told() {
+        let (_dir, root) = Root::of(&[("proc/7/comm", "systemd\n")]);
+        assert_eq!(notes(&root, true), [""; 0]);
+        let (_dir, root) = Root::of(&[
+            ("proc/7/comm", "tuned\n"),
+            ("etc/tuned/active_profile", "network-throughput\n"),
+            (".dockerenv", ""),
+        ]);
+        let found = notes(&root, true);
+        assert!(found[0].contains("TuneD runs here (profile \"network-throughput\")"), "{found:?}");
+        assert!(found[1].contains("this is a container"), "{found:?}");
+        assert_eq!(notes(&root, false).len(), 1);
+    }
 }

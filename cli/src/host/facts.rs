@@ -198,6 +198,24 @@ mod tests {
     }
 
     #[test]
+    fn the_mongod_that_runs_counts_before_the_one_on_path() {
+        use std::os::unix::fs::PermissionsExt as _;
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("SKIPPED: only root can have a program that root wrote; a running mongod is NOT asked");
+            return;
+        }
+        let double = "#!/bin/sh\necho db version v6.0.3\n";
+        let (_dir, root) = Root::of(&[("proc/77/comm", "mongod\n"), ("opt/mongod", double)]);
+        fs::set_permissions(root.path("opt/mongod"), fs::Permissions::from_mode(0o755)).unwrap();
+        std::os::unix::fs::symlink(root.path("opt/mongod"), root.path("proc/77/exe")).unwrap();
+        // A process that another test is just starting may hold the file open, and then it cannot be run.
+        let deadline = Instant::now() + VERSION_TIMEOUT;
+        while mongod(&root) != Some(6) {
+            assert!(Instant::now() < deadline, "{:?}", mongod(&root));
+        }
+    }
+
+    #[test]
     fn a_container_is_told_by_its_marks() {
         assert!(!is_container(&Root::of(&[("proc/1/environ", "HOME=/\0TERM=linux\0")]).1));
         for mark in [("run/.containerenv", ""), ("proc/1/environ", "HOME=/\0container=podman\0")] {

@@ -20,6 +20,8 @@ pub(crate) mod persist;
 pub(crate) mod place;
 mod plan;
 mod rollback;
+#[cfg(test)]
+mod rollback_tests;
 mod standing;
 mod status;
 #[cfg(test)]

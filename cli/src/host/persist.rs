@@ -94,11 +94,22 @@ pub(crate) struct Persisted {
     #[serde(skip)]
     pub(crate) text: String,
     /// What is asked for now; the text also has what an earlier profile had persisted.
-    #[serde(skip)]
+    #[serde(rename = "lines", serialize_with = "lines")]
     pub(super) entries: Vec<Entry>,
     /// What an earlier `--persist` wrote and this profile does not ask for; it stays.
     pub(crate) kept: Vec<String>,
     pub(crate) status: Status,
+}
+
+fn lines<S: serde::Serializer>(entries: &[Entry], output: S) -> Result<S::Ok, S::Error> {
+    output.collect_seq(entries.iter().map(|entry| &entry.line))
+}
+
+impl Persisted {
+    /// The lines that are asked for now.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().map(|entry| entry.line.as_str())
+    }
 }
 
 /// A limit to persist.
