@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -97,21 +97,38 @@ impl Namespace {
         if let Some(named) = names("run/netns").find(|entry| is_it(&entry.path())) {
             return Some(format!("ip netns exec {}", named.file_name().display()));
         }
-        // Containers' managers keep theirs at places of their own, as mounts.
-        let mounts = root.known("proc/self/mountinfo").unwrap_or_default();
-        let mounted = mounts.lines().find_map(|line| {
-            let mut fields = line.split(' ').skip(3);
-            (fields.next()? == self.id).then(|| fields.next())?
-        });
-        if let Some(place) = mounted {
-            return Some(format!("nsenter --net={place}"));
+        let processes: Vec<PathBuf> = names("proc")
+            .filter(|entry| entry.file_name().as_encoded_bytes()[0].is_ascii_digit())
+            .map(|entry| entry.path())
+            .collect();
+        let link = |path: &Path| fs::read_link(path).unwrap_or_default();
+        let leads_to_it = |path: &Path| link(path).as_os_str() == self.id.as_str();
+        // Managers of containers keep theirs at places of their own, as mounts that perhaps only some processes see.
+        let mut seen = Vec::new();
+        for process in std::iter::once(root.path("proc/self")).chain(processes.iter().cloned()) {
+            let mounts = link(&process.join("ns/mnt"));
+            if seen.contains(&mounts) && !mounts.as_os_str().is_empty() {
+                continue;
+            }
+            seen.push(mounts);
+            let text = fs::read_to_string(process.join("mountinfo")).unwrap_or_default();
+            let place = text.lines().find_map(|line| {
+                let mut fields = line.split(' ').skip(3);
+                (fields.next()? == self.id).then(|| fields.next())?
+            });
+            if let Some(place) = place {
+                let from =
+                    if seen.len() == 1 { String::new() } else { format!("{}/root", process.display()) };
+                return Some(format!("nsenter --net={from}{place}"));
+            }
         }
-        let processes =
-            names("proc").filter(|entry| entry.file_name().as_encoded_bytes()[0].is_ascii_digit());
-        processes
-            .map(|entry| entry.path().join("ns/net"))
-            .find(|path| fs::read_link(path).is_ok_and(|link| link.as_os_str() == self.id.as_str()))
-            .map(|path| format!("nsenter --net={}", path.display()))
+        let spaces = processes.iter().map(|process| process.join("ns/net"));
+        let files = processes.iter().flat_map(|process| {
+            let entries = fs::read_dir(process.join("fd")).into_iter().flatten().filter_map(Result::ok);
+            entries.map(|entry| entry.path())
+        });
+        let held = spaces.chain(files).find(|path| leads_to_it(path));
+        held.map(|path| format!("nsenter --net={}", path.display()))
     }
 }
 
@@ -213,6 +230,26 @@ mod tests {
         while mongod(&root) != Some(6) {
             assert!(Instant::now() < deadline, "{:?}", mongod(&root));
         }
+    }
+
+    #[test]
+    fn a_namespace_that_anything_holds_has_an_entrance() {
+        let namespace = Namespace { id: "net:[77]".to_owned(), is_first: Some(false), boot: String::new() };
+        let (_dir, root) = Root::of(&[("proc/12/comm", "x\n"), ("proc/12/fd/0", ""), ("proc/12/ns/uts", "")]);
+        assert_eq!(namespace.entrance(&root), None);
+        for (link, expected) in [("proc/12/fd/5", "proc/12/fd/5"), ("proc/12/ns/net", "proc/12/ns/net")] {
+            std::os::unix::fs::symlink("net:[77]", root.path(link)).unwrap();
+            let found = namespace.entrance(&root).unwrap();
+            assert_eq!(found, format!("nsenter --net={}", root.path(expected).display()));
+        }
+        fs::write(root.path("proc/12/mountinfo"), "40 30 0:4 net:[77] /netns/x rw - nsfs nsfs rw\n").unwrap();
+        let found = namespace.entrance(&root).unwrap();
+        assert!(found.ends_with("proc/12/root/netns/x"), "{found}");
+        fs::create_dir_all(root.path("run/netns")).unwrap();
+        fs::write(root.path("run/netns/blue"), "").unwrap();
+        let inode = fs::metadata(root.path("run/netns/blue")).unwrap().ino();
+        let named = Namespace { id: format!("net:[{inode}]"), ..namespace };
+        assert_eq!(named.entrance(&root).as_deref(), Some("ip netns exec blue"));
     }
 
     #[test]

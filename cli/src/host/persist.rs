@@ -175,7 +175,7 @@ fn sysctl(row: &Row, old: &[Entry]) -> Option<Entry> {
     let value = match (&row.key, &row.status) {
         (Key::Sysctl(_), Status::Planned | Status::Raised) => &row.wanted,
         // What holds now may hold only until the next boot.
-        (Key::Sysctl(_), Status::Already | Status::KeptHigher { .. }) => row.now.as_ref()?,
+        (Key::Sysctl(_), Status::Already | Status::KeptHigher { equals: false }) => row.now.as_ref()?,
         _ => return None,
     };
     let key = row.key.name();

@@ -48,6 +48,7 @@ fn files_are_whole_and_given_back_with_mode_and_directories() {
     let rows = [
         row(SOMAXCONN, Status::Raised, "4096", "20000"),
         row("net.ipv4.tcp_rmem", Status::KeptHigher { equals: false }, "9", "5"),
+        row("fs.file-max", Status::KeptHigher { equals: true }, "9", "5"),
         row("vm.max_map_count", Status::Refused { reason: "x".to_owned() }, "9", "5"),
         row("transparent_hugepage", Status::Raised, "madvise", "always"),
         row("transparent_hugepage/defrag", Status::Already, "defer+madvise", "defer+madvise"),
@@ -64,7 +65,7 @@ fn files_are_whole_and_given_back_with_mode_and_directories() {
         sysctls.contains("\nnet.core.somaxconn = 20000\n") && sysctls.contains("tcp_rmem = 9\n"),
         "{sysctls}"
     );
-    assert!(!sysctls.contains("max_map_count"), "{sysctls}");
+    assert!(!sysctls.contains("max_map_count") && !sysctls.contains("file-max"), "{sysctls}");
     let pages = text(&root, "etc/tmpfiles.d/00-scalekit.conf");
     assert!(pages.contains("w /sys/kernel/mm/transparent_hugepage/enabled - - - - always\n"), "{pages}");
     assert!(

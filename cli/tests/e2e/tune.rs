@@ -232,6 +232,26 @@ fn what_is_persisted_is_written_to_etc_and_taken_back() {
 }
 
 #[test]
+fn a_value_that_the_kernel_takes_in_part_is_told_and_given_back() {
+    const RMEM: &str = "net.ipv4.tcp_rmem";
+    let (Some(namespace), sandbox) = (Namespace::new(), Sandbox::new()) else { return };
+    let before = namespace.get(RMEM);
+    // The last one does not fit into the kernel's 32 bits, and the first two are written before it is looked at.
+    let profile = profile(&sandbox, &[(RMEM, "at_least: [8192, 131072, 4294967296]")]);
+    let output =
+        namespace.scalekit(&sandbox, &["tune", "--yes", "-p", &profile]).expect(1).prints(&["EINVAL"]);
+    let after = namespace.get(RMEM);
+    assert_eq!(
+        after != before,
+        output.stdout.contains(&format!("it became {after} all the same")),
+        "{}",
+        output.stdout
+    );
+    namespace.scalekit(&sandbox, &["tune", "rollback"]).expect(0);
+    assert_eq!(namespace.get(RMEM), before);
+}
+
+#[test]
 fn limits_for_the_next_login_are_persisted_and_verified() {
     let (Some(namespace), sandbox) = (Namespace::new(), Sandbox::new()) else { return };
     let file = sandbox.path("limits.yaml");
