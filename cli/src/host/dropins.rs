@@ -25,17 +25,12 @@ pub(super) struct Dropin {
 }
 
 /// All `.conf` files of the directories, by name. One in an earlier directory takes the place of those of its name in
-/// later ones; a link to /dev/null has no lines (sysctl.d(5), tmpfiles.d(5), systemd-system.conf(5)).
+/// later ones, so it does not matter where /lib is /usr/lib; a link to /dev/null has no lines
+/// (sysctl.d(5), tmpfiles.d(5), systemd-system.conf(5)).
 pub(super) fn dropins<S: AsRef<str>>(root: &Root, dirs: &[S]) -> Vec<Dropin> {
     let mut found: Vec<Dropin> = Vec::new();
-    let mut seen: Vec<PathBuf> = Vec::new();
     for dir in dirs {
-        let Ok(dir) = root.path(dir.as_ref()).canonicalize() else { continue };
-        // Where /lib is /usr/lib, one directory has two names.
-        if seen.contains(&dir) {
-            continue;
-        }
-        for entry in fs::read_dir(&dir).into_iter().flatten().filter_map(Result::ok) {
+        for entry in fs::read_dir(root.path(dir.as_ref())).into_iter().flatten().filter_map(Result::ok) {
             let path = entry.path();
             let name = entry.file_name().to_string_lossy().into_owned();
             if path.extension().is_some_and(|ending| ending == "conf")
@@ -45,7 +40,6 @@ pub(super) fn dropins<S: AsRef<str>>(root: &Root, dirs: &[S]) -> Vec<Dropin> {
                 found.push(Dropin { path, name, text });
             }
         }
-        seen.push(dir);
     }
     found.sort_by(|one, other| one.name.cmp(&other.name));
     found
