@@ -113,9 +113,26 @@ pub(crate) struct TuneArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum TuneAction {
     /// Compare the host with the profile; exit status 122 if they differ
-    Verify,
+    Verify(VerifyArgs),
     /// Give back what was changed and is still as it was left, the newest first
-    Rollback,
+    Rollback(RollbackArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// Compare the limits of this running process
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pub(crate) pid: Option<i32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RollbackArgs {
+    /// Print what would be given back, and change nothing
+    #[arg(long, conflicts_with = "yes")]
+    pub(crate) dry_run: bool,
+    /// Do it without asking, as is done where there is no terminal
+    #[arg(short, long)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,7 +1,11 @@
 //! `scalekit tune` and its `verify` and `rollback`.
 
+mod remedy;
+mod rollback;
+
 use std::fmt::Write as _;
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::path::PathBuf;
 
 use anyhow::bail;
 use serde_json::json;
@@ -11,13 +15,21 @@ use crate::args::{Global, TuneAction, TuneArgs};
 use crate::deploy::StateDir;
 use crate::exit::ExitStatus;
 use crate::host::limits::{self, LimitRow};
-use crate::host::persist::{self, Persisted};
-use crate::host::{self, Journal, Machine, Row, Scope, Status, Undone};
-use crate::profile::{self, Layer, Profile};
+use crate::host::persist::{self, LimitWish, Persisted};
+use crate::host::{self, Journal, Key, Machine, Row, Scope, Status, place};
+use crate::profile::{self, HugePages, Layer, Profile};
 use crate::root::Root;
+
+/// What a limit that is persisted holds for.
+const LATER: &str = "holds for logins from the next one on, and for services once `systemctl daemon-reexec` was run and they \
+                     were started again";
 
 /// What was found and done.
 struct Tuning {
+    /// As it was named.
+    named: String,
+    pid: Option<i32>,
+    persist: bool,
     profile: Profile,
     root: Root,
     machine: Machine,
@@ -27,15 +39,14 @@ struct Tuning {
 }
 
 pub(super) fn tune(global: &Global, args: &TuneArgs) -> anyhow::Result<ExitStatus> {
-    if matches!(args.action, Some(TuneAction::Rollback)) {
-        return rollback(global);
-    }
-    let mut tuning = Tuning::look(global, args.pid)?;
-    if args.action.is_some() {
-        return verify(global, &tuning);
-    }
+    let mut tuning = match &args.action {
+        Some(TuneAction::Rollback(args)) => return rollback::rollback(global, args),
+        Some(TuneAction::Verify(args)) => return verify(global, Tuning::look(global, args.pid)?),
+        None => Tuning::look(global, args.pid)?,
+    };
+    tuning.persist = args.persist;
     if args.persist {
-        tuning.files = tuning.to_persist();
+        tuning.files = tuning.plan_files();
     }
     let changes = tuning.all().any(|row| row.status == Status::Planned) || !tuning.files.is_empty();
     if args.dry_run || !changes {
@@ -45,8 +56,8 @@ pub(super) fn tune(global: &Global, args: &TuneArgs) -> anyhow::Result<ExitStatu
     if !args.yes {
         ask(global, &tuning)?;
     }
-    let (mut journal, _) = Journal::open(&StateDir::of_user()?.tuning())?;
-    let applied = tuning.apply(args.pid, &mut journal);
+    let (mut journal, _) = Journal::open(&journal_path(&tuning.root)?)?;
+    let applied = tuning.apply(&mut journal);
     // Also where it broke off: what is done is done.
     print(&tuning.shown(global))?;
     applied?;
@@ -61,112 +72,118 @@ fn ask(global: &Global, tuning: &Tuning) -> anyhow::Result<()> {
             "nothing was changed, since nobody can be asked here\nhelp: --yes changes it, --dry-run only prints"
         );
     }
-    print(&format!("{}\nchange this? [y/N] ", tuning.text()))?;
-    io::stdout().flush()?;
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer)?;
-    if !matches!(answer.trim(), "y" | "Y" | "yes") {
+    print(&tuning.text())?;
+    if !confirmed("change this?")? {
         bail!("nothing was changed");
     }
     Ok(())
 }
 
-/// Exit status 122 if anything that the profile asks for is not so.
-fn verify(global: &Global, tuning: &Tuning) -> anyhow::Result<ExitStatus> {
+/// Exit status 122 if anything that the profile asks for is not so, now or, where it was persisted, after the next boot.
+fn verify(global: &Global, mut tuning: Tuning) -> anyhow::Result<ExitStatus> {
+    let was_persisted = persist::is_any_there(&tuning.root)
+        || journal_path(&tuning.root).is_ok_and(|path| Journal::peek(&path).has_files());
+    if was_persisted {
+        tuning.files = tuning.plan_files();
+        persist::check(&mut tuning.files, &tuning.rows);
+        tuning.limits_are_persisted();
+    }
     print(&tuning.shown(global))?;
-    let differs = tuning.all().any(|row| row.status.is_undone());
-    Ok(if differs { ExitStatus::HostDiffers } else { ExitStatus::Done })
+    Ok(if tuning.is_undone() { ExitStatus::HostDiffers } else { ExitStatus::Done })
 }
 
-fn rollback(global: &Global) -> anyhow::Result<ExitStatus> {
-    let root = Root::host();
-    let path = StateDir::of_user()?.tuning();
-    let (mut journal, account) = Journal::open(&path)?;
-    let namespace = Machine::read(&root).namespace.id;
-    let undone = host::rollback(&account, &mut journal, &root, &namespace)?;
-    for line in &account.damaged {
-        eprintln!("error: {} line {line} is damaged; that change is not undone", path.display());
-    }
-    if global.json {
-        print(&format!("{}\n", json!({ "changes": undone, "damaged_lines": account.damaged })))?;
-    } else {
-        print(&undone_text(&undone))?;
-    }
-    let is_done = account.damaged.is_empty() && undone.iter().all(|row| row.outcome.is_settled());
-    Ok(if is_done { ExitStatus::Done } else { ExitStatus::Failed })
+/// Where the journal of this user is.
+fn journal_path(root: &Root) -> anyhow::Result<PathBuf> {
+    let asked = std::env::var_os(place::VARIABLE);
+    Ok(match place::of_root(root, asked.as_deref())? {
+        Some(path) => path,
+        None => StateDir::of_user()?.tuning(),
+    })
 }
 
-fn undone_text(undone: &[Undone]) -> String {
-    if undone.is_empty() {
-        return "there is nothing to give back\n".to_owned();
-    }
-    let cells: Vec<[String; 4]> = undone
-        .iter()
-        .map(|row| [row.outcome.name().to_owned(), row.what.clone(), row.ours.clone(), row.prior.clone()])
-        .collect();
-    let mut text = String::new();
-    let lines = table(["OUTCOME", "WHAT", "OURS", "BEFORE"], &cells);
-    let _ = writeln!(text, "{}", lines[0]);
-    for (line, row) in lines[1..].iter().zip(undone) {
-        let _ = writeln!(text, "{line}");
-        if let Some(detail) = row.outcome.detail() {
-            let _ = writeln!(text, "    {detail}");
-        }
-    }
-    text
+/// Waits for a yes.
+fn confirmed(question: &str) -> anyhow::Result<bool> {
+    print(&format!("\n{question} [y/N] "))?;
+    io::stdout().flush()?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 impl Tuning {
     fn look(global: &Global, pid: Option<i32>) -> anyhow::Result<Self> {
         let profile = profile::load(&global.profile, Layer::default())?;
         let root = Root::host();
-        let machine = Machine::read(&root);
+        let mut machine = Machine::read(&root);
+        if profile.host.transparent_huge_pages.as_ref().is_some_and(|spec| spec.mode == HugePages::ByMongod) {
+            machine.mongod = host::mongod(&root);
+        }
         let users = users(&profile);
         let rows = host::plan(&profile.host, users, &machine, &root, &root)?;
         let limits = limits::plan(&profile.host, users, &machine, &root, &rows, pid)?;
-        Ok(Self { profile, root, machine, rows, limits, files: Vec::new() })
+        let named = global.profile.clone();
+        Ok(Self { named, pid, persist: false, profile, root, machine, rows, limits, files: Vec::new() })
     }
 
     fn all(&self) -> impl Iterator<Item = &Row> {
         self.rows.iter().chain(self.limits.iter().map(|limit| &limit.row))
     }
 
-    fn apply(&mut self, pid: Option<i32>, journal: &mut Journal) -> anyhow::Result<()> {
+    fn apply(&mut self, journal: &mut Journal) -> anyhow::Result<()> {
         let Self { root, machine, .. } = self;
         host::apply(&mut self.rows, machine, root, journal)?;
         let module = |row: &&Row| row.status == Status::Raised && row.key.name().starts_with("module ");
         if self.rows.iter().any(|row| module(&row)) {
             // A module brings settings of its own.
-            let mut again = host::plan(&self.profile.host, users(&self.profile), machine, root, root)?;
-            host::apply(&mut again, machine, root, journal)?;
+            let again = host::plan(&self.profile.host, users(&self.profile), machine, root, root)?;
             for (row, again) in self.rows.iter_mut().zip(again) {
                 if matches!(row.status, Status::Absent { .. }) {
                     *row = again;
                 }
             }
+            host::apply(&mut self.rows, machine, root, journal)?;
         }
+        // What the kernel made of fs.nr_open decides what limits there can be.
+        let host = &self.profile.host;
+        self.limits = limits::plan(host, users(&self.profile), machine, root, &self.rows, self.pid)?;
         for limit in &mut self.limits {
-            if let (Some(pid), Status::Planned) = (pid, &limit.row.status) {
-                limit.row.status =
-                    limits::raise(pid, limit.resource, limit.wanted, machine.is_root, journal)?;
+            if let (Some(pid), Status::Planned) = (self.pid, &limit.row.status) {
+                limit.row.status = limits::raise(pid, limit.resource, limit.wanted, machine, journal)?;
             }
         }
         if !self.files.is_empty() {
-            self.files = self.to_persist();
+            self.files = self.plan_files();
             persist::write(&mut self.files, self.machine.is_root, journal)?;
-            let written = self.files.iter().all(|file| !file.status.is_undone());
-            for limit in &mut self.limits {
-                if written && matches!(limit.row.status, Status::OfProcesses { .. }) {
-                    limit.row.status = Status::Raised;
-                }
-            }
+            self.limits_are_persisted();
         }
         Ok(())
     }
 
-    fn to_persist(&self) -> Vec<Persisted> {
-        let mut modules: Vec<String> =
-            self.profile.host.modules.iter().map(|(name, _)| name.clone()).collect();
+    /// What the shell that this runs in has does not matter for limits that the files give.
+    fn limits_are_persisted(&mut self) {
+        if self.files.iter().any(|file| file.status.is_undone()) {
+            return;
+        }
+        for limit in &mut self.limits {
+            if matches!(limit.row.status, Status::OfProcesses { .. }) {
+                limit.row.status = Status::Persisted { from: LATER.to_owned() };
+            }
+        }
+    }
+
+    /// The files for the next boot; a limit that would not hold then is refused.
+    fn plan_files(&mut self) -> Vec<Persisted> {
+        limits::refuse_beyond_boot(&mut self.limits, &self.rows, &self.root);
+        let is_there = |row: &&Row| matches!(row.status, Status::Planned | Status::Raised | Status::Already);
+        let mut modules: Vec<String> = self
+            .rows
+            .iter()
+            .filter(is_there)
+            .filter_map(|row| match &row.key {
+                Key::Module(name) => Some(name.clone()),
+                _ => None,
+            })
+            .collect();
         // At boot the settings of a module that is not there yet are skipped.
         let conntrack = "nf_conntrack".to_owned();
         let tracks = self.rows.iter().any(|row| row.key.name().contains(&conntrack) && row.now.is_some());
@@ -174,15 +191,24 @@ impl Tuning {
             modules.push(conntrack);
         }
         let sound = self.limits.iter().filter(|limit| !matches!(limit.row.status, Status::Refused { .. }));
-        let limits: Vec<_> = sound.map(|limit| (limit.resource.name(), limit.wanted)).collect();
+        let wish = |limit: &LimitRow| LimitWish {
+            resource: limit.resource,
+            wanted: limit.wanted,
+            own_hard: if self.pid.is_none() { limit.hard } else { 0 },
+        };
+        let limits: Vec<_> = sound.map(wish).collect();
         persist::files(&self.root, &self.rows, &modules, &limits)
     }
 
     /// 1 if something that was asked for is not so.
     fn outcome(&self) -> ExitStatus {
+        if self.is_undone() { ExitStatus::Failed } else { ExitStatus::Done }
+    }
+
+    fn is_undone(&self) -> bool {
         let mut statuses =
             self.all().map(|row| &row.status).chain(self.files.iter().map(|file| &file.status));
-        if statuses.any(Status::is_undone) { ExitStatus::Failed } else { ExitStatus::Done }
+        statuses.any(Status::is_undone) || !self.beaten_by().is_empty()
     }
 
     fn shown(&self, global: &Global) -> String {
@@ -198,12 +224,13 @@ impl Tuning {
             "settings": rows,
             "files": self.files,
             "beaten_by": self.beaten_by(),
+            "notes": notes(&self.root, !self.files.is_empty()),
         });
         format!("{facts}\n")
     }
 
     fn beaten_by(&self) -> Vec<String> {
-        if self.files.is_empty() { Vec::new() } else { persist::beaten_by(&self.root, &self.rows) }
+        if self.files.is_empty() { Vec::new() } else { host::beaten_by(&self.root, &self.files) }
     }
 
     fn text(&self) -> String {
@@ -242,39 +269,48 @@ impl Tuning {
         }
         for file in &self.files {
             let _ = writeln!(text, "{:<12} {}", file.status.name(), file.path.display());
+            for line in file.lines() {
+                let _ = writeln!(text, "    {line}");
+            }
             if let Some(detail) = file.status.detail() {
                 let _ = writeln!(text, "    !     {detail}");
             }
         }
+        for file in self.files.iter().filter(|file| !file.kept.is_empty()) {
+            let _ = writeln!(
+                text,
+                "note: {} also keeps what was persisted before: {}",
+                file.path.display(),
+                file.kept.join("; ")
+            );
+        }
+        for note in notes(&self.root, !self.files.is_empty()) {
+            let _ = writeln!(text, "note: {note}");
+        }
         for beaten in self.beaten_by() {
-            let _ = writeln!(text, "note: at boot {beaten} after ours; take it out there");
+            let _ = writeln!(text, "note: at boot {beaten} and wins over ours; take it out there");
         }
-        text + &self.remedy()
+        let call = remedy::Call { profile: &self.named, persist: self.persist, pid: self.pid };
+        let stuck = |file: &Persisted| matches!(file.status, Status::ReadOnly { .. } | Status::Failed { .. });
+        text + &remedy::remedy(self.all(), self.files.iter().any(stuck), &call)
     }
+}
 
-    /// The commands for who can do what could not be done here.
-    fn remedy(&self) -> String {
-        let stuck = |row: &&Row| matches!(row.status, Status::ReadOnly { .. } | Status::NotNamespacedHere);
-        let mut commands = String::new();
-        for row in self.all().filter(stuck) {
-            let (name, value) = (row.key.name(), &row.wanted);
-            let command = match name.split_once(' ') {
-                Some(("module", module)) => format!("modprobe {module}"),
-                None if name == "transparent_hugepage" => {
-                    format!("echo {value} > /sys/kernel/mm/transparent_hugepage/enabled")
-                }
-                _ => format!("sysctl -w {name}='{value}'"),
-            };
-            let _ = writeln!(commands, "  {command}");
-        }
-        if commands.is_empty() {
-            return commands;
-        }
-        let profile = &self.profile.name;
-        format!(
-            "\nnot possible here; on the node itself `sudo scalekit tune -p {profile} --yes` does it, or as root:\n{commands}"
-        )
+/// What there is to say of the host; `files`: whether there are some for its next boot.
+fn notes(root: &Root, files: bool) -> Vec<String> {
+    let mut notes = Vec::new();
+    if root.runs("tuned") {
+        let active = root.known("etc/tuned/active_profile").unwrap_or_default();
+        notes.push(format!(
+            "TuneD runs here (profile {:?}) and may set these again; set them in its profile, or stop it",
+            active.trim()
+        ));
     }
+    if files && host::is_container(root) {
+        let note = "this is a container: files below its /etc are read by no boot and go with it; run it on the node";
+        notes.push(note.to_owned());
+    }
+    notes
 }
 
 /// Whom the host is tuned for.
@@ -303,4 +339,24 @@ fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> Vec<String> {
             cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_set_it_again_and_what_no_boot_reads_is_told() {
+        let (_dir, root) = Root::of(&[("proc/7/comm", "systemd\n")]);
+        assert_eq!(notes(&root, true), [""; 0]);
+        let (_dir, root) = Root::of(&[
+            ("proc/7/comm", "tuned\n"),
+            ("etc/tuned/active_profile", "network-throughput\n"),
+            (".dockerenv", ""),
+        ]);
+        let found = notes(&root, true);
+        assert!(found[0].contains("TuneD runs here (profile \"network-throughput\")"), "{found:?}");
+        assert!(found[1].contains("this is a container"), "{found:?}");
+        assert_eq!(notes(&root, false).len(), 1);
+    }
 }

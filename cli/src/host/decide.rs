@@ -11,7 +11,22 @@ pub(super) enum Decision {
     Change(String),
 }
 
+/// What is wanted of a value, and whether it may be lowered for it.
+#[derive(Clone, Debug)]
+pub(crate) struct Wish {
+    pub(super) wanted: Resolved,
+    pub(super) allow_lower: bool,
+}
+
+impl Wish {
+    /// Whether more is not as good.
+    pub(super) fn is_exact(&self) -> bool {
+        matches!(self.wanted, Resolved::Equals(_))
+    }
+}
+
 /// What is wanted, with numbers for formulas.
+#[derive(Clone, Debug)]
 pub(super) enum Resolved {
     AtLeast(Vec<u64>),
     Equals(Vec<u64>),
@@ -66,7 +81,7 @@ pub(super) fn decide(key: &str, now: &str, wanted: &Resolved, allow_lower: bool)
     if held.len() != values.len() {
         return refused(format!("the key holds {now:?}, the profile has {} values for it", values.len()));
     }
-    let meaning = known::meaning(key);
+    let meaning = known::meaning_for(key, exact);
     let target = if exact && (meaning == Meaning::Choice || allow_lower) {
         values.clone()
     } else {
@@ -80,7 +95,7 @@ pub(super) fn decide(key: &str, now: &str, wanted: &Resolved, allow_lower: bool)
     }
     match (target == held, held == *values) {
         (true, true) => Decision::Stay(Status::Already),
-        (true, false) => Decision::Stay(Status::KeptHigher),
+        (true, false) => Decision::Stay(Status::KeptHigher { equals: exact }),
         (false, _) => Decision::Change(joined(&target)),
     }
 }

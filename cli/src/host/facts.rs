@@ -1,13 +1,21 @@
 //! What the plan needs to know of the machine, read once.
 
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
 
 use crate::root::Root;
 
 /// Inode of the first network namespace on kernels that number it (`NET_NS_INIT_INO`, `include/uapi/linux/nsfs.h`, 6.18).
 const FIRST_NETNS: u64 = 0xEFFF_FFF9;
+
+/// Inode of the first namespace of processes, on every kernel (`PROC_PID_INIT_INO`, `include/linux/proc_ns.h`).
+const FIRST_PIDNS: u64 = 0xEFFF_FFFC;
 
 /// The machine, as far as settings depend on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,18 +24,30 @@ pub(crate) struct Machine {
     pub(crate) ram: u64,
     pub(crate) cores: u64,
     pub(crate) namespace: Namespace,
+    pub(crate) processes: Processes,
     pub(crate) is_root: bool,
-    /// The major version of the mongod on PATH.
+    /// The major version of the mongod here, by [`mongod`], where the profile asks.
     pub(crate) mongod: Option<u32>,
 }
 
 /// The network namespace that this process is in.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Namespace {
     /// `net:[INODE]`
     pub(crate) id: String,
     /// Whether it is the one that the host booted with; `None` if nothing tells.
     pub(crate) is_first: Option<bool>,
+    /// Names the boot: after the next one the same inode may be of another namespace.
+    pub(crate) boot: String,
+}
+
+/// The namespace of processes that this process is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Processes {
+    /// `pid:[INODE]`
+    pub(crate) id: String,
+    /// Whether it is the one that every process of the host is seen in.
+    pub(crate) is_first: bool,
 }
 
 impl Machine {
@@ -40,8 +60,9 @@ impl Machine {
             ram: kib.saturating_mul(1024),
             cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64),
             namespace: Namespace::read(root),
+            processes: Processes::read(root),
             is_root: nix::unistd::geteuid().is_root(),
-            mongod: mongod(),
+            mongod: None,
         }
     }
 }
@@ -64,14 +85,190 @@ impl Namespace {
             Some(_) if root.path("proc/sys/net/core/netdev_max_backlog").exists() => Some(true),
             _ => None,
         };
-        Self { id, is_first }
+        let boot = root.known("proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+        Self { id, is_first, boot }
+    }
+
+    /// How to get into the namespace, if anything that is seen from here holds it.
+    pub(super) fn entrance(&self, root: &Root) -> Option<String> {
+        let inode: u64 = self.id.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()?;
+        let names = |path: &str| fs::read_dir(root.path(path)).into_iter().flatten().filter_map(Result::ok);
+        let is_it = |path: &Path| fs::metadata(path).is_ok_and(|file| file.ino() == inode);
+        if let Some(named) = names("run/netns").find(|entry| is_it(&entry.path())) {
+            return Some(format!("ip netns exec {}", named.file_name().display()));
+        }
+        let processes: Vec<PathBuf> = names("proc")
+            .filter(|entry| entry.file_name().as_encoded_bytes()[0].is_ascii_digit())
+            .map(|entry| entry.path())
+            .collect();
+        let link = |path: &Path| fs::read_link(path).unwrap_or_default();
+        let leads_to_it = |path: &Path| link(path).as_os_str() == self.id.as_str();
+        // Managers of containers keep theirs at places of their own, as mounts that perhaps only some processes see.
+        let mut seen = Vec::new();
+        for process in std::iter::once(root.path("proc/self")).chain(processes.iter().cloned()) {
+            let mounts = link(&process.join("ns/mnt"));
+            if seen.contains(&mounts) && !mounts.as_os_str().is_empty() {
+                continue;
+            }
+            seen.push(mounts);
+            let text = fs::read_to_string(process.join("mountinfo")).unwrap_or_default();
+            let place = text.lines().find_map(|line| {
+                let mut fields = line.split(' ').skip(3);
+                (fields.next()? == self.id).then(|| fields.next())?
+            });
+            if let Some(place) = place {
+                let from =
+                    if seen.len() == 1 { String::new() } else { format!("{}/root", process.display()) };
+                return Some(format!("nsenter --net={from}{place}"));
+            }
+        }
+        let spaces = processes.iter().map(|process| process.join("ns/net"));
+        let files = processes.iter().flat_map(|process| {
+            let entries = fs::read_dir(process.join("fd")).into_iter().flatten().filter_map(Result::ok);
+            entries.map(|entry| entry.path())
+        });
+        let held = spaces.chain(files).find(|path| leads_to_it(path));
+        held.map(|path| format!("nsenter --net={}", path.display()))
     }
 }
 
+impl Processes {
+    fn read(root: &Root) -> Self {
+        let path = root.path("proc/self/ns/pid");
+        let id =
+            fs::read_link(&path).map_or_else(|_| "unknown".to_owned(), |link| link.display().to_string());
+        Self { id, is_first: fs::metadata(&path).is_ok_and(|file| file.ino() == FIRST_PIDNS) }
+    }
+}
+
+/// Whether this is the inside of a container, whose /etc is its own.
+pub(crate) fn is_container(root: &Root) -> bool {
+    let marks = [".dockerenv", "run/.containerenv", "run/systemd/container"];
+    let environment = root.known("proc/1/environ").unwrap_or_default();
+    marks.iter().any(|mark| root.path(mark).exists())
+        || environment.split('\0').any(|variable| variable.starts_with("container="))
+}
+
+/// How long a mongod may take to tell its version.
+const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The major version of the mongod that runs, or else of the one on PATH.
+pub(crate) fn mongod(root: &Root) -> Option<u32> {
+    let entries = fs::read_dir(root.path("proc")).into_iter().flatten().filter_map(Result::ok);
+    let running = entries.map(|entry| entry.path()).find(|process| {
+        let text = fs::read_to_string(process.join("comm")).unwrap_or_default();
+        text.trim() == "mongod" && is_roots_program(&process.join("exe"))
+    });
+    let program = running.map_or_else(|| "mongod".into(), |process| process.join("exe"));
+    version(&output_of(Command::new(program).arg("--version"))?)
+}
+
+/// Whether nobody but root can have written the program that a process runs: this one may be root, and is to run it.
+fn is_roots_program(exe: &Path) -> bool {
+    let name = fs::read_link(exe).ok().and_then(|path| Some(path.file_name()? == "mongod"));
+    name == Some(true) && fs::metadata(exe).is_ok_and(|file| file.uid() == 0 && file.mode() & 0o022 == 0)
+}
+
+/// What a program prints that ends in time.
+fn output_of(command: &mut Command) -> Option<String> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().ok()?;
+    let until = Instant::now() + VERSION_TIMEOUT;
+    while child.try_wait().ok()?.is_none() {
+        if Instant::now() > until {
+            // It may have ended by itself just now.
+            let _ = child.kill();
+            let _ = child.wait();
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let mut text = Vec::new();
+    // A version is some lines, which the pipe holds.
+    child.stdout.take()?.take(64 << 10).read_to_end(&mut text).ok()?;
+    Some(String::from_utf8_lossy(&text).into_owned())
+}
+
 /// `db version v8.0.4` → 8.
-fn mongod() -> Option<u32> {
-    let output = Command::new("mongod").arg("--version").output().ok()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+fn version(text: &str) -> Option<u32> {
     let (_, version) = text.split_once("db version v")?;
     version.split('.').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_program_that_none_but_root_wrote_is_run() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let (program, exe) = (dir.path().join("mongod"), dir.path().join("exe"));
+        fs::write(&program, "#!/bin/sh\n").unwrap();
+        std::os::unix::fs::symlink(&program, &exe).unwrap();
+        let set = |mode| fs::set_permissions(&program, fs::Permissions::from_mode(mode)).unwrap();
+        set(0o755);
+        assert_eq!(is_roots_program(&exe), nix::unistd::geteuid().is_root());
+        set(0o775);
+        assert!(!is_roots_program(&exe));
+        assert!(!is_roots_program(&program), "no link that names it");
+    }
+
+    #[test]
+    fn the_mongod_that_runs_counts_before_the_one_on_path() {
+        use std::os::unix::fs::PermissionsExt as _;
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("SKIPPED: only root can have a program that root wrote; a running mongod is NOT asked");
+            return;
+        }
+        let double = "#!/bin/sh\necho db version v6.0.3\n";
+        let (_dir, root) = Root::of(&[("proc/77/comm", "mongod\n"), ("opt/mongod", double)]);
+        fs::set_permissions(root.path("opt/mongod"), fs::Permissions::from_mode(0o755)).unwrap();
+        std::os::unix::fs::symlink(root.path("opt/mongod"), root.path("proc/77/exe")).unwrap();
+        // A process that another test is just starting may hold the file open, and then it cannot be run.
+        let deadline = Instant::now() + VERSION_TIMEOUT;
+        while mongod(&root) != Some(6) {
+            assert!(Instant::now() < deadline, "{:?}", mongod(&root));
+        }
+    }
+
+    #[test]
+    fn a_namespace_that_anything_holds_has_an_entrance() {
+        let namespace = Namespace { id: "net:[77]".to_owned(), is_first: Some(false), boot: String::new() };
+        let (_dir, root) = Root::of(&[("proc/12/comm", "x\n"), ("proc/12/fd/0", ""), ("proc/12/ns/uts", "")]);
+        assert_eq!(namespace.entrance(&root), None);
+        for (link, expected) in [("proc/12/fd/5", "proc/12/fd/5"), ("proc/12/ns/net", "proc/12/ns/net")] {
+            std::os::unix::fs::symlink("net:[77]", root.path(link)).unwrap();
+            let found = namespace.entrance(&root).unwrap();
+            assert_eq!(found, format!("nsenter --net={}", root.path(expected).display()));
+        }
+        fs::write(root.path("proc/12/mountinfo"), "40 30 0:4 net:[77] /netns/x rw - nsfs nsfs rw\n").unwrap();
+        let found = namespace.entrance(&root).unwrap();
+        assert!(found.ends_with("proc/12/root/netns/x"), "{found}");
+        fs::create_dir_all(root.path("run/netns")).unwrap();
+        fs::write(root.path("run/netns/blue"), "").unwrap();
+        let inode = fs::metadata(root.path("run/netns/blue")).unwrap().ino();
+        let named = Namespace { id: format!("net:[{inode}]"), ..namespace };
+        assert_eq!(named.entrance(&root).as_deref(), Some("ip netns exec blue"));
+    }
+
+    #[test]
+    fn a_container_is_told_by_its_marks() {
+        assert!(!is_container(&Root::of(&[("proc/1/environ", "HOME=/\0TERM=linux\0")]).1));
+        for mark in [("run/.containerenv", ""), ("proc/1/environ", "HOME=/\0container=podman\0")] {
+            let (_dir, root) = Root::of(&[mark]);
+            assert!(is_container(&root), "{mark:?}");
+        }
+    }
+
+    #[test]
+    fn a_mongod_tells_its_version_in_time_or_not_at_all() {
+        assert_eq!(version("db version v8.0.4\nBuild Info: {}\n"), Some(8));
+        assert_eq!(version("mongod"), None);
+        assert_eq!(
+            output_of(Command::new("echo").arg("db version v7.0.1")).as_deref(),
+            Some("db version v7.0.1\n")
+        );
+        assert_eq!(output_of(&mut Command::new("/no/such/program")), None);
+    }
 }

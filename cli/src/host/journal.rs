@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-/// Largest journal, in bytes: some hundred thousand changes.
-const MAX_BYTES: u64 = 64 << 20;
+use super::etc_file::Access;
+use super::facts::Namespace;
+
+/// Longest line, in bytes: the files that are journaled whole have some kilobytes.
+const MAX_LINE: u64 = 4 << 20;
 
 /// A change, and how it is undone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,22 +34,42 @@ pub(crate) enum What {
         key: String,
         prior: String,
         ours: String,
-        /// The network namespace it was changed in, where each has its own.
-        namespace: Option<String>,
+        /// The network namespace it was changed from, for a setting of the network: from another one it is another
+        /// setting, or none at all.
+        namespace: Option<Namespace>,
+        /// The boot that it was changed in.
+        boot: String,
         /// The setting that says the same in other units, which holds where this one's prior value is 0.
         twin: Option<(String, String)>,
     },
     /// A file, whole; `prior` is none where there was none.
-    File { path: PathBuf, prior: Option<String>, ours: String },
+    File {
+        path: PathBuf,
+        prior: Option<String>,
+        /// Whose it was, and who could use it.
+        access: Option<Access>,
+        /// The directories that were made for it, the lowest first.
+        made: Vec<PathBuf>,
+        ours: String,
+    },
     /// A resource limit of a process: soft and hard.
-    Limit { pid: i32, started: u64, resource: String, prior: (u64, u64), ours: (u64, u64) },
+    Limit {
+        pid: i32,
+        started: u64,
+        /// Where the process has this number: the namespace of processes, and the boot.
+        processes: String,
+        boot: String,
+        resource: String,
+        prior: (u64, u64),
+        ours: (u64, u64),
+    },
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 enum Line {
     Change(Change),
-    /// What the kernel made of it, where that is not what was written.
+    /// What the kernel made of it. Without this line the program ended between write and reading back.
     ReadBack {
         change: u64,
         value: String,
@@ -81,9 +104,9 @@ pub(crate) enum JournalError {
     #[error("the journal {0} is in use by another `scalekit tune`\nhelp: wait until that one has ended")]
     InUse(String),
     #[error(
-        "the journal {0} has more than {MAX_BYTES} bytes\nhelp: `scalekit tune rollback`, then move it away"
+        "the journal is not safe: {path} {problem}, and rollback does what the journal says\nhelp: make it root's alone"
     )]
-    TooLarge(String),
+    Unsafe { path: String, problem: String },
 }
 
 /// The journal's file, held for this process alone.
@@ -92,6 +115,13 @@ pub(crate) struct Journal {
     path: PathBuf,
     file: File,
     last_id: u64,
+}
+
+impl Account {
+    /// Whether files that were written are not taken back yet.
+    pub(crate) fn has_files(&self) -> bool {
+        self.open.values().any(|open| matches!(open.change.what, What::File { .. }))
+    }
 }
 
 impl Journal {
@@ -109,24 +139,24 @@ impl Journal {
             .create(true)
             .truncate(false)
             .mode(0o600)
+            .custom_flags(nix::libc::O_NOFOLLOW)
             .open(path)
             .map_err(failed)?;
         file.try_lock().map_err(|error| match error {
             fs::TryLockError::WouldBlock => JournalError::InUse(path.display().to_string()),
             fs::TryLockError::Error(cause) => failed(cause),
         })?;
-        let mut bytes = Vec::new();
-        (&file).take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
-        if bytes.len() as u64 > MAX_BYTES {
-            return Err(JournalError::TooLarge(path.display().to_string()));
+        let found = file.metadata().map_err(failed)?;
+        if found.uid() != nix::unistd::geteuid().as_raw() || found.mode() & 0o022 != 0 || !found.is_file() {
+            let problem = format!("belongs to user {} and has mode {:o}", found.uid(), found.mode() & 0o7777);
+            return Err(JournalError::Unsafe { path: path.display().to_string(), problem });
         }
-        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-        file.set_len(whole as u64).map_err(failed)?;
+        let (account, whole) = read(&file).map_err(failed)?;
+        file.set_len(whole).map_err(failed)?;
         file.seek(SeekFrom::End(0)).map_err(failed)?;
         file.sync_all().map_err(failed)?;
         // The file's name too is on the device before anything changes.
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
-        let account = account(&String::from_utf8_lossy(&bytes[..whole]));
         Ok((Self { path: path.to_owned(), file, last_id: account.last_id }, account))
     }
 
@@ -150,6 +180,26 @@ impl Journal {
         self.append(&Line::Settled { change })
     }
 
+    /// Empties it, when nothing is left to undo.
+    pub(crate) fn clear(&mut self) -> Result<(), JournalError> {
+        let emptied =
+            self.file.set_len(0).and_then(|()| self.file.rewind()).and_then(|()| self.file.sync_all());
+        emptied.map_err(|cause| JournalError::Io { path: self.path.display().to_string(), cause })
+    }
+
+    /// What a journal says that others may be writing; nothing if it cannot be read.
+    pub(crate) fn peek(path: &Path) -> Account {
+        File::open(path).and_then(|file| read(&file)).map(|(account, _)| account).unwrap_or_default()
+    }
+
+    /// One whose device is full.
+    #[cfg(test)]
+    pub(super) fn unwritable() -> Self {
+        let path = PathBuf::from("/dev/full");
+        let file = File::options().write(true).open(&path).unwrap();
+        Self { path, file, last_id: 0 }
+    }
+
     fn append(&mut self, line: &Line) -> Result<(), JournalError> {
         let written = serde_json::to_string(line).map_err(io::Error::from).and_then(|mut text| {
             text.push('\n');
@@ -160,25 +210,45 @@ impl Journal {
     }
 }
 
-/// What whole lines say.
-fn account(text: &str) -> Account {
+/// What whole lines say, and how many bytes they have. Journals of any length are read.
+fn read(file: &File) -> io::Result<(Account, u64)> {
+    let mut reader = BufReader::new(file);
     let mut account = Account::default();
-    for (index, line) in text.lines().enumerate() {
-        match serde_json::from_str(line) {
+    let (mut line, mut whole, mut number, mut begun) = (Vec::new(), 0, 0, 0);
+    loop {
+        line.clear();
+        let length = (&mut reader).take(MAX_LINE).read_until(b'\n', &mut line)? as u64;
+        if length == 0 {
+            // Without its end the last line is torn.
+            return Ok((account, whole));
+        }
+        let is_part = begun > 0;
+        begun += length;
+        if line.ends_with(b"\n") {
+            number += 1;
+            whole += begun;
+            begun = 0;
+            account.take(number, if is_part { &[] } else { &line });
+        }
+    }
+}
+
+impl Account {
+    fn take(&mut self, number: usize, line: &[u8]) {
+        match serde_json::from_slice(line) {
             Ok(Line::Change(change)) => {
-                account.last_id = account.last_id.max(change.id);
-                account.open.insert(change.id, Open { change, read_back: None });
+                self.last_id = self.last_id.max(change.id);
+                self.open.insert(change.id, Open { change, read_back: None });
             }
             Ok(Line::ReadBack { change, value }) => {
-                if let Some(open) = account.open.get_mut(&change) {
+                if let Some(open) = self.open.get_mut(&change) {
                     open.read_back = Some(value);
                 }
             }
             Ok(Line::Settled { change }) => {
-                account.open.remove(&change);
+                self.open.remove(&change);
             }
-            Err(_) => account.damaged.push(index + 1),
+            Err(_) => self.damaged.push(number),
         }
     }
-    account
 }

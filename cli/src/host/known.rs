@@ -15,12 +15,16 @@ pub(crate) enum Scope {
 /// namespace only or keeps them read-only in others.
 const HOST_WIDE: &[&str] = &[
     "net.core.bpf_",
+    "net.core.devconf_inherit_init_net",
+    "net.core.fb_tunnels_only_for_init_net",
     "net.core.busy_",
     "net.core.default_qdisc",
     "net.core.dev_weight",
     "net.core.flow_limit_",
     "net.core.gro_",
+    "net.core.high_order_alloc_disable",
     "net.core.max_skb_frags",
+    "net.core.mem_pcpu_rsv",
     "net.core.message_",
     "net.core.netdev_",
     "net.core.rmem_",
@@ -30,6 +34,11 @@ const HOST_WIDE: &[&str] = &[
     "net.core.warnings",
     "net.core.wmem_",
     "net.ipv4.inet_peer_",
+    "net.ipv4.neigh.default.gc_",
+    "net.ipv4.route.error_",
+    "net.ipv4.route.gc_",
+    "net.ipv4.route.max_size",
+    "net.ipv4.route.redirect_",
     "net.ipv4.tcp_allowed_congestion_control",
     "net.ipv4.tcp_available_congestion_control",
     "net.ipv4.tcp_low_latency",
@@ -39,6 +48,8 @@ const HOST_WIDE: &[&str] = &[
     "net.netfilter.nf_conntrack_buckets",
     "net.netfilter.nf_conntrack_expect_max",
     "net.netfilter.nf_conntrack_max",
+    "net.ipv6.neigh.default.gc_",
+    "net.nf_conntrack_max",
 ];
 
 pub(crate) fn scope(key: &str) -> Scope {
@@ -59,6 +70,45 @@ pub(crate) enum Meaning {
     Choice,
 }
 
+/// Settings of which more is more. What is in neither list is a capacity for `at_least`, and a choice for `equals`.
+const CAPACITIES: &[&str] = &[
+    "fs.aio-max-nr",
+    "fs.epoll.max_user_watches",
+    "fs.file-max",
+    "fs.inotify.max_",
+    "fs.mqueue.",
+    "fs.nr_open",
+    "fs.pipe-",
+    "kernel.msgm",
+    "kernel.pid_max",
+    "kernel.sem",
+    "kernel.shm",
+    "kernel.threads-max",
+    "net.core.netdev_budget",
+    "net.core.netdev_max_backlog",
+    "net.core.optmem_max",
+    "net.core.rmem_",
+    "net.core.somaxconn",
+    "net.core.wmem_",
+    "net.ipv4.neigh.default.gc_thresh",
+    "net.ipv4.route.max_size",
+    "net.ipv4.tcp_max_",
+    "net.ipv4.tcp_mem",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
+    "net.ipv4.udp_mem",
+    "net.ipv4.udp_rmem_min",
+    "net.ipv4.udp_wmem_min",
+    "net.ipv6.neigh.default.gc_thresh",
+    "net.ipv6.route.max_size",
+    "net.netfilter.nf_conntrack_buckets",
+    "net.netfilter.nf_conntrack_expect_max",
+    "net.netfilter.nf_conntrack_max",
+    "net.nf_conntrack_max",
+    "net.unix.max_dgram_qlen",
+    "vm.max_map_count",
+];
+
 const CHOICES: &[&str] = &[
     "net.ipv4.tcp_abort_on_overflow",
     "net.ipv4.tcp_fastopen",
@@ -75,6 +125,16 @@ const CHOICES: &[&str] = &[
     "vm.swappiness",
 ];
 
+/// What the numbers mean to a wish of `equals`, or else of `at_least`.
+pub(crate) fn meaning_for(key: &str, equals: bool) -> Meaning {
+    match meaning(key) {
+        Meaning::Capacity if equals && !CAPACITIES.iter().any(|prefix| key.starts_with(prefix)) => {
+            Meaning::Choice
+        }
+        meaning => meaning,
+    }
+}
+
 pub(crate) fn meaning(key: &str) -> Meaning {
     match key {
         "net.ipv4.ip_local_port_range" => Meaning::Range,
@@ -84,9 +144,13 @@ pub(crate) fn meaning(key: &str) -> Meaning {
     }
 }
 
-/// Settings of which writing one zeroes the other, and whose 0 the kernel does not take (`dirty_bytes_handler`).
-const TWINS: &[(&str, &str)] =
-    &[("vm.dirty_bytes", "vm.dirty_ratio"), ("vm.dirty_background_bytes", "vm.dirty_background_ratio")];
+/// Settings of which writing one zeroes the other, so that a 0 is not given back by writing it (`dirty_bytes_handler`,
+/// which takes no 0, and `overcommit_kbytes_handler`, which would zero both).
+const TWINS: &[(&str, &str)] = &[
+    ("vm.dirty_bytes", "vm.dirty_ratio"),
+    ("vm.dirty_background_bytes", "vm.dirty_background_ratio"),
+    ("vm.overcommit_kbytes", "vm.overcommit_ratio"),
+];
 
 pub(crate) fn twin(key: &str) -> Option<&'static str> {
     TWINS.iter().find_map(|(one, other)| match key {
@@ -111,6 +175,16 @@ const OWNERS: &[(&str, &str, &str)] = &[
 /// The program that owns the key if it runs, and what to do then.
 pub(crate) fn owner(key: &str) -> Option<(&'static str, &'static str)> {
     OWNERS.iter().find(|(_, prefix, _)| key.starts_with(prefix)).map(|(owner, _, remedy)| (*owner, *remedy))
+}
+
+/// Why values of a key that counts pages of memory are refused; `ram` in bytes.
+pub(crate) fn more_than_memory(key: &str, values: &[u64], ram: u64) -> Option<String> {
+    // No page is smaller.
+    const PAGE: u64 = 4096;
+    let counts_pages = ["net.ipv4.tcp_mem", "net.ipv4.udp_mem"].contains(&key);
+    let pages = ram / PAGE;
+    let is_more = counts_pages && pages > 0 && values.iter().any(|value| *value > pages);
+    is_more.then(|| format!("it counts pages of memory, not bytes, and this host has {pages} of them"))
 }
 
 /// Why a value is refused whatever the profile says.
@@ -149,6 +223,12 @@ mod tests {
             ("net.netfilter.nf_conntrack_max", Scope::Host),
             ("net.core.netdev_max_backlog", Scope::Host),
             ("net.core.rmem_max", Scope::Host),
+            ("net.core.mem_pcpu_rsv", Scope::Host),
+            ("net.ipv4.neigh.default.gc_thresh3", Scope::Host),
+            ("net.ipv6.neigh.default.gc_interval", Scope::Host),
+            ("net.ipv4.route.max_size", Scope::Host),
+            ("net.ipv4.route.min_pmtu", Scope::NetworkNamespace),
+            ("net.nf_conntrack_max", Scope::Host),
             ("net.ipv4.tcp_mem", Scope::Host),
             ("vm.swappiness", Scope::Host),
             ("fs.file-max", Scope::Host),

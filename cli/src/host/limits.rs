@@ -16,6 +16,10 @@ use super::values::{Key, Values as _};
 use crate::profile::{Host, Limit, Variables};
 use crate::root::Root;
 
+/// More open files than any process uses; with limits near 2^30 some programs do nothing else than close them
+/// (<https://github.com/containerd/containerd/pull/8924>).
+const MOST_FILES: u64 = 4 << 20;
+
 /// What a limit is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Resource {
@@ -71,6 +75,8 @@ fn started(pid: i32) -> io::Result<u64> {
 pub(crate) struct LimitRow {
     pub(crate) resource: Resource,
     pub(crate) wanted: u64,
+    /// The present hard limit of the process.
+    pub(crate) hard: u64,
     pub(crate) row: Row,
 }
 
@@ -102,6 +108,12 @@ pub(crate) fn plan(
                     let most = most.unwrap_or_default();
                     Status::Refused { reason: format!("fs.nr_open allows {most}; raise it first, it costs kernel memory") }
                 }
+                _ if resource == Resource::OpenFiles && wanted > MOST_FILES => Status::Refused {
+                    reason: format!(
+                        "above {MOST_FILES} it is as good as infinity: programs that close or list all files they might \
+                         have then take minutes or gigabytes"
+                    ),
+                },
                 Err(error) => Status::Failed { errno: describe(error) },
                 // What is started raises its own soft limit; one that runs already may not.
                 Ok((soft, hard)) if *hard >= wanted && (pid.is_none() || *soft >= wanted) => Status::Already,
@@ -111,6 +123,7 @@ pub(crate) fn plan(
                         .to_owned(),
                 },
             };
+            let hard = now.as_ref().map_or(0, |(_, hard)| *hard);
             let now = now.ok().map(|(soft, hard)| format!("{} {}", shown(soft), shown(hard)));
             let key = Key::Limit(resource.name());
             let row = Row {
@@ -119,9 +132,10 @@ pub(crate) fn plan(
                 wanted: wanted.to_string(),
                 status,
                 scope: Scope::Host,
+                wish: None,
                 reasons: limit.reasons.clone(),
             };
-            Ok(LimitRow { resource, wanted, row })
+            Ok(LimitRow { resource, wanted, hard, row })
         })
         .collect()
 }
@@ -139,6 +153,29 @@ fn wanted(resource: Resource, limit: &Limit, variables: Variables) -> Result<u64
     })
 }
 
+/// What `fs.nr_open` is at boot if nobody sets it (`NR_OPEN`'s default in `fs/file.c`).
+const BOOT_NR_OPEN: u64 = 1 << 20;
+
+/// Refuses limits of open files above what `fs.nr_open` will be after a boot: nobody could log in with them.
+pub(crate) fn refuse_beyond_boot(limits: &mut [LimitRow], sysctls: &[Row], root: &Root) {
+    let key = Key::Sysctl("fs.nr_open".to_owned());
+    let now = root.read(&key).ok().and_then(|now| now.parse::<u64>().ok());
+    let row = sysctls.iter().find(|row| row.key == key);
+    let persisted = row.and_then(|row| match row.status {
+        Status::Planned | Status::Raised => row.wanted.parse().ok(),
+        Status::Already | Status::KeptHigher { .. } => now,
+        _ => None,
+    });
+    let most = persisted.unwrap_or_else(|| now.unwrap_or(BOOT_NR_OPEN).min(BOOT_NR_OPEN));
+    for limit in
+        limits.iter_mut().filter(|limit| limit.resource == Resource::OpenFiles && limit.wanted > most)
+    {
+        let reason =
+            format!("nothing keeps fs.nr_open above {most} after a boot; ask for it in the profile too");
+        limit.row.status = Status::Refused { reason };
+    }
+}
+
 /// Raises both limits of a process to `wanted`; neither is lowered.
 ///
 /// # Errors
@@ -147,7 +184,7 @@ pub(crate) fn raise(
     pid: i32,
     resource: Resource,
     wanted: u64,
-    is_root: bool,
+    machine: &Machine,
     journal: &mut Journal,
 ) -> Result<Status, JournalError> {
     let (prior, started) = match of(pid, resource).and_then(|prior| Ok((prior, started(pid)?))) {
@@ -158,11 +195,18 @@ pub(crate) fn raise(
     if ours == prior {
         return Ok(Status::Already);
     }
-    let resource_name = resource.name().to_owned();
-    let change = journal.change(What::Limit { pid, started, resource: resource_name, prior, ours })?;
+    let change = journal.change(What::Limit {
+        pid,
+        started,
+        processes: machine.processes.id.clone(),
+        boot: machine.namespace.boot.clone(),
+        resource: resource.name().to_owned(),
+        prior,
+        ours,
+    })?;
     if let Err(error) = prlimit(pid, resource, Some(ours)) {
         journal.settled(change)?;
-        return Ok(refused_write(&error, is_root));
+        return Ok(refused_write(&error, machine.is_root));
     }
     Ok(match of(pid, resource) {
         Ok(got) if got == ours => Status::Raised,
@@ -172,16 +216,28 @@ pub(crate) fn raise(
 }
 
 /// Sets the limits back, if this is still that process and they are still ours.
-pub(crate) fn restore(pid: i32, start: u64, resource: &str, prior: (u64, u64), ours: (u64, u64)) -> Outcome {
+pub(crate) fn restore(
+    pid: i32,
+    start: u64,
+    resource: &str,
+    prior: (u64, u64),
+    ours: (u64, u64),
+    is_dry: bool,
+) -> Outcome {
     let Some(resource) = Resource::ALL.into_iter().find(|known| known.name() == resource) else {
         return Outcome::Failed { errno: format!("unknown limit {resource}") };
     };
-    if !started(pid).is_ok_and(|started| started == start) {
-        return Outcome::Gone;
+    match started(pid) {
+        Ok(started) if started == start => {}
+        // The number is another process's now.
+        Ok(_) => return Outcome::Gone,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Outcome::Gone,
+        Err(error) => return Outcome::Failed { errno: describe(&error) },
     }
     match of(pid, resource) {
         Ok(now) if now == prior => Outcome::NothingToDo,
         Ok(now) if now != ours => Outcome::ChangedByOther { now: format!("{} {}", now.0, now.1) },
+        Ok(_) if is_dry => Outcome::ToRestore,
         Ok(_) => match prlimit(pid, resource, Some(prior)) {
             Ok(_) => Outcome::Restored,
             Err(error) => Outcome::Failed { errno: describe(&error) },

@@ -4,12 +4,13 @@ use std::io;
 
 use serde::Serialize;
 
-use super::decide::{Decision, Resolved, decide};
+use super::decide::{Decision, Resolved, Wish, decide};
 use super::facts::Machine;
+use super::guards;
 use super::known::{self, Scope};
 use super::status::{Status, describe, refused_write};
-use super::values::{Key, LOADED, Values};
-use crate::profile::{Host, HugePages, NoValue, Reasons, Variables};
+use super::values::{HugePagesFile, Key, LOADED, Values};
+use crate::profile::{Host, HugePages, HugePagesSpec, NoValue, Reasons, Variables};
 use crate::root::Root;
 
 /// From which major version on MongoDB wants transparent huge pages
@@ -26,8 +27,24 @@ pub(crate) struct Row {
     pub(crate) wanted: String,
     pub(crate) status: Status,
     pub(crate) scope: Scope,
+    /// What is asked for, to judge what the kernel makes of it.
+    #[serde(skip)]
+    pub(super) wish: Option<Wish>,
     #[serde(flatten)]
     pub(crate) reasons: Reasons,
+}
+
+impl Row {
+    /// Whether more than is wanted is not as good.
+    pub(crate) fn is_exact(&self) -> bool {
+        self.wish.as_ref().is_some_and(Wish::is_exact)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of_test(key: Key, status: Status, now: &str, wanted: &str) -> Self {
+        let (now, wanted, scope) = (Some(now.to_owned()), wanted.to_owned(), known::scope(&key.name()));
+        Self { key, now, wanted, status, scope, wish: None, reasons: super::tests::reasons() }
+    }
 }
 
 fn name<S: serde::Serializer>(key: &Key, output: S) -> Result<S::Ok, S::Error> {
@@ -61,8 +78,9 @@ pub(crate) fn plan(
             key: Key::Module(name.clone()),
             now: None,
             wanted: LOADED.to_owned(),
-            status: Status::Absent { optional: false },
+            status: Status::Absent { optional: false, perhaps_elsewhere: false },
             scope: Scope::Host,
+            wish: None,
             reasons: reasons.clone(),
         };
         rows.push(judge(row, machine, root, values, |now| match now {
@@ -76,46 +94,27 @@ pub(crate) fn plan(
             key: format!("host.sysctls.{}", sysctl.key),
             cause,
         })?;
+        let wish = Wish { wanted, allow_lower: host.allow_lower };
         let row = Row {
             key: Key::Sysctl(sysctl.key.clone()),
             now: None,
-            wanted: wanted.to_string(),
-            status: Status::Absent { optional: sysctl.optional },
+            wanted: wish.wanted.to_string(),
+            status: Status::Absent { optional: sysctl.optional, perhaps_elsewhere: false },
             scope: known::scope(&sysctl.key),
+            wish: None,
             reasons: sysctl.reasons.clone(),
         };
         let mut row =
-            judge(row, machine, root, values, |now| decide(&sysctl.key, now, &wanted, host.allow_lower));
-        if let (Status::Absent { .. }, Resolved::AtLeast(values) | Resolved::Equals(values)) =
-            (&row.status, &wanted)
-            && let Some(reason) = known::folklore(&sysctl.key, &[], values)
-        {
-            row.status = Status::Refused { reason: reason.to_owned() };
-        }
+            judge(row, machine, root, values, |now| decide(&sysctl.key, now, &wish.wanted, wish.allow_lower));
+        refuse_folklore(&mut row, &wish, machine);
+        row.wish = Some(wish);
         rows.push(row);
     }
-    refuse_lone_conntrack(&mut rows, values);
-    refuse_unguarded_ports(&mut rows);
+    rows.sort_by_key(|row| guards::rank(&row.key));
+    refuse_both_twins(&mut rows);
+    guards::refuse(&mut rows, values);
     if let Some(spec) = &host.transparent_huge_pages {
-        let mode = match (spec.mode, machine.mongod) {
-            (HugePages::ByMongod, Some(major)) if major >= MONGOD_WITH_HUGE_PAGES => Some("always"),
-            (HugePages::ByMongod, Some(_)) | (HugePages::Never, _) => Some("never"),
-            (HugePages::ByMongod, None) => None,
-            (HugePages::Always, _) => Some("always"),
-            (HugePages::Madvise, _) => Some("madvise"),
-        };
-        let row = Row {
-            key: Key::HugePages,
-            now: None,
-            wanted: mode.unwrap_or("as it is (no mongod here)").to_owned(),
-            status: Status::Absent { optional: mode.is_none() },
-            scope: Scope::Host,
-            reasons: spec.reasons.clone(),
-        };
-        rows.push(judge(row, machine, root, values, |now| match mode {
-            Some(mode) if mode != now => Decision::Change(mode.to_owned()),
-            _ => Decision::Stay(Status::Already),
-        }));
+        rows.extend(huge_pages(spec, machine, root, values));
     }
     Ok(rows)
 }
@@ -147,6 +146,9 @@ fn judge(
             // A namespace of one's own does not even show what is not its own.
             if elsewhere {
                 row.status = Status::NotNamespacedHere;
+            } else if let Status::Absent { perhaps_elsewhere, .. } = &mut row.status {
+                let is_of_network = row.key.name().starts_with("net.");
+                *perhaps_elsewhere = is_of_network && machine.namespace.is_first == Some(false);
             }
         }
         Err(error) => row.status = Status::Failed { errno: describe(&error) },
@@ -168,33 +170,62 @@ fn obstacle(key: &Key, elsewhere: bool, machine: &Machine, root: &Root, values: 
     }
 }
 
-/// Entries without buckets make long chains: each packet then walks them.
-fn refuse_lone_conntrack(rows: &mut [Row], values: &dyn Values) {
-    let number = |text: &str| text.parse::<u64>().ok();
-    let key = Key::Sysctl("net.netfilter.nf_conntrack_buckets".to_owned());
-    let planned = rows.iter().find(|row| row.key == key && row.status == Status::Planned);
-    let buckets = planned.map(|row| row.wanted.clone()).or_else(|| values.read(&key).ok());
-    let Some(buckets) = buckets.as_deref().and_then(number) else { return };
-    for row in rows.iter_mut().filter(|row| row.key.name() == "net.netfilter.nf_conntrack_max") {
-        if row.status == Status::Planned && number(&row.wanted).is_some_and(|max| max / 4 > buckets) {
+/// Of two settings that zero each other a profile can only ask for one.
+fn refuse_both_twins(rows: &mut [Row]) {
+    let names: Vec<String> = rows.iter().map(|row| row.key.name()).collect();
+    for row in rows {
+        let twin = known::twin(&row.key.name()).filter(|twin| names.iter().any(|name| name == twin));
+        if let Some(twin) = twin {
             let reason =
-                format!("over four entries for each of {buckets} buckets; raise nf_conntrack_buckets too");
+                format!("writing it makes {twin} 0, which the profile sets too; leave one of them out");
             row.status = Status::Refused { reason };
         }
     }
 }
 
-/// Ports of services begin to be taken by connections when the range reaches down to them.
-fn refuse_unguarded_ports(rows: &mut [Row]) {
-    let guarded = rows.iter().any(|row| row.key.name() == "net.ipv4.ip_local_reserved_ports");
-    for row in rows.iter_mut().filter(|row| row.key.name() == "net.ipv4.ip_local_port_range") {
-        let first = row.wanted.split(' ').next().and_then(|first| first.parse::<u64>().ok());
-        if row.status == Status::Planned && !guarded && first.is_some_and(|first| first < 10_000) {
-            let reason = "connections could take ports of services, such as 6379; start at 10240, or reserve them \
-                          with net.ipv4.ip_local_reserved_ports";
-            row.status = Status::Refused { reason: reason.to_owned() };
-        }
+/// Always, also where it is met already: what is asked for is wrong.
+fn refuse_folklore(row: &mut Row, wish: &Wish, machine: &Machine) {
+    let (Key::Sysctl(key), Resolved::AtLeast(values) | Resolved::Equals(values)) = (&row.key, &wish.wanted)
+    else {
+        return;
+    };
+    let reason = known::folklore(key, &[], values).map(str::to_owned);
+    if let Some(reason) = reason.or_else(|| known::more_than_memory(key, values, machine.ram)) {
+        row.status = Status::Refused { reason };
     }
+}
+
+/// What the pages that a mode is about are to be like: with `always` also what keeps page faults short and memory from
+/// growing (<https://www.mongodb.com/docs/manual/administration/tcmalloc-performance/>).
+fn huge_pages(spec: &HugePagesSpec, machine: &Machine, root: &Root, values: &dyn Values) -> Vec<Row> {
+    let mode = match (spec.mode, machine.mongod) {
+        (HugePages::ByMongod, Some(major)) if major >= MONGOD_WITH_HUGE_PAGES => Some("always"),
+        (HugePages::ByMongod, Some(_)) | (HugePages::Never, _) => Some("never"),
+        (HugePages::ByMongod, None) => None,
+        (HugePages::Always, _) => Some("always"),
+        (HugePages::Madvise, _) => Some("madvise"),
+    };
+    let mut asked = vec![(HugePagesFile::Enabled, mode)];
+    if mode == Some("always") {
+        asked.push((HugePagesFile::Defrag, Some("defer+madvise")));
+        asked.push((HugePagesFile::MaxPtesNone, Some("0")));
+    }
+    let row = |(file, wanted): (HugePagesFile, Option<&str>)| {
+        let row = Row {
+            key: Key::HugePages(file),
+            now: None,
+            wanted: wanted.unwrap_or("as it is (no mongod here)").to_owned(),
+            status: Status::Absent { optional: wanted.is_none(), perhaps_elsewhere: false },
+            scope: Scope::Host,
+            wish: None,
+            reasons: spec.reasons.clone(),
+        };
+        judge(row, machine, root, values, |now| match wanted {
+            Some(wanted) if wanted != now => Decision::Change(wanted.to_owned()),
+            _ => Decision::Stay(Status::Already),
+        })
+    };
+    asked.into_iter().map(row).collect()
 }
 
 #[cfg(test)]

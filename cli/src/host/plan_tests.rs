@@ -5,8 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::host::decide::joined;
-use crate::host::facts::Namespace;
-use crate::host::tests::{FakeHost, machine, reasons};
+use crate::host::tests::{FakeHost, machine, namespace_of, reasons};
 use crate::profile::{Formulas, HugePagesSpec, PortSet, Sysctl, Wanted};
 
 fn numbers(key: &str, now: &str, wanted: &[u64], exact: bool, allow_lower: bool) -> Decision {
@@ -30,6 +29,9 @@ fn values_are_raised_and_not_lowered() {
         ("net.ipv4.tcp_tw_reuse", "2", &[1], true, false, Ok("1")),
         ("vm.swappiness", "60", &[10], true, false, Ok("10")),
         ("vm.swappiness", "60", &[10], false, false, Err("kept-higher")),
+        // Nor is it of a key that nobody knows, where the profile says `equals`.
+        ("net.ipv4.tcp_sack", "1", &[0], true, false, Ok("0")),
+        ("net.ipv4.tcp_sack", "1", &[0], false, false, Err("kept-higher")),
         // Each value for itself.
         (RMEM, "4096 131072 33554432", &[8192, 87_380, 16_777_216], false, false, Ok("8192 131072 33554432")),
         (RMEM, "4096 131072 33554432", &[4096, 87_380, 16_777_216], false, false, Err("kept-higher")),
@@ -83,8 +85,7 @@ fn what_stands_in_the_way_has_a_name() {
     const BACKLOG: &str = "net.core.netdev_max_backlog";
     const MAX: &str = "net.netfilter.nf_conntrack_max";
     const BUCKETS: &str = "net.netfilter.nf_conntrack_buckets";
-    let own =
-        || Machine { namespace: Namespace { id: "net:[2]".to_owned(), is_first: Some(false) }, ..machine() };
+    let own = || Machine { namespace: namespace_of("net:[2]", false), ..machine() };
     for (name, values, sysctls, machine, expected) in [
         (
             "formula",
@@ -97,7 +98,7 @@ fn what_stands_in_the_way_has_a_name() {
         ("not of this namespace", &[], vec![sysctl(BACKLOG, "4096", false)], own(), "not-namespaced-here"),
         (
             "unguarded",
-            &[("net.ipv4.ip_local_port_range", "32768 60999")],
+            &[("net.ipv4.ip_local_port_range", "32768 60999"), ("net.ipv4.ip_local_reserved_ports", "80")],
             vec![sysctl("net.ipv4.ip_local_port_range", "1024 65535", false)],
             machine(),
             "refused",
@@ -106,6 +107,20 @@ fn what_stands_in_the_way_has_a_name() {
             "lone maximum",
             &[(MAX, "1024"), (BUCKETS, "1024")],
             vec![sysctl(MAX, "262144", false)],
+            machine(),
+            "refused",
+        ),
+        (
+            "bytes for pages",
+            &[("net.ipv4.tcp_mem", "90000 120000 180000")],
+            vec![sysctl("net.ipv4.tcp_mem", "10000 87380 16777216", false)],
+            machine(),
+            "refused",
+        ),
+        (
+            "folklore that is met",
+            &[("net.ipv4.tcp_fin_timeout", "60")],
+            vec![sysctl("net.ipv4.tcp_fin_timeout", "15", false)],
             machine(),
             "refused",
         ),
@@ -130,8 +145,24 @@ fn what_stands_in_the_way_has_a_name() {
     std::fs::write(fake.root.path("proc/77/comm"), "kube-proxy\n").unwrap();
     let found = statuses(&both, &fake, &machine());
     assert!(found.iter().all(|row| row.2 == "owned-by-other"), "{found:?}");
-    let absent = Status::Absent { optional: true };
-    assert!(!absent.is_undone() && Status::Absent { optional: false }.is_undone());
+    let absent = |optional| Status::Absent { optional, perhaps_elsewhere: false };
+    assert!(!absent(true).is_undone() && absent(false).is_undone());
+    assert!(
+        Status::KeptHigher { equals: true }.is_undone() && !Status::KeptHigher { equals: false }.is_undone()
+    );
+    // In a namespace that is not the first, what is missing may only be hidden.
+    let missing = asks(vec![sysctl("net.ipv4.no_such_key", "1", false)]);
+    for (machine, part) in
+        [(own(), "or the whole host shares it"), (machine(), "this kernel does not have it")]
+    {
+        let fake = FakeHost::new(&[]);
+        let rows = plan(&missing, 1, &machine, &fake.root, &fake).unwrap();
+        assert!(rows[0].status.detail().unwrap().contains(part), "{:?}", rows[0].status);
+    }
+    let twins = asks(vec![sysctl("vm.dirty_bytes", "1", false), sysctl("vm.dirty_ratio", "1", false)]);
+    let found =
+        statuses(&twins, &FakeHost::new(&[("vm.dirty_bytes", "0"), ("vm.dirty_ratio", "20")]), &machine());
+    assert!(found.iter().all(|row| row.2 == "refused"), "{found:?}");
 }
 
 #[test]
@@ -159,9 +190,89 @@ fn huge_pages_are_as_mongod_wants_them() {
     ] {
         let spec = HugePagesSpec { mode, reasons: reasons() };
         let host = Host { transparent_huge_pages: Some(spec), ..Host::default() };
-        let found = statuses(&host, &FakeHost::new(&[(key, now)]), &Machine { mongod, ..machine() });
-        assert_eq!(found, [(key.to_owned(), expected.0.to_owned(), expected.1)]);
+        let fake = FakeHost::new(&[
+            (key, now),
+            ("transparent_hugepage/defrag", "always defer defer+madvise [madvise] never"),
+            ("transparent_hugepage/khugepaged/max_ptes_none", "511"),
+        ]);
+        let found = statuses(&host, &fake, &Machine { mongod, ..machine() });
+        let row = |name: &str, wanted: &str, status| (format!("{key}{name}"), wanted.to_owned(), status);
+        let mut rows = vec![row("", expected.0, expected.1)];
+        if expected.0 == "always" {
+            rows.push(row("/defrag", "defer+madvise", "to change"));
+            rows.push(row("/khugepaged/max_ptes_none", "0", "to change"));
+        }
+        assert_eq!(found, rows);
     }
+}
+
+/// The profiles that ship, on a kernel that rounds up: what is applied is verified afterwards, and persisted as it is.
+#[test]
+fn each_built_in_profile_is_at_rest_once_it_was_applied() {
+    const KEYS: &[(&str, &str)] = &[
+        ("net.core.somaxconn", "4096"),
+        ("net.core.netdev_max_backlog", "1000"),
+        ("net.ipv4.tcp_syncookies", "0"),
+        ("net.ipv4.tcp_slow_start_after_idle", "1"),
+        ("net.ipv4.ip_local_port_range", "32768 60999"),
+        ("net.ipv4.ip_local_reserved_ports", ""),
+        ("net.ipv4.tcp_tw_reuse", "2"),
+        ("net.ipv4.tcp_max_tw_buckets", "4096"),
+        ("net.netfilter.nf_conntrack_buckets", "8192"),
+        ("net.netfilter.nf_conntrack_max", "8192"),
+        ("vm.overcommit_memory", "0"),
+        ("vm.max_map_count", "65530"),
+        ("fs.nr_open", "1048576"),
+        ("fs.file-max", "100000"),
+        ("transparent_hugepage", "always [madvise] never"),
+    ];
+    for name in ["host-10k", "host-100k", "host-loadgen", "host-seed"] {
+        // Pages of 4 KiB, and of 64.
+        for multiple in [512, 8192] {
+            let host = crate::profile::load(name, crate::profile::Layer::default()).unwrap().host;
+            let mut fake = FakeHost::new(KEYS);
+            fake.rounded.push(("net.netfilter.nf_conntrack_buckets", multiple));
+            let users = u64::from(host.users.unwrap());
+            let mut rows = plan(&host, users, &machine(), &fake.root, &fake).unwrap();
+            assert!(
+                rows.iter().all(|row| !matches!(row.status, Status::Refused { .. } | Status::Absent { .. })),
+                "{name}: {rows:?}"
+            );
+            fake.apply(&mut rows);
+            assert!(rows.iter().all(|row| !row.status.is_undone()), "{name}: {rows:?}");
+            let again = plan(&host, users, &machine(), &fake.root, &fake).unwrap();
+            assert!(again.iter().all(|row| !row.status.is_undone()), "{name}: {again:?}");
+            for row in rows.iter().filter(|row| row.status == Status::Raised) {
+                assert_eq!(fake.get(&row.key.name()), row.wanted, "what is persisted holds");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_setting_depends_on_is_asked_again_before_it_is_written() {
+    const RANGE: &str = "net.ipv4.ip_local_port_range";
+    const RESERVED: &str = "net.ipv4.ip_local_reserved_ports";
+    const BUCKETS: &str = "net.netfilter.nf_conntrack_buckets";
+    const MAX: &str = "net.netfilter.nf_conntrack_max";
+    let host = crate::profile::load("host-10k", crate::profile::Layer::default()).unwrap().host;
+    let sysctls = host
+        .sysctls
+        .into_iter()
+        .filter(|sysctl| [RANGE, RESERVED, BUCKETS, MAX].contains(&sysctl.key.as_str()));
+    let host = asks(sysctls.collect());
+    let mut fake = FakeHost::new(&[(RANGE, "32768 60999"), (RESERVED, ""), (BUCKETS, "1024"), (MAX, "1024")]);
+    let mut rows = plan(&host, 10_000, &machine(), &fake.root, &fake).unwrap();
+    assert!(rows.iter().all(|row| row.status == Status::Planned), "{rows:?}");
+    let names: Vec<String> = rows.iter().map(|row| row.key.name()).collect();
+    let place = |key: &str| names.iter().position(|name| name == key).unwrap();
+    assert!(place(RESERVED) < place(RANGE) && place(BUCKETS) < place(MAX), "{names:?}");
+    fake.refused.extend([(RESERVED, Errno::EINVAL, None), (BUCKETS, Errno::ENOMEM, None)]);
+    fake.apply(&mut rows);
+    for key in [RANGE, MAX] {
+        assert_eq!(rows[place(key)].status.name(), "refused", "{rows:?}");
+    }
+    assert_eq!((fake.get(RANGE), fake.get(MAX)), ("32768 60999".to_owned(), "1024".to_owned()));
 }
 
 #[test]
@@ -192,7 +303,8 @@ proptest! {
                 }
                 prop_assert!(value.iter().zip(&wanted).all(|(value, wanted)| value >= wanted));
                 let again = numbers(key, &joined(&value), &wanted, exact, allow_lower);
-                prop_assert!(matches!(again, Decision::Stay(Status::Already | Status::KeptHigher)));
+                let is_at_rest = matches!(again, Decision::Stay(Status::Already | Status::KeptHigher { .. }));
+                prop_assert!(is_at_rest);
             }
             Decision::Stay(status) => prop_assert!(
                 (now.len() == wanted.len()) != matches!(status, Status::Refused { .. }), "{:?}", status

@@ -11,12 +11,18 @@ use serde::Serialize;
 pub(crate) enum Status {
     /// As it should be.
     Already,
-    /// More than is asked for; left so.
-    KeptHigher,
+    /// More than is asked for; left so. Not as asked, where the profile says `equals`.
+    KeptHigher {
+        equals: bool,
+    },
     /// To be changed.
     Planned,
     /// Changed, and read back.
     Raised,
+    /// Holds from a later time on.
+    Persisted {
+        from: String,
+    },
     /// The kernel took it and made something else of it.
     Clamped {
         got: String,
@@ -24,6 +30,8 @@ pub(crate) enum Status {
     /// This kernel has no such setting; fine where the profile says that it is optional.
     Absent {
         optional: bool,
+        /// Whether the host may have it all the same, since this network namespace is not its first.
+        perhaps_elsewhere: bool,
     },
     /// It cannot be written to from here.
     ReadOnly {
@@ -53,15 +61,24 @@ pub(crate) enum Status {
 impl Status {
     /// Whether something that was asked for is not so.
     pub(crate) fn is_undone(&self) -> bool {
-        !matches!(self, Self::Already | Self::KeptHigher | Self::Raised | Self::Absent { optional: true })
+        !matches!(
+            self,
+            Self::Already
+                | Self::KeptHigher { equals: false }
+                | Self::Raised
+                | Self::Persisted { .. }
+                | Self::OfProcesses { .. }
+                | Self::Absent { optional: true, .. }
+        )
     }
 
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Already => "already",
-            Self::KeptHigher => "kept-higher",
+            Self::KeptHigher { .. } => "kept-higher",
             Self::Planned => "to change",
             Self::Raised => "raised",
+            Self::Persisted { .. } => "persisted",
             Self::Clamped { .. } => "clamped",
             Self::Absent { .. } => "absent",
             Self::ReadOnly { .. } => "read-only",
@@ -79,8 +96,16 @@ impl Status {
     pub(crate) fn detail(&self) -> Option<String> {
         match self {
             Self::Clamped { got } => Some(format!("the kernel made {got} of it")),
-            Self::Absent { optional: true } => Some("this kernel does not have it, which is fine".to_owned()),
-            Self::Absent { optional: false } => Some("this kernel does not have it".to_owned()),
+            Self::KeptHigher { equals: true } => {
+                Some("the profile says `equals`; only `host.allow_lower: true` lowers it".to_owned())
+            }
+            Self::Persisted { from } => Some(from.clone()),
+            Self::Absent { optional: true, .. } => Some("this kernel does not have it, which is fine".to_owned()),
+            Self::Absent { perhaps_elsewhere: true, .. } => Some(
+                "either this kernel does not have it, or the whole host shares it and only its own namespace shows it"
+                    .to_owned(),
+            ),
+            Self::Absent { .. } => Some("this kernel does not have it".to_owned()),
             Self::ReadOnly { errno, remedy } => Some(format!("{errno}; {remedy}")),
             Self::NotNamespacedHere => {
                 Some("the whole host shares it; it can only be set in the host's own namespace".to_owned())
@@ -89,7 +114,7 @@ impl Status {
             Self::OfProcesses { remedy } => Some(remedy.clone()),
             Self::Refused { reason } => Some(reason.clone()),
             Self::Failed { errno } => Some(errno.clone()),
-            Self::Already | Self::KeptHigher | Self::Planned | Self::Raised => None,
+            Self::Already | Self::KeptHigher { equals: false } | Self::Planned | Self::Raised => None,
         }
     }
 }

@@ -9,14 +9,13 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use tempfile::TempDir;
 
-use super::facts::{Machine, Namespace};
+use super::facts::{Machine, Namespace, Processes};
 use super::journal::{Account, Journal, JournalError, What};
-use super::known::Scope;
 use super::plan::Row;
 use super::rollback::Outcome;
 use super::status::Status;
 use super::values::{Key, Values};
-use super::{apply, persist, rollback};
+use super::{apply, rollback};
 use crate::profile::Reasons;
 use crate::root::Root;
 
@@ -26,8 +25,11 @@ pub(super) struct FakeHost {
     pub(super) root: Root,
     /// Keys whose writes end at this value, as some kernels do.
     clamped: Vec<(&'static str, u64)>,
-    refused: Vec<(&'static str, Errno)>,
-    writes: RefCell<Vec<String>>,
+    /// Keys that are kept in multiples of this, rounded up, as `nf_conntrack_buckets` is.
+    pub(super) rounded: Vec<(&'static str, u64)>,
+    /// Keys whose writes are refused; a kernel may have taken a part of the value before it comes to the wrong one.
+    pub(super) refused: Vec<(&'static str, Errno, Option<&'static str>)>,
+    pub(super) writes: RefCell<Vec<String>>,
 }
 
 impl FakeHost {
@@ -35,19 +37,26 @@ impl FakeHost {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::new(dir.path());
         for (key, value) in values {
-            let file = root.file(&Key::parse(key));
+            let file = root.file(&Key::parse(key).unwrap());
             fs::create_dir_all(file.parent().unwrap()).unwrap();
             fs::write(file, format!("{value}\n")).unwrap();
         }
-        Self { dir, root, clamped: Vec::new(), refused: Vec::new(), writes: RefCell::default() }
+        Self {
+            dir,
+            root,
+            clamped: Vec::new(),
+            rounded: Vec::new(),
+            refused: Vec::new(),
+            writes: RefCell::default(),
+        }
     }
 
-    fn journal_path(&self) -> PathBuf {
+    pub(super) fn journal_path(&self) -> PathBuf {
         self.dir.path().join("state/journal.jsonl")
     }
 
     /// A process that another test is just starting holds the lock for as long as it has not become its program.
-    fn journal(&self) -> (Journal, Account) {
+    pub(super) fn journal(&self) -> (Journal, Account) {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             match Journal::open(&self.journal_path()) {
@@ -57,27 +66,31 @@ impl FakeHost {
         }
     }
 
-    fn get(&self, key: &str) -> String {
-        self.read(&Key::parse(key)).unwrap()
+    pub(super) fn get(&self, key: &str) -> String {
+        self.read(&Key::parse(key).unwrap()).unwrap()
     }
 
     /// As another program would.
-    fn set(&self, key: &str, value: &str) {
-        self.root.write(&Key::parse(key), value).unwrap();
+    pub(super) fn set(&self, key: &str, value: &str) {
+        self.root.write(&Key::parse(key).unwrap(), value).unwrap();
     }
 
-    fn apply(&self, rows: &mut [Row]) {
+    pub(super) fn apply(&self, rows: &mut [Row]) {
         let (mut journal, _) = self.journal();
         apply(rows, &machine(), self, &mut journal).unwrap();
     }
 
-    fn roll_back(&self, namespace: &str) -> Vec<(String, Outcome)> {
+    pub(super) fn roll_back(&self, namespace: &str) -> Vec<(String, Outcome)> {
+        self.roll_back_on(&Machine { namespace: namespace_of(namespace, namespace == HERE), ..machine() })
+    }
+
+    pub(super) fn roll_back_on(&self, machine: &Machine) -> Vec<(String, Outcome)> {
         let (mut journal, account) = self.journal();
-        let undone = rollback(&account, &mut journal, self, namespace).unwrap();
+        let undone = rollback(&account, &mut journal, self, machine, &self.root).unwrap();
         undone.into_iter().map(|row| (row.what, row.outcome)).collect()
     }
 
-    fn account(&self) -> Account {
+    pub(super) fn account(&self) -> Account {
         self.journal().1
     }
 }
@@ -89,20 +102,27 @@ impl Values for FakeHost {
     fn write(&self, key: &Key, value: &str) -> io::Result<()> {
         let name = key.name();
         self.writes.borrow_mut().push(name.clone());
-        if let Some((_, errno)) = self.refused.iter().find(|(refused, _)| name == *refused) {
+        if let Some((_, errno, part)) = self.refused.iter().find(|(refused, ..)| name == *refused) {
+            if let Some(part) = part {
+                self.root.write(key, part)?;
+            }
             return Err((*errno).into());
         }
         let clamped = self.clamped.iter().find(|(clamped, _)| name == *clamped);
-        match clamped.zip(value.parse::<u64>().ok()) {
-            Some(((_, most), number)) => self.root.write(key, &number.min(*most).to_string())?,
-            None => self.root.write(key, value)?,
+        let rounded = self.rounded.iter().find(|(rounded, _)| name == *rounded);
+        match (value.parse::<u64>(), clamped, rounded) {
+            (Ok(number), Some((_, most)), _) => self.root.write(key, &number.min(*most).to_string())?,
+            (Ok(number), _, Some((_, of))) => {
+                self.root.write(key, &number.next_multiple_of(*of).to_string())?
+            }
+            _ => self.root.write(key, value)?,
         }
         // What `dirty_bytes_handler` and `dirty_ratio_handler` do.
         if let Some(twin) = super::known::twin(&name) {
             if name.ends_with("_bytes") && value == "0" {
                 return Err(Errno::EINVAL.into());
             }
-            self.root.write(&Key::parse(twin), "0")?;
+            self.root.write(&Key::parse(twin).unwrap(), "0")?;
         }
         Ok(())
     }
@@ -112,8 +132,13 @@ impl Values for FakeHost {
 }
 
 pub(super) fn machine() -> Machine {
-    let namespace = Namespace { id: "net:[1]".to_owned(), is_first: Some(true) };
-    Machine { ram: 8 << 30, cores: 4, namespace, is_root: true, mongod: None }
+    let namespace = namespace_of(HERE, true);
+    let processes = Processes { id: "pid:[1]".to_owned(), is_first: true };
+    Machine { ram: 8 << 30, cores: 4, namespace, processes, is_root: true, mongod: None }
+}
+
+pub(super) fn namespace_of(id: &str, is_first: bool) -> Namespace {
+    Namespace { id: id.to_owned(), is_first: Some(is_first), boot: "this boot".to_owned() }
 }
 
 pub(super) fn reasons() -> Reasons {
@@ -121,20 +146,21 @@ pub(super) fn reasons() -> Reasons {
     Reasons { why: text("why"), risk: text("risk"), proof: text("proof"), source: text("source") }
 }
 
-fn row(key: &str, now: &str, wanted: &str) -> Row {
+pub(super) fn row(key: &str, now: &str, wanted: &str) -> Row {
     Row {
-        key: Key::parse(key),
+        key: Key::parse(key).unwrap(),
         now: Some(now.to_owned()),
         wanted: wanted.to_owned(),
         status: Status::Planned,
         scope: super::known::scope(key),
+        wish: None,
         reasons: reasons(),
     }
 }
 
-const SOMAXCONN: &str = "net.core.somaxconn";
-const SWAP: &str = "vm.swappiness";
-const HERE: &str = "net:[1]";
+pub(super) const SOMAXCONN: &str = "net.core.somaxconn";
+pub(super) const SWAP: &str = "vm.swappiness";
+pub(super) const HERE: &str = "net:[1]";
 
 #[test]
 fn what_is_applied_is_given_back_once() {
@@ -168,7 +194,7 @@ fn what_the_kernel_clamps_or_refuses_is_said_and_can_be_given_back() {
     let mut host =
         FakeHost::new(&[(SOMAXCONN, "4096"), (SWAP, "60"), ("fs.nr_open", "5"), ("fs.file-max", "5")]);
     host.clamped.push((SOMAXCONN, 65_535));
-    host.refused.extend([(SWAP, Errno::EINVAL), ("fs.nr_open", Errno::EROFS)]);
+    host.refused.extend([(SWAP, Errno::EINVAL, None), ("fs.nr_open", Errno::EROFS, None)]);
     let mut rows = [
         row(SOMAXCONN, "4096", "70000"),
         row(SWAP, "60", "300"),
@@ -192,7 +218,7 @@ fn only_what_is_still_ours_is_given_back() {
     host.apply(&mut [row(SOMAXCONN, "4096", "20000"), row(SWAP, "60", "10")]);
     host.set(SWAP, "33");
     // In another namespace the namespaced key is another one.
-    let elsewhere = Outcome::OtherNamespace { namespace: HERE.to_owned() };
+    let elsewhere = Outcome::OtherNamespace { namespace: HERE.to_owned(), enter: None };
     let other = Outcome::ChangedByOther { now: "33".to_owned() };
     assert_eq!(host.roll_back("net:[2]"), [(SWAP.to_owned(), other), (SOMAXCONN.to_owned(), elsewhere)]);
     assert_eq!((host.get(SOMAXCONN), host.get(SWAP)), ("20000".to_owned(), "33".to_owned()));
@@ -216,6 +242,8 @@ fn twins_that_zero_each_other_are_given_back_by_the_one_that_held() {
         ("vm.dirty_ratio", "10", "0", "vm.dirty_bytes", "4096"),
         ("vm.dirty_background_bytes", "65536", "0", "vm.dirty_background_ratio", "10"),
         ("vm.dirty_ratio", "10", "20", "vm.dirty_bytes", "0"),
+        ("vm.overcommit_kbytes", "65536", "0", "vm.overcommit_ratio", "50"),
+        ("vm.overcommit_ratio", "60", "0", "vm.overcommit_kbytes", "4096"),
     ] {
         let host = FakeHost::new(&[(key, prior), (twin, twin_prior)]);
         let mut rows = [row(key, prior, wanted)];
@@ -235,7 +263,8 @@ fn a_crash_between_journal_and_write_leaves_nothing_to_give_back() {
         key: SOMAXCONN.to_owned(),
         prior: "4096".to_owned(),
         ours: "20000".to_owned(),
-        namespace: Some(HERE.to_owned()),
+        namespace: Some(namespace_of(HERE, true)),
+        boot: "this boot".to_owned(),
         twin: None,
     };
     journal.change(what).unwrap();
@@ -251,14 +280,19 @@ fn a_journal_torn_anywhere_gives_back_what_it_holds_whole() {
     let host = FakeHost::new(&[(SOMAXCONN, "4096"), (SWAP, "60")]);
     host.apply(&mut [row(SOMAXCONN, "4096", "20000"), row(SWAP, "60", "10")]);
     let whole = fs::read(host.journal_path()).unwrap();
-    let first_end = whole.iter().position(|byte| *byte == b'\n').unwrap();
+    let ends: Vec<usize> = (0..whole.len()).filter(|at| whole[*at] == b'\n').collect();
+    let first_end = ends[0];
+    // A change and what was read back, twice.
+    assert_eq!(ends.len(), 4);
     for cut in 0..=whole.len() {
         fs::write(host.journal_path(), &whole[..cut]).unwrap();
         let (mut journal, account) = host.journal();
-        let complete = usize::from(cut > first_end) + usize::from(cut == whole.len());
+        let complete = usize::from(cut > ends[0]) + usize::from(cut > ends[2]);
         assert_eq!((account.open.len(), account.damaged.len()), (complete, 0), "cut at {cut}");
         // What is appended afterwards stands on a line of its own.
-        let id = journal.change(What::File { path: "f".into(), prior: None, ours: String::new() }).unwrap();
+        let file =
+            What::File { path: "f".into(), prior: None, access: None, made: Vec::new(), ours: String::new() };
+        let id = journal.change(file).unwrap();
         drop(journal);
         let again = host.account();
         assert_eq!((again.open.len(), again.damaged.len()), (complete + 1, 0), "cut at {cut}");
@@ -282,57 +316,6 @@ fn a_journal_is_held_by_one() {
 }
 
 #[test]
-fn files_for_the_next_boot_are_whole_and_given_back() {
-    let host = FakeHost::new(&[]);
-    let mut kept = row("net.ipv4.tcp_rmem", "9", "5");
-    kept.status = Status::KeptHigher;
-    let mut refused = row("vm.max_map_count", "9", "5");
-    refused.status = Status::Refused { reason: "x".to_owned() };
-    let mut raised = row(SOMAXCONN, "4096", "20000");
-    raised.status = Status::Raised;
-    let mut pages = row("transparent_hugepage", "madvise", "always");
-    pages.status = Status::Raised;
-    let rows = [raised, kept, refused, pages];
-    assert_eq!(rows[0].scope, Scope::NetworkNamespace);
-    let modules = ["nf_conntrack".to_owned()];
-    let old = host.root.path("etc/sysctl.d/99-zz-scalekit.conf");
-    fs::create_dir_all(old.parent().unwrap()).unwrap();
-    fs::write(&old, "# older\n").unwrap();
-    let mut files = persist::files(&host.root, &rows, &modules, &[("nofile", 100_000)]);
-    assert_eq!(files.len(), 6);
-    let (mut journal, _) = host.journal();
-    persist::write(&mut files, true, &mut journal).unwrap();
-    drop(journal);
-    assert!(files.iter().all(|file| file.status == Status::Raised), "{files:?}");
-    let text = fs::read_to_string(&old).unwrap();
-    assert!(
-        text.contains("net.core.somaxconn = 20000\n") && text.contains("net.ipv4.tcp_rmem = 9\n"),
-        "{text}"
-    );
-    assert!(!text.contains("max_map_count"), "{text}");
-    let read = |path: &str| fs::read_to_string(host.root.path(path)).unwrap();
-    assert!(read("etc/tmpfiles.d/99-zz-scalekit.conf").ends_with("enabled - - - - always\n"));
-    assert!(read("etc/modules-load.d/scalekit.conf").ends_with("nf_conntrack\n"));
-    assert!(read("etc/security/limits.d/99-zz-scalekit.conf").contains("* - nofile 100000\n"));
-    assert!(
-        read("etc/systemd/system.conf.d/99-zz-scalekit.conf")
-            .ends_with("[Manager]\nDefaultLimitNOFILE=100000\n")
-    );
-    // What reads later at boot is named.
-    fs::write(host.root.path("etc/sysctl.d/99-zzz.conf"), "net/core/somaxconn = 128\n").unwrap();
-    fs::write(host.root.path("etc/sysctl.d/10-first.conf"), "net.core.somaxconn = 128\n").unwrap();
-    fs::write(host.root.path("etc/sysctl.conf"), "#vm.x=1\n-net.ipv4.tcp_rmem=1\n").unwrap();
-    let beaten = persist::beaten_by(&host.root, &rows);
-    assert_eq!(beaten.len(), 2, "{beaten:?}");
-    assert!(beaten[0].contains("sysctl.conf sets net.ipv4.tcp_rmem"), "{beaten:?}");
-    assert!(beaten[1].contains("99-zzz.conf sets net.core.somaxconn"), "{beaten:?}");
-
-    assert!(host.roll_back(HERE).iter().all(|(_, outcome)| *outcome == Outcome::Restored));
-    assert_eq!(fs::read_to_string(&old).unwrap(), "# older\n");
-    assert!(files[1..].iter().all(|file| !file.path.exists()));
-}
-
-#[test]
 fn limits_of_a_running_process_are_raised_and_given_back() {
     use super::limits::{Resource, of, raise};
     let host = FakeHost::new(&[]);
@@ -346,14 +329,14 @@ fn limits_of_a_running_process_are_raised_and_given_back() {
         .unwrap();
     assert!(lowered.success());
     let (mut journal, _) = host.journal();
-    assert_eq!(raise(pid, Resource::OpenFiles, 128, true, &mut journal).unwrap(), Status::Raised);
+    assert_eq!(raise(pid, Resource::OpenFiles, 128, &machine(), &mut journal).unwrap(), Status::Raised);
     assert_eq!(of(pid, Resource::OpenFiles).unwrap(), (128, before.1));
-    assert_eq!(raise(pid, Resource::OpenFiles, 128, true, &mut journal).unwrap(), Status::Already);
+    assert_eq!(raise(pid, Resource::OpenFiles, 128, &machine(), &mut journal).unwrap(), Status::Already);
     drop(journal);
     assert_eq!(host.roll_back(HERE)[0].1, Outcome::Restored);
     assert_eq!(of(pid, Resource::OpenFiles).unwrap(), (64, before.1));
     let (mut journal, _) = host.journal();
-    assert_eq!(raise(pid, Resource::OpenFiles, 128, true, &mut journal).unwrap(), Status::Raised);
+    assert_eq!(raise(pid, Resource::OpenFiles, 128, &machine(), &mut journal).unwrap(), Status::Raised);
     drop(journal);
     child.kill().unwrap();
     child.wait().unwrap();

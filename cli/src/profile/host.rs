@@ -118,12 +118,18 @@ fn line(text: &str) -> Result<(), String> {
 }
 
 /// A name below /proc/sys that cannot lead out of it.
-fn is_key(text: &str) -> bool {
+pub(crate) fn is_key(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
     let mut parts = text.split('.');
     let known = parts.next().is_some_and(|first| ["fs", "kernel", "net", "vm"].contains(&first));
     let count = parts.clone().count();
     known && count > 0 && text.len() <= 120 && parts.all(|part| !part.is_empty() && part.chars().all(plain))
+}
+
+/// A module's name, which is no path.
+pub(crate) fn is_module(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    (1..=56).contains(&name.len()) && name.chars().all(plain)
 }
 
 impl Resolver<'_> {
@@ -208,8 +214,7 @@ impl Resolver<'_> {
         for (name, setting) in layer.modules.value().map(|named| &named.0).into_iter().flatten() {
             let Some(layer) = setting.value() else { continue };
             let path = ["host", "modules", name];
-            let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
-            if name.is_empty() || name.len() > 56 || !name.chars().all(plain) {
+            if !is_module(name) {
                 let message = "expected a module's name of letters, digits and _";
                 return Err(self.error(&path, message, "write, for example, nf_conntrack"));
             }

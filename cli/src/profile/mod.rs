@@ -30,9 +30,9 @@ mod written;
 pub(crate) use agents::AgentAddress;
 pub(crate) use error::ProfileError;
 pub(crate) use formula::{Formulas, NoValue, Variables};
-pub(crate) use host::{Host, HugePages, Limit, Reasons, Wanted};
+pub(crate) use host::{Host, HugePages, HugePagesSpec, Limit, Reasons, Wanted, is_key, is_module};
 #[cfg(test)]
-pub(crate) use host::{HugePagesSpec, Sysctl};
+pub(crate) use host::{ProcessLimits, Sysctl};
 pub(crate) use http_version::HttpVersion;
 pub(crate) use layer::{Headers, Layer};
 pub(crate) use ports::PortSet;

@@ -23,6 +23,30 @@ impl PortSet {
         Self::merged(self.0.iter().chain(&other.0).copied().collect())
     }
 
+    /// The ports that are not in the other.
+    pub(crate) fn without(&self, other: &Self) -> Self {
+        let mut left = Vec::new();
+        for (low, high) in self.0.iter().map(|(low, high)| (u32::from(*low), u32::from(*high))) {
+            // The ranges are in order, so each begins after those that were cut out.
+            let mut from = low;
+            for (cut_low, cut_high) in other.0.iter().map(|(low, high)| (u32::from(*low), u32::from(*high))) {
+                if cut_low > from && from <= high {
+                    left.push((from, high.min(cut_low - 1)));
+                }
+                from = from.max(cut_high + 1);
+            }
+            if from <= high {
+                left.push((from, high));
+            }
+        }
+        let port = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
+        Self::merged(left.into_iter().map(|(low, high)| (port(low), port(high))).collect())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     fn merged(mut ranges: Vec<(u16, u16)>) -> Self {
         ranges.sort_unstable();
         let mut merged: Vec<(u16, u16)> = Vec::new();
@@ -52,6 +76,22 @@ impl fmt::Display for PortSet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ports_are_cut_out_of_others() {
+        for (from, cut, left) in [
+            ("1-10", "", "1-10"),
+            ("1-10", "3-4,8", "1-2,5-7,9-10"),
+            ("1-10,20-30", "5-25", "1-4,26-30"),
+            ("5-6", "1-2", "5-6"),
+            ("5-6", "8-9", "5-6"),
+            ("5-6", "1-65535", ""),
+            ("60000-65535", "61000-65535", "60000-60999"),
+        ] {
+            let (from, cut) = (PortSet::parse(from).unwrap(), PortSet::parse(cut).unwrap());
+            assert_eq!(from.without(&cut).to_string(), left);
+        }
+    }
 
     #[test]
     fn ports_unite_as_the_kernel_writes_them() {

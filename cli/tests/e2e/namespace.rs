@@ -22,8 +22,14 @@ impl Namespace {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let namespace = Self(format!("scalekit-{}-{count}", std::process::id()));
-        let made = Command::new("ip").args(["netns", "add", &namespace.0]).status();
-        assert!(made.expect("iproute2 is installed by ./test").success());
+        let made = Command::new("ip").args(["netns", "add", &namespace.0]).output();
+        let made = made.expect("iproute2 is installed by ./test");
+        if !made.status.success() {
+            let said = String::from_utf8_lossy(&made.stderr);
+            let said = said.trim();
+            eprintln!("SKIPPED: this root may not make a network namespace ({said}); {what} is NOT tested");
+            return None;
+        }
         let up = Command::new("ip").args(["-n", &namespace.0, "link", "set", "lo", "up"]).status();
         assert!(up.unwrap().success());
         Some(namespace)

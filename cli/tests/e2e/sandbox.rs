@@ -191,6 +191,8 @@ impl Sandbox {
         command.args(args).current_dir(self.dir.path()).env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap());
         command.env("HOME", self.path("home")).env("XDG_STATE_HOME", self.path("state"));
+        // Root's journal of the host is not below its home.
+        command.env("SCALEKIT_TUNE_STATE", self.state().join("tune"));
         command
     }
 
