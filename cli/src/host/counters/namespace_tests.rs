@@ -68,7 +68,10 @@ fn a_full_accept_queue_in_another_namespace_is_seen_and_attributed() {
         let now = snapshot(&root, tid);
         // The parts of a snapshot are read one after the other.
         let full = now.listeners.as_ref().is_some_and(|listeners| listeners[0].waiting == 17);
-        if full && now.tcp.listen_overflows > Some(0) || Instant::now() > deadline {
+        let destinations = now.ports.as_ref().and_then(|ports| ports.destinations.as_ref());
+        let begun = destinations
+            .is_some_and(|all| all.iter().any(|to| to.destination == address && to.connected == 64));
+        if full && begun && now.tcp.listen_overflows > Some(0) || Instant::now() > deadline {
             break now;
         }
         thread::sleep(Duration::from_millis(20));
