@@ -87,33 +87,53 @@ pub(crate) struct Attribution {
 /// Judges the samples of a run.
 pub(crate) fn attribute(evidence: Evidence<'_>) -> Attribution {
     let knee = knee::knee(evidence.latency);
-    let mut found: Vec<(&Rule, Finding)> = Vec::new();
+    let mut found: Vec<Found> = Vec::new();
     for rule in rules() {
         for crossed in crossed(evidence.series, rule.counter, rule.test, evidence.disk_cap) {
             // A counter with two thresholds is told of once, by the higher one, which the table has first.
-            let is_told = found.iter().any(|(_, finding)| finding.counter == crossed.counter);
+            let is_told = found.iter().any(|other| other.finding.counter == crossed.counter);
+            let times = crossed.crossings.clone();
             if !is_told && let Some(finding) = finding(rule, crossed, knee, evidence) {
-                found.push((rule, finding));
+                found.push(Found { rule, finding, times });
             }
         }
     }
-    found.sort_by(|(_, one), (_, other)| {
-        let rank = |finding: &Finding| (finding.before_knee != Some(true), finding.severity);
-        rank(one).cmp(&rank(other)).then(one.at_s.total_cmp(&other.at_s))
+    found.sort_by(|one, other| {
+        let rank = |found: &Found| (!found.is_candidate(), found.finding.severity);
+        rank(one).cmp(&rank(other)).then(one.finding.at_s.total_cmp(&other.finding.at_s))
     });
     causes_first(&mut found);
-    let findings = found.into_iter().map(|(_, finding)| finding).collect();
+    let findings = found.into_iter().map(|found| found.finding).collect();
     Attribution { knee, findings, unknown: unknown(evidence.series) }
 }
 
-/// Brings what fills other resources before them, unless only they are candidates for the cause of the knee.
-fn causes_first(found: &mut [(&Rule, Finding)]) {
+/// A finding with its rule, and each time over the threshold.
+struct Found {
+    rule: &'static Rule,
+    finding: Finding,
+    times: Vec<Crossing>,
+}
+
+impl Found {
+    fn is_candidate(&self) -> bool {
+        self.finding.before_knee == Some(true)
+    }
+
+    /// What this fills at one time with it is its consequence, unless only the other is a candidate for the cause of the
+    /// knee.
+    fn is_cause_of(&self, other: &Self) -> bool {
+        let name = other.finding.counter.split('[').next().unwrap_or_default();
+        self.rule.fills.has(name)
+            && (self.is_candidate() || !other.is_candidate())
+            && self.times.iter().any(|time| other.times.iter().any(|other| time.meets(other)))
+    }
+}
+
+/// Brings what fills others before them.
+fn causes_first(found: &mut [Found]) {
     for place in 0..found.len() {
-        let Some((rule, cause)) = found.get(place) else { return };
-        let (fills, is_candidate) = (rule.fills, cause.before_knee == Some(true));
-        let consequence = found.iter().take(place).position(|(_, finding)| {
-            fills.contains(&finding.resource) && (is_candidate || finding.before_knee != Some(true))
-        });
+        let Some(cause) = found.get(place) else { return };
+        let consequence = found.iter().take(place).position(|other| cause.is_cause_of(other));
         if let Some(first) = consequence
             && let Some(between) = found.get_mut(first..=place)
         {

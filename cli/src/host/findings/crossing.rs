@@ -9,7 +9,20 @@ pub(super) struct Crossing {
     /// Of the samples between which it began, in ms since the series' first.
     pub(super) from_ms: u64,
     pub(super) at_ms: u64,
+    /// The last sample of it.
+    pub(super) until_ms: u64,
 }
+
+impl Crossing {
+    /// Whether the two are at one time, or nearly: what fills last may be seen first.
+    pub(super) fn meets(&self, other: &Self) -> bool {
+        let reach = |crossing: &Self| crossing.until_ms.saturating_add(NEARLY_MS);
+        self.from_ms <= reach(other) && other.from_ms <= reach(self)
+    }
+}
+
+/// (h) A queue is full within seconds of its cause.
+const NEARLY_MS: u64 = 5000;
 
 /// One counter over its threshold.
 #[derive(Clone, Debug, PartialEq)]
@@ -161,7 +174,7 @@ fn crossings(steps: &[Step], test: Test, for_s: f64) -> Vec<Crossing> {
         let lasted_s = last.at_ms.saturating_sub(first.from_ms) as f64 / 1000.0;
         // Seconds are never exact to the millisecond.
         if first.is_over(test) && lasted_s >= for_s * 0.95 {
-            found.push(Crossing { from_ms: first.from_ms, at_ms: first.at_ms });
+            found.push(Crossing { from_ms: first.from_ms, at_ms: first.at_ms, until_ms: last.at_ms });
         }
     }
     found

@@ -85,6 +85,24 @@ pub(super) enum Presence {
     Optional,
 }
 
+/// Whose rise is a consequence of a rule's, when they come at one time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fills {
+    Nothing,
+    /// These counters', by their names without brackets.
+    Counters(&'static [&'static str]),
+}
+
+impl Fills {
+    /// Of a counter's name without brackets.
+    pub(super) fn has(self, counter: &str) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Counters(names) => names.contains(&counter),
+        }
+    }
+}
+
 /// One counter's threshold.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rule {
@@ -96,8 +114,8 @@ pub(super) struct Rule {
     pub(super) presence: Presence,
     /// What the counter says.
     pub(super) meaning: &'static str,
-    /// Other resources that fill because this one is full; what they say is its consequence.
-    pub(super) fills: &'static [Resource],
+    /// What else rises because of this.
+    pub(super) fills: Fills,
     /// Settings of the host and of the deployment that lift it. One that begins with [`OF_GROUP`] is a file of the
     /// control group that the counter names.
     pub(super) tune: &'static [&'static str],
@@ -127,7 +145,7 @@ pub(super) const fn rule(
         test,
         presence: Presence::Always,
         meaning,
-        fills: &[],
+        fills: Fills::Nothing,
         tune: &[],
         deploy: &[],
         advice: "",
@@ -150,8 +168,8 @@ impl Rule {
         self
     }
 
-    pub(super) const fn fills(mut self, others: &'static [Resource]) -> Self {
-        self.fills = others;
+    pub(super) const fn fills(mut self, counters: &'static [&'static str]) -> Self {
+        self.fills = Fills::Counters(counters);
         self
     }
 }

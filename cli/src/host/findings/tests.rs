@@ -1,5 +1,6 @@
 //! Each class of bottleneck on a series that has it, and a healthy run.
 
+mod order;
 mod remedies;
 
 use proptest::prelude::*;
@@ -268,33 +269,6 @@ fn what_stays_below_its_threshold_or_passes_quickly_is_no_finding() {
         let found = judge(&with(columns.clone()), &latency(Some(KNEE)));
         assert_eq!(found.findings, [], "{columns:?}");
     }
-}
-
-#[test]
-fn causes_come_first_then_errors_before_saturation_before_utilisation() {
-    let series = with(vec![
-        ("tcp.listen_overflows", Counter, line(3.0, 0.0, 30, 40.0)),
-        ("cpu.busy", Counter, line(0.0, 100.0, 16, 399.0)),
-        ("tcp.memory_pressures", Counter, line(3.0, 0.0, 18, 1.0)),
-        ("conntrack.dropped", Counter, line(3.0, 0.0, 19, 1.0)),
-        ("softnet.dropped", Counter, line(3.0, 0.0, 5, 1.0)),
-    ]);
-    let found = judge(&series, &latency(Some(KNEE)));
-    let order: Vec<(&str, Option<bool>)> =
-        found.findings.iter().map(|finding| (finding.counter.as_str(), finding.before_knee)).collect();
-    let expected = [
-        ("conntrack.dropped", Some(true)),
-        ("tcp.memory_pressures", Some(true)),
-        ("cpu.busy", Some(true)),
-        ("softnet.dropped", Some(false)),
-        ("tcp.listen_overflows", Some(false)),
-    ];
-    assert_eq!(order, expected);
-    assert!(
-        found.summary().starts_with("Likely cause of the knee at 20 s: connection tracking"),
-        "{}",
-        found.summary()
-    );
 }
 
 #[test]

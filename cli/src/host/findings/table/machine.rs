@@ -11,6 +11,7 @@ const FILES: Remedy = (
     "raise the service's limit: LimitNOFILE= of its unit, `ulimit -n` of the shell that starts it, or limits.nofile in a \
      profile and `scalekit tune --pid PID` while it runs; up to fs.nr_open",
 );
+const HOST_FILES: Remedy = (&["fs.file-max"], &[], "raise it, or look for who leaves files open");
 const GROUP_MEMORY: Remedy =
     (&[], &["cgroup memory.max"], "raise the group's memory limit, or bound the service's backlog and cache");
 const GROUP_IO: Remedy = (
@@ -20,6 +21,24 @@ const GROUP_IO: Remedy = (
 );
 const CPU: Remedy =
     (&[], &["deploy.api_threads"], "give the service more or faster cores, or move the load generator away");
+
+/// What fills when the service cannot accept: connections wait in the queues of its listeners.
+const QUEUES: &[&str] = &[
+    "tcp.listen_overflows",
+    "tcp.listen_drops_other",
+    "tcp.syn_queue_drops",
+    "tcp.syn_queue_cookies",
+    "listener.waiting",
+];
+/// What fills when a quota holds the service up: the kernel counts its tasks as waiting for a processor, too.
+const HELD_UP: &[&str] = &[
+    "tcp.listen_overflows",
+    "tcp.listen_drops_other",
+    "tcp.syn_queue_drops",
+    "tcp.syn_queue_cookies",
+    "listener.waiting",
+    "pressure.cpu_some_us",
+];
 
 pub(super) const RULES: &[Rule] = &[
     // (h) Just below all of it: one may be closed at the moment at which they are counted. A service that can open no
@@ -31,7 +50,7 @@ pub(super) const RULES: &[Rule] = &[
         Share { of: "process.max_open_files", at: 0.99 },
         "the process stood at its limit on open files, and could not accept connections",
     )
-    .fills(&[R::AcceptQueue, R::SynQueue])
+    .fills(QUEUES)
     .lifted_by(FILES),
     // (h)
     rule(
@@ -42,6 +61,16 @@ pub(super) const RULES: &[Rule] = &[
         "the process came near its limit on open files",
     )
     .lifted_by(FILES),
+    // (h) The kernel shows a number that lags behind by some files a processor (`get_nr_files` of fs/file_table.c).
+    rule(
+        R::OpenFiles,
+        Error,
+        "files.open",
+        Share { of: "files.max", at: 0.99 },
+        "the machine stood at its limit on open files, and no process could open another (ENFILE)",
+    )
+    .fills(QUEUES)
+    .lifted_by(HOST_FILES),
     // (h)
     rule(
         R::OpenFiles,
@@ -50,7 +79,7 @@ pub(super) const RULES: &[Rule] = &[
         Share { of: "files.max", at: 0.85 },
         "the machine came near its limit on open files",
     )
-    .lifted_by((&["fs.file-max"], &[], "raise it")),
+    .lifted_by(HOST_FILES),
     // The kubernetes-mixin's CPUThrottlingHigh.
     rule(
         R::CpuQuota,
@@ -59,6 +88,7 @@ pub(super) const RULES: &[Rule] = &[
         Part { of: "cgroup.cpu_periods", above: 0.25, for_s: 1.0 },
         "the CPU quota ran out before the end of its periods",
     )
+    .fills(HELD_UP)
     .lifted_by((&[], &["cgroup cpu.max"], "raise or remove the CPU limit, or use fewer threads")),
     // (h)
     rule(

@@ -1,4 +1,4 @@
-//! The rules that are not for each host, what is whose consequence, and what lifts it.
+//! The rules that are not for each host, and what lifts each.
 
 use super::*;
 
@@ -50,25 +50,6 @@ fn stores_are_judged_where_there_are_any() {
     }
     let silent = judge(&with(vec![("redis.rejected_connections", Counter, vec![None; SECONDS])]), &[]);
     assert_eq!(silent.unknown[0].counters, ["redis.rejected_connections"], "asked, and not answered");
-}
-
-#[test]
-fn what_fills_because_files_are_used_up_comes_behind_that() {
-    let full = ("process.open_files", Gauge, turning(100.0, 18, 1024.0));
-    let overflows = |turn| ("tcp.listen_overflows", Counter, line(3.0, 0.0, turn, 40.0));
-    let order = |columns| {
-        let found = judge(&with(columns), &latency(Some(KNEE)));
-        found.findings.into_iter().map(|finding| finding.counter).collect::<Vec<_>>()
-    };
-    let conntrack = ("conntrack.dropped", Counter, line(3.0, 0.0, 18, 1.0));
-    assert_eq!(
-        order(vec![full.clone(), overflows(18), conntrack]),
-        ["process.open_files", "tcp.listen_overflows", "conntrack.dropped"]
-    );
-    assert_eq!(order(vec![full, overflows(30)]), ["process.open_files", "tcp.listen_overflows"]);
-    // Long after the knee they are not its cause.
-    let late = ("process.open_files", Gauge, turning(100.0, 35, 1024.0));
-    assert_eq!(order(vec![late, overflows(18)]), ["tcp.listen_overflows", "process.open_files"]);
 }
 
 #[test]
