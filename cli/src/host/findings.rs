@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::crossing::DiskCap;
 use self::crossing::{Crossed, Crossing, crossed, objects};
 pub(crate) use self::knee::{Knee, Latency};
-use self::rule::{OF_GROUP, Presence, Rule, Test};
+use self::rule::{Fills, OF_GROUP, Presence, Rule, Test};
 pub(crate) use self::rule::{Resource, Severity};
 use self::table::rules;
 use super::counters::Series;
@@ -102,8 +102,7 @@ pub(crate) fn attribute(evidence: Evidence<'_>) -> Attribution {
         let rank = |found: &Found| (!found.is_candidate(), found.finding.severity);
         rank(one).cmp(&rank(other)).then(one.finding.at_s.total_cmp(&other.finding.at_s))
     });
-    causes_first(&mut found);
-    let findings = found.into_iter().map(|found| found.finding).collect();
+    let findings = causes_first(found).into_iter().map(|found| found.finding).collect();
     Attribution { knee, findings, unknown: unknown(evidence.series) }
 }
 
@@ -123,23 +122,28 @@ impl Found {
     /// knee.
     fn is_cause_of(&self, other: &Self) -> bool {
         let name = other.finding.counter.split('[').next().unwrap_or_default();
-        self.rule.fills.has(name)
-            && (self.is_candidate() || !other.is_candidate())
-            && self.times.iter().any(|time| other.times.iter().any(|other| time.meets(other)))
+        let is_at_its_time = || match self.rule.fills {
+            Fills::AllBut(_) => true,
+            _ => self.times.iter().any(|time| other.times.iter().any(|other| time.meets(other))),
+        };
+        self.rule.fills.has(name) && (self.is_candidate() || !other.is_candidate()) && is_at_its_time()
     }
 }
 
-/// Brings what fills others before them.
-fn causes_first(found: &mut [Found]) {
-    for place in 0..found.len() {
-        let Some(cause) = found.get(place) else { return };
-        let consequence = found.iter().take(place).position(|other| cause.is_cause_of(other));
-        if let Some(first) = consequence
-            && let Some(between) = found.get_mut(first..=place)
-        {
-            between.rotate_right(1);
+/// Brings the causes of each finding before it; otherwise the order stays.
+fn causes_first(mut found: Vec<Found>) -> Vec<Found> {
+    let mut ordered = Vec::with_capacity(found.len());
+    while !found.is_empty() {
+        let mut next = 0;
+        // Bounded, were two ever the cause of each other.
+        for _ in 0..found.len() {
+            let cause = found.get(next).and_then(|one| found.iter().position(|other| other.is_cause_of(one)));
+            let Some(cause) = cause else { break };
+            next = cause;
         }
+        ordered.push(found.remove(next));
     }
+    ordered
 }
 
 impl Attribution {

@@ -73,6 +73,7 @@ impl Step {
     fn is_over(&self, test: Test) -> bool {
         match test {
             Test::Rises => self.growth() > 0.0,
+            Test::Ends => self.values.0 > 0.0 && self.values.1 <= 0.0,
             Test::Share { at, .. } => {
                 self.others.is_some_and(|(_, limit)| limit > 0.0 && self.values.1 >= at * limit)
             }
@@ -94,7 +95,7 @@ pub(super) fn crossed(series: &Series, counter: &str, test: Test, cap: Option<&D
             let object = name.strip_prefix(counter)?;
             let other = |of: &str| counterpart(series, of, object, cap);
             let (other, for_s) = match test {
-                Test::Rises => (None, 0.0),
+                Test::Rises | Test::Ends => (None, 0.0),
                 Test::Stall { for_s, .. } => (None, for_s),
                 Test::Share { of, .. } => (Some(other(of)?), 0.0),
                 Test::Part { of, for_s, .. } | Test::Cap { of, for_s, .. } => (Some(other(of)?), for_s),

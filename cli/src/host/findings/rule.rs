@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Resource {
+    Process,
     AcceptQueue,
     SynQueue,
     Ports,
@@ -31,6 +32,7 @@ impl Resource {
 
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::Process => "process",
             Self::AcceptQueue => "accept queue",
             Self::SynQueue => "queue of half-open connections",
             Self::Ports => "local ports",
@@ -64,6 +66,8 @@ pub(crate) enum Severity {
 pub(super) enum Test {
     /// It grew.
     Rises,
+    /// A gauge that was above zero is zero.
+    Ends,
     /// A gauge is at this share of another, or above.
     Share { of: &'static str, at: f64 },
     /// It grew by more than this share of another's growth, for so long.
@@ -91,6 +95,8 @@ pub(super) enum Fills {
     Nothing,
     /// These counters', by their names without brackets.
     Counters(&'static [&'static str]),
+    /// All others' of its time and before it, except these.
+    AllBut(&'static [&'static str]),
 }
 
 impl Fills {
@@ -99,6 +105,7 @@ impl Fills {
         match self {
             Self::Nothing => false,
             Self::Counters(names) => names.contains(&counter),
+            Self::AllBut(names) => !names.contains(&counter),
         }
     }
 }
@@ -170,6 +177,11 @@ impl Rule {
 
     pub(super) const fn fills(mut self, counters: &'static [&'static str]) -> Self {
         self.fills = Fills::Counters(counters);
+        self
+    }
+
+    pub(super) const fn fills_all_but(mut self, counters: &'static [&'static str]) -> Self {
+        self.fills = Fills::AllBut(counters);
         self
     }
 }

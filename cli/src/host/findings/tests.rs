@@ -59,6 +59,7 @@ fn healthy() -> Columns {
     .map(|name| (name, Counter, flat(3.0)))
     .to_vec();
     columns.extend([
+        ("process.alive", Gauge, flat(1.0)),
         ("listener.waiting[0.0.0.0:8080]", Gauge, flat(1.0)),
         ("listener.backlog[0.0.0.0:8080]", Gauge, flat(128.0)),
         ("ports.most_used", Gauge, flat(100.0)),
@@ -318,7 +319,7 @@ fn what_nobody_could_read_is_named_as_unknown() {
         "{summary}"
     );
     let nothing = judge(&Series::default(), &[]);
-    assert_eq!(nothing.unknown.len(), 11, "without a sample each resource is unknown");
+    assert_eq!(nothing.unknown.len(), 12, "without a sample each resource is unknown");
 }
 
 proptest! {

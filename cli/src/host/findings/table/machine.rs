@@ -2,7 +2,7 @@
 
 use super::super::rule::Resource as R;
 use super::super::rule::Severity::{Error, Saturation, Utilisation};
-use super::super::rule::Test::{Cap, Part, Rises, Share, Stall};
+use super::super::rule::Test::{Cap, Ends, Part, Rises, Share, Stall};
 use super::super::rule::{GIVEN_CAP, Remedy, Rule, rule};
 
 const FILES: Remedy = (
@@ -41,6 +41,14 @@ const HELD_UP: &[&str] = &[
 ];
 
 pub(super) const RULES: &[Rule] = &[
+    // Whatever else was seen, nobody answers any more; only what the kernel kills for want of memory has a cause of its own.
+    rule(R::Process, Error, "process.alive", Ends, "the service's process ended")
+        .fills_all_but(&["cgroup.memory_oom_kills"])
+        .lifted_by((
+            &[],
+            &[],
+            "look for why in its log, its exit status and the kernel's log; until then nothing else is worth tuning",
+        )),
     // (h) Just below all of it: one may be closed at the moment at which they are counted. A service that can open no
     // file cannot accept, so that connections wait in its queues: those are consequences.
     rule(
@@ -118,6 +126,7 @@ pub(super) const RULES: &[Rule] = &[
     )
     .lifted_by(CPU),
     rule(R::Memory, Error, "cgroup.memory_oom_kills", Rises, "processes were killed for want of memory")
+        .fills(&["process.alive"])
         .lifted_by(GROUP_MEMORY),
     rule(R::Memory, Saturation, "cgroup.memory_max_events", Rises, "the group's memory limit was reached")
         .lifted_by(GROUP_MEMORY),

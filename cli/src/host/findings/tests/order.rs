@@ -71,3 +71,34 @@ fn what_fills_because_the_quota_ran_out_or_the_machine_has_no_file_comes_behind_
     let early = vec![("tcp.listen_overflows", Counter, early), throttled(18)];
     assert_eq!(order(early, None), ["tcp.listen_overflows", quota]);
 }
+
+#[test]
+fn the_end_of_the_process_is_the_likeliest_cause_unless_it_was_killed() {
+    let ended = |turn| ("process.alive", Gauge, turning(1.0, turn, 0.0));
+    let columns = || {
+        vec![
+            ended(19),
+            ("tcp.listen_overflows", Counter, line(3.0, 0.0, 17, 40.0)),
+            ("process.open_files", Gauge, turning(100.0, 17, 1024.0)),
+        ]
+    };
+    for knee in [None, Some(KNEE)] {
+        assert_eq!(
+            order(columns(), knee),
+            ["process.alive", "process.open_files", "tcp.listen_overflows"],
+            "{knee:?}"
+        );
+        let kills = ("cgroup.memory_oom_kills[/app]", Counter, turning(0.0, 18, 1.0));
+        let killed = [columns(), vec![kills]].concat();
+        let first = order(killed, knee);
+        assert_eq!(first[..2], ["cgroup.memory_oom_kills[/app]", "process.alive"], "{knee:?}");
+        assert_eq!(first[2..], ["process.open_files", "tcp.listen_overflows"], "{knee:?}");
+    }
+    // Long after the knee it is not its cause.
+    let late = vec![ended(35), ("tcp.listen_overflows", Counter, line(3.0, 0.0, 18, 40.0))];
+    assert_eq!(order(late, Some(KNEE)), ["tcp.listen_overflows", "process.alive"]);
+    let found = judge(&with(vec![ended(19)]), &latency(Some(KNEE)));
+    let message = &found.findings[0].message;
+    assert!(message.contains("the service's process ended: process.alive went from 1 to 0"), "{message}");
+    assert!(message.ends_with("from 19.0 s on"), "{message}");
+}
