@@ -28,6 +28,8 @@ use super::counters::Series;
 const BEFORE_KNEE_S: f64 = 5.0;
 /// Samples are a second apart. Further apart, or of what is only counted as a whole, nobody can say when it happened.
 const WIDE_S: f64 = 2.5;
+/// What rose between two samples that are further apart than this may have done so at any time: no cause of a knee.
+const UNDATED_MS: u64 = 5000;
 /// Gauge of a control group's version.
 const GROUP_VERSION: &str = "cgroup.version";
 
@@ -188,7 +190,8 @@ fn finding(
     #[expect(clippy::cast_precision_loss, reason = "seconds of a run stay below 2^53")]
     let is_before = |knee: Knee, crossing: &Crossing| {
         let knee = knee.at_s as f64;
-        seconds(crossing.at_ms) >= knee - BEFORE_KNEE_S && seconds(crossing.from_ms) < knee + 1.0
+        let is_dated = crossing.at_ms.saturating_sub(crossing.from_ms) <= UNDATED_MS;
+        is_dated && seconds(crossing.at_ms) >= knee - BEFORE_KNEE_S && seconds(crossing.from_ms) < knee + 1.0
     };
     let at_knee = knee.and_then(|knee| crossed.crossings.iter().find(|crossing| is_before(knee, crossing)));
     let crossing = at_knee.or(crossed.crossings.first())?;
