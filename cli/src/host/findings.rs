@@ -7,6 +7,7 @@
 
 mod crossing;
 mod knee;
+mod remedy;
 mod rule;
 mod table;
 #[cfg(test)]
@@ -19,7 +20,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::crossing::DiskCap;
 use self::crossing::{Crossed, Crossing, crossed, objects};
 pub(crate) use self::knee::{Knee, Latency};
-use self::rule::{Fills, OF_GROUP, Presence, Rule, Test};
+use self::remedy::{remedy, settings};
+use self::rule::{Fills, Presence, Rule, Test};
 pub(crate) use self::rule::{Resource, Severity};
 use self::table::rules;
 use super::counters::Series;
@@ -30,8 +32,6 @@ const BEFORE_KNEE_S: f64 = 5.0;
 const WIDE_S: f64 = 2.5;
 /// What rose between two samples that are further apart than this may have done so at any time: no cause of a knee.
 const UNDATED_MS: u64 = 5000;
-/// Gauge of a control group's version.
-const GROUP_VERSION: &str = "cgroup.version";
 
 /// What there is to judge.
 #[derive(Clone, Copy, Debug)]
@@ -211,8 +211,7 @@ fn finding(
             format!("from {:.1} s on", shown(at_s))
         },
     );
-    let group = group(series, &crossed.counter);
-    let named = |names: &[&str]| names.iter().map(|name| setting(name, group)).collect::<Vec<_>>();
+    let (tune, deploy, advice) = remedy(rule, series, &crossed.counter);
     Some(Finding {
         resource: rule.resource,
         severity: rule.severity,
@@ -222,37 +221,11 @@ fn finding(
         at_s,
         before_knee: knee.map(|_| at_knee.is_some()),
         message,
-        advice: rule.advice.to_owned(),
-        tune: named(rule.tune),
-        deploy: named(rule.deploy),
+        advice: advice.to_owned(),
+        tune: settings(tune, series, &crossed.counter),
+        deploy: settings(deploy, series, &crossed.counter),
         counter: crossed.counter,
     })
-}
-
-/// A control group's directory, and whether it is of version 1.
-type Group<'a> = (&'a str, bool);
-
-/// The group that a counter is of; a device may stand behind its directory.
-fn group<'a>(series: &Series, counter: &'a str) -> Option<Group<'a>> {
-    let (name, object) = counter.strip_suffix(']')?.split_once('[')?;
-    let directory = object.split(' ').next()?;
-    let version = series.counters.get(&format!("{GROUP_VERSION}[{directory}]"));
-    let is_v1 = version.is_some_and(|column| column.values.contains(&Some(1.0)));
-    name.starts_with("cgroup.").then_some((directory, is_v1))
-}
-
-/// A setting's name; of a group's the file.
-fn setting(name: &str, group: Option<Group<'_>>) -> String {
-    let (Some(file), Some((directory, is_v1))) = (name.strip_prefix(OF_GROUP), group) else {
-        return name.to_owned();
-    };
-    let file = match (is_v1, file) {
-        (true, "cpu.max") => "cpu.cfs_quota_us",
-        (true, "memory.max") => "memory.limit_in_bytes",
-        (true, "io.max") => "blkio.throttle.write_iops_device",
-        (_, file) => file,
-    };
-    format!("{}/{file}", directory.trim_end_matches('/'))
 }
 
 /// Counters of rules that no sample knows. A cap that is not there is none; anything else that is missing is unknown.

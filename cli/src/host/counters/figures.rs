@@ -156,6 +156,8 @@ fn queues(all: &mut Figures, snapshot: &Snapshot) {
     let most =
         |listeners: &Vec<Listener>| listeners.iter().map(|listener| listener.waiting).max().unwrap_or(0);
     all.gauge("listener.most_waiting", snapshot.listeners.as_ref().map(most).map(u64::from));
+    all.gauge("listener.somaxconn", snapshot.queues.somaxconn);
+    all.gauge("tcp.syncookies", snapshot.queues.syncookies);
     for listener in snapshot.listeners.iter().flatten() {
         all.gauge(of("listener.waiting", listener.address), Some(listener.waiting.into()));
         all.gauge(of("listener.backlog", listener.address), Some(listener.backlog.into()));

@@ -128,6 +128,18 @@ pub(super) struct Rule {
     pub(super) tune: &'static [&'static str],
     pub(super) deploy: &'static [&'static str],
     pub(super) advice: &'static str,
+    /// What lifts it instead where a fact is known; the first one that holds.
+    pub(super) instead: &'static [(Fact, Remedy)],
+}
+
+/// What is known of the settings at hand.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Fact {
+    /// The listener at hand has a backlog below `net.core.somaxconn`, which therefore does not cut it: the kernel keeps
+    /// the lesser of both (`__sys_listen_socket`).
+    OwnBacklog,
+    /// A gauge has this value.
+    Is(&'static str, f64),
 }
 
 /// Settings of the host, settings of the deployment, and what to do.
@@ -156,12 +168,18 @@ pub(super) const fn rule(
         tune: &[],
         deploy: &[],
         advice: "",
+        instead: &[],
     }
 }
 
 impl Rule {
     pub(super) const fn lifted_by(mut self, (tune, deploy, advice): Remedy) -> Self {
         (self.tune, self.deploy, self.advice) = (tune, deploy, advice);
+        self
+    }
+
+    pub(super) const fn or_instead(mut self, remedies: &'static [(Fact, Remedy)]) -> Self {
+        self.instead = remedies;
         self
     }
 

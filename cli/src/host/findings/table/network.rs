@@ -3,14 +3,26 @@
 use super::super::rule::Resource as R;
 use super::super::rule::Severity::{Error, Saturation, Utilisation};
 use super::super::rule::Test::{Rises, Share};
-use super::super::rule::{Remedy, Rule, rule};
+use super::super::rule::{Fact, Remedy, Rule, rule};
 
+/// Where the listener's backlog is as high as somaxconn, or nobody knows.
 const QUEUE: Remedy = (
     &["net.core.somaxconn"],
     &["deploy.limits.backlog"],
-    "raise the listener's backlog and somaxconn, which cuts it, then restart the listener; if it still fills, the \
-     service accepts too slowly",
+    "raise somaxconn, which cuts the listener's backlog, and that backlog, then restart the listener; if it still fills, \
+     the service accepts too slowly",
 );
+/// Where it is below.
+const OWN_BACKLOG: &[(Fact, Remedy)] = &[(
+    Fact::OwnBacklog,
+    (
+        &[],
+        &["deploy.limits.backlog"],
+        "raise the backlog that the application asks for (its argument to listen()), then restart the listener: it is below \
+         net.core.somaxconn, which alone lifts nothing; if it still fills, the service accepts too slowly",
+    ),
+)];
+const COOKIES: &str = "net.ipv4.tcp_syncookies";
 const CONNTRACK: Remedy = (
     &["net.netfilter.nf_conntrack_max", "net.netfilter.nf_conntrack_buckets"],
     &[],
@@ -21,7 +33,8 @@ const TCP_MEMORY: Remedy =
 
 pub(super) const RULES: &[Rule] = &[
     rule(R::AcceptQueue, Error, "tcp.listen_overflows", Rises, "connections found the accept queue full")
-        .lifted_by(QUEUE),
+        .lifted_by(QUEUE)
+        .or_instead(OWN_BACKLOG),
     // (h)
     rule(
         R::AcceptQueue,
@@ -31,7 +44,8 @@ pub(super) const RULES: &[Rule] = &[
         "connections waited to be accepted",
     )
     .known_by("listener.waiting")
-    .lifted_by(QUEUE),
+    .lifted_by(QUEUE)
+    .or_instead(OWN_BACKLOG),
     rule(
         R::SynQueue,
         Error,
@@ -39,11 +53,23 @@ pub(super) const RULES: &[Rule] = &[
         Rises,
         "SYNs were dropped, too many connections being half open",
     )
+    // Half-open connections are held against the listener's backlog (`inet_csk_reqsk_queue_is_full`), and dropped only
+    // where there are no cookies; `tcp_max_syn_backlog` has a check of its own, below.
     .lifted_by((
-        &["net.ipv4.tcp_syncookies", "net.ipv4.tcp_max_syn_backlog"],
+        &["net.core.somaxconn", COOKIES],
         &["deploy.limits.backlog"],
-        "leave tcp_syncookies at 1, and raise the listener's backlog, which bounds this queue too",
-    )),
+        "set tcp_syncookies to 1, raise somaxconn, which cuts the listener's backlog, and that backlog, which bounds this \
+         queue too, then restart the listener",
+    ))
+    .or_instead(&[(
+        Fact::OwnBacklog,
+        (
+            &[COOKIES],
+            &["deploy.limits.backlog"],
+            "set tcp_syncookies to 1, raise the backlog that the application asks for (its argument to listen()), which \
+             bounds this queue too, then restart the listener",
+        ),
+    )]),
     rule(
         R::SynQueue,
         Error,
@@ -52,10 +78,21 @@ pub(super) const RULES: &[Rule] = &[
         "listeners dropped connections for another reason than a full accept queue",
     )
     .lifted_by((
-        &["net.core.somaxconn"],
-        &["deploy.limits.backlog"],
-        "look for memory pressure, and raise the backlog",
-    )),
+        &["net.ipv4.tcp_mem"],
+        &[],
+        "look for memory pressure, of the machine and of TCP; a filter of the kernel (BPF, a security module) may refuse \
+         connections too",
+    ))
+    // The only reader of tcp_max_syn_backlog (`tcp_conn_request`): it keeps the last quarter for known peers.
+    .or_instead(&[(
+        Fact::Is("tcp.syncookies", 0.0),
+        (
+            &["net.ipv4.tcp_max_syn_backlog", COOKIES],
+            &[],
+            "without cookies only so many connections may be half open: set tcp_syncookies to 1, or raise \
+             tcp_max_syn_backlog",
+        ),
+    )]),
     rule(
         R::SynQueue,
         Saturation,
@@ -63,7 +100,8 @@ pub(super) const RULES: &[Rule] = &[
         Rises,
         "SYNs were answered with cookies, too many connections being half open",
     )
-    .lifted_by(QUEUE),
+    .lifted_by(QUEUE)
+    .or_instead(OWN_BACKLOG),
     rule(
         R::Ports,
         Error,

@@ -76,3 +76,58 @@ fn what_was_counted_once_for_the_whole_run_is_not_dated() {
     assert_eq!(finding.tune, ["net.ipv4.ip_local_port_range"]);
     assert!(finding.advice.contains("--local-ips"), "{}", finding.advice);
 }
+
+/// Two listeners, of which the first fills; the other has a long backlog.
+fn queues(backlog: f64, somaxconn: Option<f64>, cookies: f64) -> Columns {
+    vec![
+        ("listener.waiting[0.0.0.0:8080]", Gauge, flat(backlog * 0.7)),
+        ("listener.backlog[0.0.0.0:8080]", Gauge, flat(backlog)),
+        ("listener.waiting[0.0.0.0:9090]", Gauge, flat(100.0)),
+        ("listener.backlog[0.0.0.0:9090]", Gauge, flat(4096.0)),
+        ("listener.somaxconn", Gauge, vec![somaxconn; SECONDS]),
+        ("tcp.syncookies", Gauge, flat(cookies)),
+    ]
+}
+
+#[test]
+fn of_two_settings_that_bound_a_queue_the_one_that_does_is_named() {
+    let (somaxconn, backlog, cookies) =
+        ("net.core.somaxconn", "deploy.limits.backlog", "net.ipv4.tcp_syncookies");
+    let (short, cut, unknown) =
+        (queues(128.0, Some(4096.0), 1.0), queues(128.0, Some(128.0), 1.0), queues(128.0, None, 1.0));
+    let rising = |name| (name, Counter, line(3.0, 0.0, 18, 40.0));
+    for counter in ["tcp.listen_overflows", "tcp.syn_queue_cookies", "listener.waiting[0.0.0.0:8080]"] {
+        for (queues, tune) in [(&short, &[][..]), (&cut, &[somaxconn]), (&unknown, &[somaxconn])] {
+            let mut columns = queues.clone();
+            columns.retain(|(name, ..)| *name != counter);
+            columns.push(if counter.starts_with("listener") {
+                (counter, Gauge, turning(1.0, 18, 120.0))
+            } else {
+                rising(counter)
+            });
+            let found = judge(&with(columns), &[]);
+            let [finding] = &found.findings[..] else { panic!("{counter}: {:#?}", found.findings) };
+            assert_eq!((&finding.tune[..], &finding.deploy[..]), (&owned(tune)[..], &owned(&[backlog])[..]));
+            assert_eq!(finding.advice.contains("below net.core.somaxconn"), tune.is_empty());
+        }
+    }
+    for (counter, queues, tune, deploy) in [
+        ("tcp.syn_queue_drops", queues(128.0, Some(4096.0), 0.0), &[cookies][..], &[backlog][..]),
+        ("tcp.syn_queue_drops", queues(128.0, Some(128.0), 0.0), &[somaxconn, cookies], &[backlog]),
+        ("tcp.listen_drops_other", cut, &["net.ipv4.tcp_mem"], &[]),
+        (
+            "tcp.listen_drops_other",
+            queues(128.0, Some(128.0), 0.0),
+            &["net.ipv4.tcp_max_syn_backlog", cookies],
+            &[],
+        ),
+    ] {
+        let found = judge(&with([queues, vec![rising(counter)]].concat()), &[]);
+        let [finding] = &found.findings[..] else { panic!("{counter}: {:#?}", found.findings) };
+        assert_eq!((&finding.tune, &finding.deploy), (&owned(tune), &owned(deploy)), "{counter}");
+    }
+}
+
+fn owned(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
