@@ -9,6 +9,7 @@ mod crossing;
 mod knee;
 mod remedy;
 mod rule;
+mod step;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -18,7 +19,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::crossing::DiskCap;
-use self::crossing::{Crossed, Crossing, crossed, objects};
+use self::crossing::{Crossed, Crossing, Window, crossed, objects};
 pub(crate) use self::knee::{Knee, Latency};
 use self::remedy::{remedy, settings};
 use self::rule::{Fills, Presence, Rule, Test};
@@ -27,11 +28,9 @@ use self::table::rules;
 use super::counters::Series;
 
 /// How long before the knee a crossing may lie to be its cause.
-const BEFORE_KNEE_S: f64 = 5.0;
+const BEFORE_KNEE_S: i64 = 5;
 /// Samples are a second apart. Further apart, or of what is only counted as a whole, nobody can say when it happened.
 const WIDE_S: f64 = 2.5;
-/// What rose between two samples that are further apart than this may have done so at any time: no cause of a knee.
-const UNDATED_MS: u64 = 5000;
 
 /// What there is to judge.
 #[derive(Clone, Copy, Debug)]
@@ -89,9 +88,10 @@ pub(crate) struct Attribution {
 /// Judges the samples of a run.
 pub(crate) fn attribute(evidence: Evidence<'_>) -> Attribution {
     let knee = knee::knee(evidence.latency);
+    let window = knee.map(|knee| window(knee, evidence.measured_from_ms));
     let mut found: Vec<Found> = Vec::new();
     for rule in rules() {
-        for crossed in crossed(evidence.series, rule.counter, rule.test, evidence.disk_cap) {
+        for crossed in crossed(evidence.series, rule, evidence.disk_cap, window) {
             // A counter with two thresholds is told of once, by the higher one, which the table has first.
             let is_told = found.iter().any(|other| other.finding.counter == crossed.counter);
             let times = crossed.crossings.clone();
@@ -106,6 +106,15 @@ pub(crate) fn attribute(evidence: Evidence<'_>) -> Attribution {
     });
     let findings = causes_first(found).into_iter().map(|found| found.finding).collect();
     Attribution { knee, findings, unknown: unknown(evidence.series) }
+}
+
+/// From so long before the knee to the end of its second, in which it is somewhere.
+fn window(knee: Knee, measured_from_ms: i64) -> Window {
+    let at_ms = |at_s: i64| at_s.saturating_mul(1000).saturating_add(measured_from_ms);
+    Window {
+        from_ms: at_ms(knee.at_s.saturating_sub(BEFORE_KNEE_S)),
+        to_ms: at_ms(knee.at_s.saturating_add(1)),
+    }
 }
 
 /// A finding with its rule, and each time over the threshold.
@@ -186,14 +195,7 @@ fn finding(
         |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX).saturating_sub(measured_from_ms) as f64 / 1000.0;
     // So that a moment before the beginning is not -0.0.
     let shown = |seconds: f64| (seconds * 10.0).round() / 10.0 + 0.0;
-    // The crossing happened somewhere between its two samples, and the knee somewhere in its second.
-    #[expect(clippy::cast_precision_loss, reason = "seconds of a run stay below 2^53")]
-    let is_before = |knee: Knee, crossing: &Crossing| {
-        let knee = knee.at_s as f64;
-        let is_dated = crossing.at_ms.saturating_sub(crossing.from_ms) <= UNDATED_MS;
-        is_dated && seconds(crossing.at_ms) >= knee - BEFORE_KNEE_S && seconds(crossing.from_ms) < knee + 1.0
-    };
-    let at_knee = knee.and_then(|knee| crossed.crossings.iter().find(|crossing| is_before(knee, crossing)));
+    let at_knee = crossed.crossings.iter().find(|crossing| crossing.is_before_knee);
     let crossing = at_knee.or(crossed.crossings.first())?;
     let (from_s, at_s) = (seconds(crossing.from_ms), seconds(crossing.at_ms));
     let limit = crossed.limit.map(|limit| format!(" of {limit}")).unwrap_or_default();

@@ -70,12 +70,26 @@ pub(super) enum Test {
     Ends,
     /// A gauge is at this share of another, or above.
     Share { of: &'static str, at: f64 },
-    /// It grew by more than this share of another's growth, for so long.
-    Part { of: &'static str, above: f64, for_s: f64 },
+    /// It grew by more than this share of another's growth, for so long, in which the other grew by so much at least.
+    Part { of: &'static str, above: f64, for_s: f64, least: f64 },
     /// Microseconds grew by more than this share of the time that passed, for so long.
     Stall { above: f64, for_s: f64 },
     /// It grew by this share of a cap a second, or more, for so long. Without a cap nothing is near it.
     Cap { of: &'static str, at: f64, for_s: f64 },
+}
+
+/// What must hold in the same seconds. Where it cannot be known it is taken to hold. Of the counter's own object where
+/// there is such a counter, else of all.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Guard {
+    /// It grew by more than so much a second.
+    Rate { counter: &'static str, above: f64 },
+    /// It grew by more than this share of another's growth.
+    Part { counter: &'static str, of: &'static str, above: f64 },
+    /// Microseconds grew by more than this share of the time that passed.
+    Stall { counter: &'static str, above: f64 },
+    /// A gauge is this, or above.
+    AtLeast { gauge: &'static str, value: f64 },
 }
 
 /// When a rule's counter must be known for its resource to be.
@@ -118,6 +132,8 @@ pub(super) struct Rule {
     /// Name of the counter, without brackets.
     pub(super) counter: &'static str,
     pub(super) test: Test,
+    /// All must hold.
+    pub(super) guards: &'static [Guard],
     pub(super) presence: Presence,
     /// What the counter says.
     pub(super) meaning: &'static str,
@@ -162,6 +178,7 @@ pub(super) const fn rule(
         severity,
         counter,
         test,
+        guards: &[],
         presence: Presence::Always,
         meaning,
         fills: Fills::Nothing,
@@ -175,6 +192,11 @@ pub(super) const fn rule(
 impl Rule {
     pub(super) const fn lifted_by(mut self, (tune, deploy, advice): Remedy) -> Self {
         (self.tune, self.deploy, self.advice) = (tune, deploy, advice);
+        self
+    }
+
+    pub(super) const fn only_while(mut self, guards: &'static [Guard]) -> Self {
+        self.guards = guards;
         self
     }
 

@@ -1,5 +1,6 @@
 //! Each class of bottleneck on a series that has it, and a healthy run.
 
+mod noise;
 mod order;
 mod remedies;
 
@@ -60,6 +61,7 @@ fn healthy() -> Columns {
     .to_vec();
     columns.extend([
         ("process.alive", Gauge, flat(1.0)),
+        ("softnet.processed", Counter, line(0.0, 5000.0, 0, 5000.0)),
         ("listener.waiting[0.0.0.0:8080]", Gauge, flat(1.0)),
         ("listener.backlog[0.0.0.0:8080]", Gauge, flat(128.0)),
         ("ports.most_used", Gauge, flat(100.0)),

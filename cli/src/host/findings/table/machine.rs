@@ -93,7 +93,7 @@ pub(super) const RULES: &[Rule] = &[
         R::CpuQuota,
         Saturation,
         "cgroup.cpu_throttled",
-        Part { of: "cgroup.cpu_periods", above: 0.25, for_s: 1.0 },
+        Part { of: "cgroup.cpu_periods", above: 0.25, for_s: 1.0, least: 0.0 },
         "the CPU quota ran out before the end of its periods",
     )
     .fills(HELD_UP)
@@ -112,7 +112,7 @@ pub(super) const RULES: &[Rule] = &[
         R::Cpu,
         Saturation,
         "cpu.stolen",
-        Part { of: "cpu.total", above: 0.1, for_s: 3.0 },
+        Part { of: "cpu.total", above: 0.1, for_s: 3.0, least: 0.0 },
         "the hypervisor gave the processors to others",
     )
     .lifted_by((&[], &[], "use a machine of its own, or one without CPU credits")),
@@ -121,7 +121,7 @@ pub(super) const RULES: &[Rule] = &[
         R::Cpu,
         Utilisation,
         "cpu.busy",
-        Part { of: "cpu.total", above: 0.9, for_s: 3.0 },
+        Part { of: "cpu.total", above: 0.9, for_s: 3.0, least: 0.0 },
         "the processors were busy",
     )
     .lifted_by(CPU),

@@ -3,7 +3,7 @@
 use super::super::rule::Resource as R;
 use super::super::rule::Severity::{Error, Saturation, Utilisation};
 use super::super::rule::Test::{Rises, Share};
-use super::super::rule::{Fact, Remedy, Rule, rule};
+use super::super::rule::{Fact, Guard, Remedy, Rule, rule};
 
 /// Where the listener's backlog is as high as somaxconn, or nobody knows.
 const QUEUE: Remedy = (
@@ -77,6 +77,8 @@ pub(super) const RULES: &[Rule] = &[
         Rises,
         "listeners dropped connections for another reason than a full accept queue",
     )
+    // (h) A packet that fits no connection is one, now and then.
+    .only_while(&[Guard::Rate { counter: "tcp.listen_drops_other", above: 1.0 }])
     .lifted_by((
         &["net.ipv4.tcp_mem"],
         &[],
@@ -167,6 +169,8 @@ pub(super) const RULES: &[Rule] = &[
         Rises,
         "packets were dropped before a processor could take them",
     )
+    // (h) One in ten thousand: hosts drop a packet now and then, which TCP makes up for.
+    .only_while(&[Guard::Part { counter: "softnet.dropped", of: "softnet.processed", above: 1e-4 }])
     .lifted_by((
         &["net.core.netdev_max_backlog"],
         &[],

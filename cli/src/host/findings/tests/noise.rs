@@ -1,0 +1,52 @@
+//! What rises on healthy hosts too.
+
+use super::*;
+
+/// One more at each of these seconds.
+fn ticks(at: &[usize]) -> Vec<Option<f64>> {
+    (0..SECONDS).map(|second| Some(at.iter().filter(|at| **at <= second).count() as f64)).collect()
+}
+
+#[test]
+fn what_rises_now_and_then_is_no_cause_of_the_knee() {
+    let always: Vec<usize> = (0..SECONDS).step_by(4).collect();
+    for (counter, values, before_knee) in [
+        ("conntrack.early_dropped", ticks(&always), Some(false)),
+        ("tcp.listen_overflows", ticks(&[2, 6, 9, 15, 19, 27]), Some(false)),
+        // Nothing before.
+        ("tcp.listen_overflows", ticks(&[18]), Some(true)),
+        // All the time, and ten times as fast around the knee.
+        ("tcp.listen_overflows", line(0.0, 4.0, 18, 40.0), Some(true)),
+        ("tcp.listen_overflows", line(0.0, 40.0, 18, 50.0), Some(false)),
+        // As fast for long.
+        ("tcp.listen_overflows", line(0.0, 0.0, 12, 40.0), Some(false)),
+    ] {
+        let found = judge(&with(vec![(counter, Counter, values.clone())]), &latency(Some(KNEE)));
+        let [finding] = &found.findings[..] else { panic!("{counter}: {:#?}", found.findings) };
+        assert_eq!(finding.before_knee, before_knee, "{counter}: {values:?}");
+        let at_knee = (15.0..=20.0).contains(&finding.at_s);
+        assert_eq!(Some(at_knee), before_knee, "{finding:?}");
+        // Without a knee it is a finding either way.
+        assert_eq!(judge(&with(vec![(counter, Counter, values)]), &[]).findings.len(), 1);
+    }
+}
+
+#[test]
+fn a_few_dropped_packets_are_no_finding() {
+    // Of five thousand packets a second.
+    for (counter, a_second, is_found) in [
+        ("softnet.dropped", 0.5, false),
+        ("softnet.dropped", 0.6, true),
+        ("tcp.listen_drops_other", 1.0, false),
+        ("tcp.listen_drops_other", 2.0, true),
+    ] {
+        let series = with(vec![(counter, Counter, line(0.0, 0.0, 18, a_second))]);
+        for latency in [latency(Some(KNEE)), Vec::new()] {
+            assert_eq!(
+                judge(&series, &latency).findings.len(),
+                usize::from(is_found),
+                "{counter} {a_second}"
+            );
+        }
+    }
+}
