@@ -3,7 +3,7 @@
 use super::super::rule::Resource as R;
 use super::super::rule::Severity::{Error, Saturation, Utilisation};
 use super::super::rule::Test::{Cap, Ends, Part, Rises, Share, Stall};
-use super::super::rule::{GIVEN_CAP, Remedy, Rule, rule};
+use super::super::rule::{GIVEN_CAP, Guard, Remedy, Rule, rule};
 
 const FILES: Remedy = (
     &["limits.nofile"],
@@ -14,6 +14,8 @@ const FILES: Remedy = (
 const HOST_FILES: Remedy = (&["fs.file-max"], &[], "raise it, or look for who leaves files open");
 const GROUP_MEMORY: Remedy =
     (&[], &["cgroup memory.max"], "raise the group's memory limit, or bound the service's backlog and cache");
+/// (h) A group whose page cache fills its limit comes to it all the time, and takes clean pages back at no cost.
+const STALLED: Guard = Guard::Stall { counter: "cgroup.memory_stall_us", above: 0.01 };
 const GROUP_IO: Remedy = (
     &[],
     &["deploy.worker.batch_max_writes", "cgroup io.max"],
@@ -129,6 +131,12 @@ pub(super) const RULES: &[Rule] = &[
         .fills(&["process.alive"])
         .lifted_by(GROUP_MEMORY),
     rule(R::Memory, Saturation, "cgroup.memory_max_events", Rises, "the group's memory limit was reached")
+        .only_while(&[
+            STALLED,
+            // Version 1 counts each page that the page cache has to give up, and does not tell of stalls: there only what
+            // was killed is a finding.
+            Guard::AtLeast { gauge: "cgroup.version", value: 2.0 },
+        ])
         .lifted_by(GROUP_MEMORY),
     rule(
         R::Memory,
@@ -137,6 +145,7 @@ pub(super) const RULES: &[Rule] = &[
         Rises,
         "processes were slowed down at memory.high",
     )
+    .only_while(&[STALLED])
     // Version 1 has no such limit.
     .known_by("cgroup.memory_max_events")
     .lifted_by(GROUP_MEMORY),

@@ -50,3 +50,22 @@ fn a_few_dropped_packets_are_no_finding() {
         }
     }
 }
+
+#[test]
+fn a_group_that_takes_its_page_cache_back_is_not_short_of_memory() {
+    let stalled = |a_second| ("cgroup.memory_stall_us[/app]", Counter, line(0.0, a_second, 0, a_second));
+    let version = |version| ("cgroup.version[/app]", Gauge, flat(version));
+    for counter in ["cgroup.memory_max_events[/app]", "cgroup.memory_high_events[/app]"] {
+        for (others, is_found) in [
+            (vec![stalled(10_000.0), version(2.0)], false),
+            (vec![stalled(11_000.0), version(2.0)], true),
+            // Not known, as where the kernel has no pressure information.
+            (vec![version(2.0)], true),
+            (vec![version(1.0)], counter.contains("high")),
+        ] {
+            let reached = (counter, Counter, line(3.0, 0.0, 18, 40.0));
+            let found = judge(&with([vec![reached], others.clone()].concat()), &latency(Some(KNEE)));
+            assert_eq!(found.findings.len(), usize::from(is_found), "{counter}: {others:?}");
+        }
+    }
+}
