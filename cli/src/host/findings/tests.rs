@@ -190,10 +190,31 @@ fn each_class_is_found_before_the_knee_and_named() {
             Resource::Cpu,
             Saturation,
             "pressure.cpu_some_us",
-            vec![("pressure.cpu_some_us", Counter, line(0.0, 50_000.0, 18, 400_000.0))],
+            vec![
+                ("pressure.cpu_some_us", Counter, line(0.0, 50_000.0, 18, 400_000.0)),
+                ("cpu.busy", Counter, line(0.0, 100.0, 18, 300.0)),
+            ],
         ),
         (Resource::Cpu, Utilisation, "cpu.busy", vec![("cpu.busy", Counter, line(0.0, 100.0, 18, 390.0))]),
         (Resource::Cpu, Saturation, "cpu.stolen", vec![("cpu.stolen", Counter, line(0.0, 0.0, 18, 80.0))]),
+        (
+            Resource::Ports,
+            Utilisation,
+            "tcp.time_wait_overflows",
+            vec![("tcp.time_wait_overflows", Counter, rising())],
+        ),
+        (
+            Resource::Disk,
+            Utilisation,
+            "pressure.io_full_us",
+            vec![("pressure.io_full_us", Counter, line(0.0, 0.0, 18, 250_000.0))],
+        ),
+        (
+            Resource::Disk,
+            Saturation,
+            "cgroup.io_stall_us[/app]",
+            vec![("cgroup.io_stall_us[/app]", Counter, line(0.0, 0.0, 18, 250_000.0))],
+        ),
         (
             Resource::Memory,
             Error,
@@ -257,6 +278,25 @@ fn what_stays_below_its_threshold_or_passes_quickly_is_no_finding() {
         vec![("cgroup.cpu_throttled[/app]", Counter, line(0.0, 0.0, 18, 2.5))],
         // One second of a whole second's wait.
         vec![("pressure.cpu_some_us", Counter, blip(1e6))],
+        // On a machine of which a quarter is busy.
+        vec![("pressure.cpu_some_us", Counter, line(0.0, 50_000.0, 18, 400_000.0))],
+        vec![
+            ("pressure.cpu_some_us", Counter, line(0.0, 50_000.0, 18, 400_000.0)),
+            ("cpu.busy", Counter, line(0.0, 280.0, 0, 280.0)),
+        ],
+        // Two seconds without a processor's time, and three of a period each.
+        vec![("cgroup.cpu_throttled[/app]", Counter, {
+            let mut values = line(0.0, 0.0, 17, 9.0);
+            let last = values[18];
+            values[19..].fill(last);
+            values
+        })],
+        vec![
+            ("cgroup.cpu_throttled[/app]", Counter, line(0.0, 0.0, 36, 1.0)),
+            ("cgroup.cpu_periods[/app]", Counter, line(0.0, 0.0, 36, 1.0)),
+        ],
+        vec![("pressure.io_full_us", Counter, line(0.0, 0.0, 18, 200_000.0))],
+        vec![("cgroup.io_stall_us[/app]", Counter, line(0.0, 0.0, 31, 900_000.0))],
         // At the cap, for nine seconds.
         vec![("cgroup.io_writes[/app 254:0]", Counter, {
             let mut values = line(0.0, 0.0, 10, 100.0);

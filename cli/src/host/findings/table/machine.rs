@@ -21,6 +21,11 @@ const GROUP_IO: Remedy = (
     &["deploy.worker.batch_max_writes", "cgroup io.max"],
     "the cap is what holds the database: larger batches need fewer operations; keep journal and database on two devices",
 );
+const DISK: Remedy = (
+    &[],
+    &["deploy.worker.batch_max_writes"],
+    "a faster disk, or fewer operations: larger batches, one device each",
+);
 const CPU: Remedy =
     (&[], &["deploy.api_threads"], "give the service more or faster cores, or move the load generator away");
 
@@ -90,12 +95,13 @@ pub(super) const RULES: &[Rule] = &[
         "the machine came near its limit on open files",
     )
     .lifted_by(HOST_FILES),
-    // The kubernetes-mixin's CPUThrottlingHigh.
+    // A quarter is the kubernetes-mixin's CPUThrottlingHigh; that it lasts, and over how many periods, is (h): a thread that
+    // runs alone for a moment is throttled in one of two periods.
     rule(
         R::CpuQuota,
         Saturation,
         "cgroup.cpu_throttled",
-        Part { of: "cgroup.cpu_periods", above: 0.25, for_s: 1.0, least: 0.0 },
+        Part { of: "cgroup.cpu_periods", above: 0.25, for_s: 3.0, least: 5.0 },
         "the CPU quota ran out before the end of its periods",
     )
     .fills(HELD_UP)
@@ -108,6 +114,8 @@ pub(super) const RULES: &[Rule] = &[
         Stall { above: 0.2, for_s: 3.0 },
         "tasks waited for a processor",
     )
+    // Tasks of a throttled group, or of one whose threads are bound to a few processors, wait on an idle machine, too.
+    .only_while(&[Guard::Part { counter: "cpu.busy", of: "cpu.total", above: 0.7 }])
     .lifted_by(CPU),
     // (h)
     rule(
@@ -189,17 +197,23 @@ pub(super) const RULES: &[Rule] = &[
         "operations came up to the device's cap",
     )
     .lifted_by(GROUP_IO),
-    // (h)
+    // (h) Version 2 only.
     rule(
         R::Disk,
         Saturation,
+        "cgroup.io_stall_us",
+        Stall { above: 0.2, for_s: 10.0 },
+        "all of the group's tasks waited for a disk",
+    )
+    .optional()
+    .lifted_by(DISK),
+    // (h) Of the whole machine: one that waits for a journal to be on disk has little else to do, and does its work.
+    rule(
+        R::Disk,
+        Utilisation,
         "pressure.io_full_us",
         Stall { above: 0.2, for_s: 10.0 },
-        "all tasks waited for a disk",
+        "all tasks of the machine waited for a disk",
     )
-    .lifted_by((
-        &[],
-        &["deploy.worker.batch_max_writes"],
-        "a faster disk, or fewer operations: larger batches, one device each",
-    )),
+    .lifted_by(DISK),
 ];

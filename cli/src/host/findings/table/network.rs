@@ -104,9 +104,10 @@ pub(super) const RULES: &[Rule] = &[
     )
     .lifted_by(QUEUE)
     .or_instead(OWN_BACKLOG),
+    // What is cut short is free sooner: nothing failed.
     rule(
         R::Ports,
-        Error,
+        Utilisation,
         "tcp.time_wait_overflows",
         Rises,
         "TIME_WAITs were cut short, there being too many",
