@@ -92,7 +92,10 @@ pub(super) fn crossed(
             };
             let steps = steps(series, column, other.as_deref(), test);
             let is_over = |step: &Step| step.is_over(test) && step.is_allowed(guards, series, object);
-            let crossings = crossings(&steps, &is_over, test, window);
+            let crossings = match test {
+                Test::Cap { at, for_s, .. } => at_cap(&steps, at, for_s, window),
+                _ => crossings(&steps, &is_over, test, window),
+            };
             let known = || column.values.iter().copied().flatten();
             let after = match test {
                 Test::Share { .. } => known().fold(f64::NEG_INFINITY, f64::max),
@@ -142,7 +145,7 @@ fn crossings(
 ) -> Vec<Crossing> {
     let (for_s, least) = match test {
         Test::Part { for_s, least, .. } => (for_s, least),
-        Test::Stall { for_s, .. } | Test::Cap { for_s, .. } => (for_s, 0.0),
+        Test::Stall { for_s, .. } => (for_s, 0.0),
         _ => (0.0, 0.0),
     };
     let mut found = Vec::new();
@@ -161,6 +164,44 @@ fn crossings(
         Some(window) if test == Test::Rises => against_background(found, steps, is_over, window),
         _ => found,
     }
+}
+
+/// A second counts for at most so much of the cap: one burst is not ten seconds at it.
+const MOST_OF_CAP: f64 = 1.5;
+
+/// The times in which the mean over so long was at this share of the cap, from their first second that was. A device
+/// under a cap is now above, now below it, so that no second says much.
+fn at_cap(steps: &[Step], at: f64, for_s: f64, window: Option<Window>) -> Vec<Crossing> {
+    let is_near = |step: &Step, share: f64| {
+        step.others.is_some_and(|(_, cap)| cap > 0.0 && step.growth() >= share * cap * step.seconds())
+    };
+    let mut is_over = vec![false; steps.len()];
+    for first in 0..steps.len() {
+        let (mut seconds, mut done, mut allowed, mut end) = (0.0, 0.0, 0.0, first);
+        while let Some(step) = steps.get(end).filter(|_| seconds < for_s * 0.95) {
+            let cap = step.others.map_or(0.0, |(_, cap)| cap.max(0.0)) * step.seconds();
+            seconds += step.seconds();
+            done += step.growth().min(MOST_OF_CAP * cap);
+            allowed += cap;
+            end += 1;
+        }
+        if seconds >= for_s * 0.95 && allowed > 0.0 && done >= at * allowed {
+            is_over[first..end].fill(true);
+        }
+    }
+    let mut found = Vec::new();
+    let mut place = 0;
+    for run in is_over.chunk_by(|one, other| one == other) {
+        let own = steps.get(place..place + run.len()).unwrap_or_default();
+        place += run.len();
+        let first = own.iter().find(|step| is_near(step, at));
+        if let (Some(true), Some(first), Some(last)) = (run.first(), first, own.last()) {
+            let is_before_knee = window.is_some_and(|window| window.has(first));
+            let (from_ms, at_ms, until_ms) = (first.from_ms, first.at_ms, last.at_ms);
+            found.push(Crossing { from_ms, at_ms, until_ms, is_before_knee });
+        }
+    }
+    found
 }
 
 /// (h) A rise is no cause of the knee where the counter rose as fast before: around the knee it must have grown by

@@ -74,7 +74,7 @@ pub(super) enum Test {
     Part { of: &'static str, above: f64, for_s: f64, least: f64 },
     /// Microseconds grew by more than this share of the time that passed, for so long.
     Stall { above: f64, for_s: f64 },
-    /// It grew by this share of a cap a second, or more, for so long. Without a cap nothing is near it.
+    /// It grew by this share of a cap a second, or more, on average over so long. Without a cap nothing is near it.
     Cap { of: &'static str, at: f64, for_s: f64 },
 }
 

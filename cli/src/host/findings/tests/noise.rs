@@ -69,3 +69,28 @@ fn a_group_that_takes_its_page_cache_back_is_not_short_of_memory() {
         }
     }
 }
+
+/// A device under a cap of a hundred operations a second that does these each second, from second 18 on.
+fn operations(each: &[f64]) -> Columns {
+    let mut done = 0.0;
+    let value = |second: usize| {
+        done += if second < 18 { 10.0 } else { each[(second - 18) % each.len()] };
+        Some(done)
+    };
+    vec![("cgroup.io_writes[/app 254:0]", Counter, (0..SECONDS).map(value).collect())]
+}
+
+#[test]
+fn a_device_at_its_cap_is_now_above_and_now_below() {
+    for (each, expected) in [
+        (&[104.0, 93.0, 101.0][..], Some(18.0)),
+        (&[93.0, 104.0, 101.0], Some(19.0)),
+        (&[94.0], None),
+        // A burst, and nothing more.
+        (&[3000.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], None),
+    ] {
+        let found = judge(&with(operations(each)), &latency(Some(KNEE)));
+        assert_eq!(found.findings.first().map(|finding| finding.at_s), expected, "{each:?}");
+        assert!(found.findings.iter().all(|finding| finding.before_knee == Some(true)));
+    }
+}
