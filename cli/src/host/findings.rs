@@ -83,6 +83,8 @@ pub(crate) struct Attribution {
     /// The likeliest cause first.
     pub(crate) findings: Vec<Finding>,
     pub(crate) unknown: Vec<Unknown>,
+    /// Values of counters that were too many to be kept: what was full may be among them.
+    pub(crate) left_out: u64,
 }
 
 /// Judges the samples of a run.
@@ -105,7 +107,7 @@ pub(crate) fn attribute(evidence: Evidence<'_>) -> Attribution {
         rank(one).cmp(&rank(other)).then(one.finding.at_s.total_cmp(&other.finding.at_s))
     });
     let findings = causes_first(found).into_iter().map(|found| found.finding).collect();
-    Attribution { knee, findings, unknown: unknown(evidence.series) }
+    Attribution { knee, findings, unknown: unknown(evidence.series), left_out: evidence.series.left_out }
 }
 
 /// From so long before the knee to the end of its second, in which it is somewhere.
@@ -180,6 +182,12 @@ impl Attribution {
                 .map(|unknown| format!("{} ({})", unknown.resource.name(), unknown.counters.join(", ")));
             text = format!("{text}; unknown: {}", named.collect::<Vec<_>>().join(", "));
         }
+        if self.left_out > 0 {
+            text = format!(
+                "{text}; not all was looked at: values of counters left out, being too many: {}",
+                self.left_out
+            );
+        }
         text
     }
 }
@@ -234,16 +242,23 @@ fn finding(
 fn unknown(series: &Series) -> Vec<Unknown> {
     let is_known =
         |counter: &str| objects(series, counter).any(|(_, column)| column.values.iter().any(Option::is_some));
+    let is_zero = |gauge: &str| {
+        let mut values =
+            objects(series, gauge).flat_map(|(_, column)| column.values.iter().flatten()).peekable();
+        values.peek().is_some() && values.all(|value| *value == 0.0)
+    };
     let mut missing: BTreeMap<Resource, Vec<String>> = BTreeMap::new();
     for rule in rules() {
-        let counterpart = match (rule.test, rule.presence) {
-            (Test::Part { of, .. } | Test::Share { of, .. }, Presence::Always) => Some(of),
+        let counterpart = match rule.test {
+            Test::Part { of, .. } | Test::Share { of, .. } => Some(of),
             _ => None,
         };
-        let counter = match rule.presence {
-            Presence::Always => Some(rule.counter),
-            Presence::With(other) => Some(other),
-            Presence::Optional => objects(series, rule.counter).next().map(|_| rule.counter),
+        let (counter, counterpart) = match rule.presence {
+            Presence::Always => (Some(rule.counter), counterpart),
+            Presence::Unless(gauge) if is_zero(gauge) => (None, None),
+            Presence::Unless(_) => (Some(rule.counter), counterpart),
+            Presence::With(other) => (Some(other), None),
+            Presence::Optional => (objects(series, rule.counter).next().map(|_| rule.counter), None),
         };
         for counter in [counter, counterpart].into_iter().flatten() {
             let counters = missing.entry(rule.resource).or_default();

@@ -97,6 +97,8 @@ pub(super) enum Guard {
 pub(super) enum Presence {
     /// Always, and with it its counterpart.
     Always,
+    /// Always, and with it its counterpart, unless this gauge is known to be zero: then there is no such thing.
+    Unless(&'static str),
     /// Whenever this other counter is: the rule's own is only there when there is something to tell.
     With(&'static str),
     /// Not on each host: where no sample names the counter, there is no such thing.
@@ -207,6 +209,11 @@ impl Rule {
 
     pub(super) const fn known_by(mut self, counter: &'static str) -> Self {
         self.presence = Presence::With(counter);
+        self
+    }
+
+    pub(super) const fn unless_zero(mut self, gauge: &'static str) -> Self {
+        self.presence = Presence::Unless(gauge);
         self
     }
 

@@ -62,6 +62,7 @@ fn healthy() -> Columns {
     columns.extend([
         ("process.alive", Gauge, flat(1.0)),
         ("softnet.processed", Counter, line(0.0, 5000.0, 0, 5000.0)),
+        ("listener.most_waiting", Gauge, flat(1.0)),
         ("listener.waiting[0.0.0.0:8080]", Gauge, flat(1.0)),
         ("listener.backlog[0.0.0.0:8080]", Gauge, flat(128.0)),
         ("ports.most_used", Gauge, flat(100.0)),
@@ -352,16 +353,47 @@ fn what_nobody_could_read_is_named_as_unknown() {
         found.unknown.iter().find(|unknown| unknown.resource == resource).map(|found| &found.counters[..])
     };
     assert_eq!(unknown(Resource::Cpu), Some(&["pressure.cpu_some_us".to_owned()][..]));
-    assert_eq!(unknown(Resource::AcceptQueue), Some(&["listener.waiting".to_owned()][..]));
+    assert_eq!(unknown(Resource::AcceptQueue), Some(&["listener.most_waiting".to_owned()][..]));
     assert_eq!(unknown(Resource::Conntrack).map(<[String]>::len), Some(4));
     assert_eq!(unknown(Resource::Disk), None);
     let summary = found.summary();
     assert!(
-        summary.starts_with("No saturated resource found; unknown: accept queue (listener.waiting)"),
+        summary.starts_with("No saturated resource found; unknown: accept queue (listener.most_waiting)"),
         "{summary}"
     );
     let nothing = judge(&Series::default(), &[]);
     assert_eq!(nothing.unknown.len(), 12, "without a sample each resource is unknown");
+}
+
+#[test]
+fn what_is_not_there_cannot_be_full_and_is_not_unknown() {
+    let judged = |gone: &[&str], there: Columns| {
+        let mut columns = healthy();
+        columns.retain(|(name, ..)| !gone.iter().any(|gone| name.starts_with(gone)));
+        columns.extend(there);
+        judge(&Series::of(SECONDS as u64, &columns), &[]).unknown
+    };
+    for (gone, gauge, resource) in [
+        ("conntrack.", "conntrack.tracked", Resource::Conntrack),
+        ("cgroup.cpu_", "cgroup.cpu_limited", Resource::CpuQuota),
+    ] {
+        assert_eq!(judged(&[gone], vec![(gauge, Gauge, flat(0.0))]), []);
+        for there in [vec![(gauge, Gauge, flat(1.0))], vec![(gauge, Gauge, vec![None; SECONDS])], Vec::new()]
+        {
+            let unknown = judged(&[gone], there);
+            assert_eq!(unknown.iter().map(|unknown| unknown.resource).collect::<Vec<_>>(), [resource]);
+        }
+    }
+    // Nobody listens, and that is known.
+    assert_eq!(judged(&["listener.waiting", "listener.backlog"], Vec::new()), []);
+}
+
+#[test]
+fn what_was_too_much_to_be_kept_is_said() {
+    let series = Series { left_out: 7, ..with(Vec::new()) };
+    let summary = judge(&series, &[]).summary();
+    assert!(summary.starts_with("No saturated resource found; not all was looked at"), "{summary}");
+    assert!(summary.ends_with(": 7"), "{summary}");
 }
 
 proptest! {

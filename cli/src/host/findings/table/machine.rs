@@ -104,6 +104,7 @@ pub(super) const RULES: &[Rule] = &[
         Part { of: "cgroup.cpu_periods", above: 0.25, for_s: 3.0, least: 5.0 },
         "the CPU quota ran out before the end of its periods",
     )
+    .unless_zero("cgroup.cpu_limited")
     .fills(HELD_UP)
     .lifted_by((&[], &["cgroup cpu.max"], "raise or remove the CPU limit, or use fewer threads")),
     // (h)

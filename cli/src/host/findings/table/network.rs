@@ -28,6 +28,8 @@ const CONNTRACK: Remedy = (
     &[],
     "raise both together, or exempt the service's traffic from tracking",
 );
+/// 0 where no connection is tracked.
+const TRACKED: &str = "conntrack.tracked";
 const TCP_MEMORY: Remedy =
     (&["net.ipv4.tcp_mem"], &[], "fewer or smaller socket buffers (tcp_rmem, tcp_wmem), or more memory");
 
@@ -43,7 +45,7 @@ pub(super) const RULES: &[Rule] = &[
         Share { of: "listener.backlog", at: 0.8 },
         "connections waited to be accepted",
     )
-    .known_by("listener.waiting")
+    .known_by("listener.most_waiting")
     .lifted_by(QUEUE)
     .or_instead(OWN_BACKLOG),
     rule(
@@ -132,7 +134,8 @@ pub(super) const RULES: &[Rule] = &[
         "keep connections open, widen the range, or connect from more addresses",
     )),
     rule(R::Conntrack, Error, "conntrack.dropped", Rises, "packets were dropped, the table being full")
-        .lifted_by(CONNTRACK),
+        .unless_zero(TRACKED)
+    .lifted_by(CONNTRACK),
     rule(
         R::Conntrack,
         Error,
@@ -140,6 +143,7 @@ pub(super) const RULES: &[Rule] = &[
         Rises,
         "connections were forgotten, the table being full",
     )
+    .unless_zero(TRACKED)
     .lifted_by(CONNTRACK),
     // netdata warns here.
     rule(
@@ -149,6 +153,7 @@ pub(super) const RULES: &[Rule] = &[
         Share { of: "conntrack.max", at: 0.9 },
         "the table was nearly full",
     )
+    .unless_zero(TRACKED)
     .lifted_by(CONNTRACK),
     rule(R::TcpMemory, Error, "tcp.aborts_on_memory", Rises, "connections were closed for want of memory")
         .lifted_by(TCP_MEMORY),
