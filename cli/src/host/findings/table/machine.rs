@@ -8,8 +8,8 @@ use super::super::rule::{GIVEN_CAP, Guard, Remedy, Rule, rule};
 const FILES: Remedy = (
     &["limits.nofile"],
     &["LimitNOFILE"],
-    "raise the service's limit: LimitNOFILE= of its unit, `ulimit -n` of the shell that starts it, or limits.nofile in a \
-     profile and `scalekit tune --pid PID` while it runs; up to fs.nr_open",
+    "raise the service's limit: LimitNOFILE= of its unit, `ulimit -n` of the shell that starts it, or \
+     limits.nofile in a profile and `scalekit tune --pid PID` while it runs; up to fs.nr_open",
 );
 const HOST_FILES: Remedy = (&["fs.file-max"], &[], "raise it, or look for who leaves files open");
 const GROUP_MEMORY: Remedy =
@@ -19,7 +19,8 @@ const STALLED: Guard = Guard::Stall { counter: "cgroup.memory_stall_us", above: 
 const GROUP_IO: Remedy = (
     &[],
     &["deploy.worker.batch_max_writes", "cgroup io.max"],
-    "the cap is what holds the database: larger batches need fewer operations; keep journal and database on two devices",
+    "the cap is what holds the database: larger batches need fewer operations; keep journal and database \
+     on two devices",
 );
 const DISK: Remedy = (
     &[],
@@ -54,7 +55,8 @@ pub(super) const RULES: &[Rule] = &[
         .lifted_by((
             &[],
             &[],
-            "look for why in its log, its exit status and the kernel's log; until then nothing else is worth tuning",
+            "look for why in its log, its exit status and the kernel's log; until then nothing else is \
+             worth tuning",
         )),
     // (h) Just below all of it: one may be closed at the moment at which they are counted. A service that can open no
     // file cannot accept, so that connections wait in its queues: those are consequences.

@@ -9,8 +9,8 @@ use super::super::rule::{Fact, Guard, Remedy, Rule, rule};
 const QUEUE: Remedy = (
     &["net.core.somaxconn"],
     &["deploy.limits.backlog"],
-    "raise somaxconn, which cuts the listener's backlog, and that backlog, then restart the listener; if it still fills, \
-     the service accepts too slowly",
+    "raise somaxconn, which cuts the listener's backlog, and that backlog, then restart the listener; if \
+     it still fills, the service accepts too slowly",
 );
 /// Where it is below.
 const OWN_BACKLOG: &[(Fact, Remedy)] = &[(
@@ -18,8 +18,9 @@ const OWN_BACKLOG: &[(Fact, Remedy)] = &[(
     (
         &[],
         &["deploy.limits.backlog"],
-        "raise the backlog that the application asks for (its argument to listen()), then restart the listener: it is below \
-         net.core.somaxconn, which alone lifts nothing; if it still fills, the service accepts too slowly",
+        "raise the backlog that the application asks for (its argument to listen()), then restart the \
+         listener: it is below net.core.somaxconn, which alone lifts nothing; if it still fills, the \
+         service accepts too slowly",
     ),
 )];
 const COOKIES: &str = "net.ipv4.tcp_syncookies";
@@ -60,16 +61,16 @@ pub(super) const RULES: &[Rule] = &[
     .lifted_by((
         &["net.core.somaxconn", COOKIES],
         &["deploy.limits.backlog"],
-        "set tcp_syncookies to 1, raise somaxconn, which cuts the listener's backlog, and that backlog, which bounds this \
-         queue too, then restart the listener",
+        "set tcp_syncookies to 1, raise somaxconn, which cuts the listener's backlog, and that backlog, \
+         which bounds this queue too, then restart the listener",
     ))
     .or_instead(&[(
         Fact::OwnBacklog,
         (
             &[COOKIES],
             &["deploy.limits.backlog"],
-            "set tcp_syncookies to 1, raise the backlog that the application asks for (its argument to listen()), which \
-             bounds this queue too, then restart the listener",
+            "set tcp_syncookies to 1, raise the backlog that the application asks for (its argument to \
+             listen()), which bounds this queue too, then restart the listener",
         ),
     )]),
     rule(
@@ -84,8 +85,8 @@ pub(super) const RULES: &[Rule] = &[
     .lifted_by((
         &["net.ipv4.tcp_mem"],
         &[],
-        "look for memory pressure, of the machine and of TCP; a filter of the kernel (BPF, a security module) may refuse \
-         connections too",
+        "look for memory pressure, of the machine and of TCP; a filter of the kernel (BPF, a security \
+         module) may refuse connections too",
     ))
     // The only reader of tcp_max_syn_backlog (`tcp_conn_request`): it keeps the last quarter for known peers.
     .or_instead(&[(
@@ -135,7 +136,7 @@ pub(super) const RULES: &[Rule] = &[
     )),
     rule(R::Conntrack, Error, "conntrack.dropped", Rises, "packets were dropped, the table being full")
         .unless_zero(TRACKED)
-    .lifted_by(CONNTRACK),
+        .lifted_by(CONNTRACK),
     rule(
         R::Conntrack,
         Error,

@@ -94,3 +94,52 @@ fn a_device_at_its_cap_is_now_above_and_now_below() {
         assert!(found.findings.iter().all(|finding| finding.before_knee == Some(true)));
     }
 }
+
+#[test]
+fn what_stays_below_its_threshold_or_passes_quickly_is_no_finding() {
+    let blip = |rate: f64| {
+        let mut values = line(0.0, 0.0, 0, 0.0);
+        values[18..].fill(Some(rate));
+        values
+    };
+    for columns in [
+        vec![("listener.waiting[0.0.0.0:8080]", Gauge, turning(1.0, 18, 102.0))],
+        vec![("process.open_files", Gauge, turning(100.0, 18, 870.0))],
+        vec![("cgroup.cpu_throttled[/app]", Counter, line(0.0, 0.0, 18, 2.5))],
+        // One second of a whole second's wait.
+        vec![("pressure.cpu_some_us", Counter, blip(1e6))],
+        // On a machine of which a quarter is busy.
+        vec![("pressure.cpu_some_us", Counter, line(0.0, 50_000.0, 18, 400_000.0))],
+        vec![
+            ("pressure.cpu_some_us", Counter, line(0.0, 50_000.0, 18, 400_000.0)),
+            ("cpu.busy", Counter, line(0.0, 280.0, 0, 280.0)),
+        ],
+        // Two seconds without a processor's time, and three of a period each.
+        vec![("cgroup.cpu_throttled[/app]", Counter, {
+            let mut values = line(0.0, 0.0, 17, 9.0);
+            let last = values[18];
+            values[19..].fill(last);
+            values
+        })],
+        vec![
+            ("cgroup.cpu_throttled[/app]", Counter, line(0.0, 0.0, 36, 1.0)),
+            ("cgroup.cpu_periods[/app]", Counter, line(0.0, 0.0, 36, 1.0)),
+        ],
+        vec![("pressure.io_full_us", Counter, line(0.0, 0.0, 18, 200_000.0))],
+        vec![("cgroup.io_stall_us[/app]", Counter, line(0.0, 0.0, 31, 900_000.0))],
+        // At the cap, for nine seconds.
+        vec![("cgroup.io_writes[/app 254:0]", Counter, {
+            let mut values = line(0.0, 0.0, 10, 100.0);
+            let last = values[18];
+            values[19..].fill(last);
+            values
+        })],
+        // Reads have no cap.
+        vec![("cgroup.io_reads[/app 254:0]", Counter, line(0.0, 0.0, 18, 9000.0))],
+        // Set back by a restart.
+        vec![("tcp.listen_overflows", Counter, turning(9.0, 18, 0.0))],
+    ] {
+        let found = judge(&with(columns.clone()), &latency(Some(KNEE)));
+        assert_eq!(found.findings, [], "{columns:?}");
+    }
+}
