@@ -27,7 +27,6 @@ fn holds(fact: Fact, series: &Series, counter: &str) -> bool {
                 .and_then(|object| last(series, &format!("listener.backlog{object}")));
             backlog.zip(last(series, "listener.somaxconn")).is_some_and(|(backlog, max)| backlog < max)
         }
-        #[expect(clippy::float_cmp, reason = "settings are whole numbers")]
         Fact::Is(gauge, value) => last(series, gauge) == Some(value),
     }
 }
