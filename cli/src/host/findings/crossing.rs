@@ -74,7 +74,7 @@ pub(crate) struct DiskCap {
 /// Objects of one counter that are judged.
 const MAX_OBJECTS: usize = 4;
 
-/// Every object of a counter that was over its threshold, a few at most.
+/// Every object of a counter that was over its threshold, a few at most: first what may be the knee's cause.
 pub(super) fn crossed(
     series: &Series,
     rule: &Rule,
@@ -110,7 +110,10 @@ pub(super) fn crossed(
             (!crossed.crossings.is_empty()).then_some(crossed)
         })
         .collect();
-    found.sort_by_key(|crossed| crossed.crossings.first().map_or(u64::MAX, |crossing| crossing.at_ms));
+    found.sort_by_key(|crossed| {
+        let first = crossed.crossings.first().map_or(u64::MAX, |crossing| crossing.at_ms);
+        (crossed.crossings.iter().all(|crossing| !crossing.is_before_knee), first)
+    });
     found.truncate(MAX_OBJECTS);
     found
 }

@@ -102,3 +102,18 @@ fn the_end_of_the_process_is_the_likeliest_cause_unless_it_was_killed() {
     assert!(message.contains("the service's process ended: process.alive went from 1 to 0"), "{message}");
     assert!(message.ends_with("from 19.0 s on"), "{message}");
 }
+
+#[test]
+fn of_many_objects_the_one_before_the_knee_is_kept() {
+    let names = ["a", "b", "c", "d", "e"].map(|name| format!("ports.used[{name} > z]"));
+    let columns: Vec<(&str, Kind, Vec<Option<f64>>)> = names
+        .iter()
+        .enumerate()
+        .map(|(at, name)| (name.as_str(), Gauge, turning(1.0, if at == 4 { 18 } else { at + 2 }, 28_000.0)))
+        .collect();
+    let mut series = with(Vec::new());
+    series.counters.extend(Series::of(SECONDS as u64, &columns).counters);
+    let found = judge(&series, &latency(Some(KNEE)));
+    assert_eq!((found.findings.len(), found.findings[0].counter.as_str()), (4, "ports.used[e > z]"));
+    assert_eq!(found.findings[0].before_knee, Some(true));
+}
