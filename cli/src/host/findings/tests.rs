@@ -184,6 +184,9 @@ fn what_is_not_there_cannot_be_full_and_is_not_unknown() {
             assert_eq!(unknown.iter().map(|unknown| unknown.resource).collect::<Vec<_>>(), [resource]);
         }
     }
+    // Version 1 does not tell.
+    let stall = ("cgroup.io_stall_us[/app]", Counter, vec![None; SECONDS]);
+    assert_eq!(judged(&[], vec![stall]), []);
     // Nobody listens, and that is known.
     assert_eq!(judged(&["listener.waiting", "listener.backlog"], Vec::new()), []);
 }

@@ -208,7 +208,7 @@ pub(super) const RULES: &[Rule] = &[
         Stall { above: 0.2, for_s: 10.0 },
         "all of the group's tasks waited for a disk",
     )
-    .optional()
+    .known_by("pressure.io_full_us")
     .lifted_by(DISK),
     // (h) Of the whole machine: one that waits for a journal to be on disk has little else to do, and does its work.
     rule(
