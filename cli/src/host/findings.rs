@@ -7,7 +7,9 @@
 
 mod crossing;
 mod knee;
+mod remedy;
 mod rule;
+mod step;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -17,19 +19,18 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::crossing::DiskCap;
-use self::crossing::{Crossed, Crossing, crossed, objects};
+use self::crossing::{Crossed, Crossing, Window, crossed, objects};
 pub(crate) use self::knee::{Knee, Latency};
-use self::rule::{OF_GROUP, Presence, Rule, Test};
+use self::remedy::{remedy, settings};
+use self::rule::{Fills, Presence, Rule, Test};
 pub(crate) use self::rule::{Resource, Severity};
 use self::table::rules;
 use super::counters::Series;
 
 /// How long before the knee a crossing may lie to be its cause.
-const BEFORE_KNEE_S: f64 = 5.0;
+const BEFORE_KNEE_S: i64 = 5;
 /// Samples are a second apart. Further apart, or of what is only counted as a whole, nobody can say when it happened.
 const WIDE_S: f64 = 2.5;
-/// Gauge of a control group's version.
-const GROUP_VERSION: &str = "cgroup.version";
 
 /// What there is to judge.
 #[derive(Clone, Copy, Debug)]
@@ -82,44 +83,80 @@ pub(crate) struct Attribution {
     /// The likeliest cause first.
     pub(crate) findings: Vec<Finding>,
     pub(crate) unknown: Vec<Unknown>,
+    /// Values of counters that were too many to be kept: what was full may be among them.
+    pub(crate) left_out: u64,
 }
 
 /// Judges the samples of a run.
 pub(crate) fn attribute(evidence: Evidence<'_>) -> Attribution {
     let knee = knee::knee(evidence.latency);
-    let mut found: Vec<(&Rule, Finding)> = Vec::new();
+    let window = knee.map(|knee| window(knee, evidence.measured_from_ms));
+    let mut found: Vec<Found> = Vec::new();
     for rule in rules() {
-        for crossed in crossed(evidence.series, rule.counter, rule.test, evidence.disk_cap) {
+        for crossed in crossed(evidence.series, rule, evidence.disk_cap, window) {
             // A counter with two thresholds is told of once, by the higher one, which the table has first.
-            let is_told = found.iter().any(|(_, finding)| finding.counter == crossed.counter);
+            let is_told = found.iter().any(|other| other.finding.counter == crossed.counter);
+            let times = crossed.crossings.clone();
             if !is_told && let Some(finding) = finding(rule, crossed, knee, evidence) {
-                found.push((rule, finding));
+                found.push(Found { rule, finding, times });
             }
         }
     }
-    found.sort_by(|(_, one), (_, other)| {
-        let rank = |finding: &Finding| (finding.before_knee != Some(true), finding.severity);
-        rank(one).cmp(&rank(other)).then(one.at_s.total_cmp(&other.at_s))
+    found.sort_by(|one, other| {
+        let rank = |found: &Found| (!found.is_candidate(), found.finding.severity);
+        rank(one).cmp(&rank(other)).then(one.finding.at_s.total_cmp(&other.finding.at_s))
     });
-    causes_first(&mut found);
-    let findings = found.into_iter().map(|(_, finding)| finding).collect();
-    Attribution { knee, findings, unknown: unknown(evidence.series) }
+    let findings = causes_first(found).into_iter().map(|found| found.finding).collect();
+    Attribution { knee, findings, unknown: unknown(evidence.series), left_out: evidence.series.left_out }
 }
 
-/// Brings what fills other resources before them, unless only they are candidates for the cause of the knee.
-fn causes_first(found: &mut [(&Rule, Finding)]) {
-    for place in 0..found.len() {
-        let Some((rule, cause)) = found.get(place) else { return };
-        let (fills, is_candidate) = (rule.fills, cause.before_knee == Some(true));
-        let consequence = found.iter().take(place).position(|(_, finding)| {
-            fills.contains(&finding.resource) && (is_candidate || finding.before_knee != Some(true))
-        });
-        if let Some(first) = consequence
-            && let Some(between) = found.get_mut(first..=place)
-        {
-            between.rotate_right(1);
-        }
+/// From so long before the knee to the end of its second, in which it is somewhere.
+fn window(knee: Knee, measured_from_ms: i64) -> Window {
+    let at_ms = |at_s: i64| at_s.saturating_mul(1000).saturating_add(measured_from_ms);
+    Window {
+        from_ms: at_ms(knee.at_s.saturating_sub(BEFORE_KNEE_S)),
+        to_ms: at_ms(knee.at_s.saturating_add(1)),
     }
+}
+
+/// A finding with its rule, and each time over the threshold.
+struct Found {
+    rule: &'static Rule,
+    finding: Finding,
+    times: Vec<Crossing>,
+}
+
+impl Found {
+    fn is_candidate(&self) -> bool {
+        self.finding.before_knee == Some(true)
+    }
+
+    /// What this fills at one time with it is its consequence, unless only the other is a candidate for the cause of the
+    /// knee.
+    fn is_cause_of(&self, other: &Self) -> bool {
+        let name = other.finding.counter.split('[').next().unwrap_or_default();
+        let is_at_its_time = || match self.rule.fills {
+            Fills::AllBut(_) => true,
+            _ => self.times.iter().any(|time| other.times.iter().any(|other| time.meets(other))),
+        };
+        self.rule.fills.has(name) && (self.is_candidate() || !other.is_candidate()) && is_at_its_time()
+    }
+}
+
+/// Brings the causes of each finding before it; otherwise the order stays.
+fn causes_first(mut found: Vec<Found>) -> Vec<Found> {
+    let mut ordered = Vec::with_capacity(found.len());
+    while !found.is_empty() {
+        let mut next = 0;
+        // Bounded, were two ever the cause of each other.
+        for _ in 0..found.len() {
+            let cause = found.get(next).and_then(|one| found.iter().position(|other| other.is_cause_of(one)));
+            let Some(cause) = cause else { break };
+            next = cause;
+        }
+        ordered.push(found.remove(next));
+    }
+    ordered
 }
 
 impl Attribution {
@@ -145,6 +182,12 @@ impl Attribution {
                 .map(|unknown| format!("{} ({})", unknown.resource.name(), unknown.counters.join(", ")));
             text = format!("{text}; unknown: {}", named.collect::<Vec<_>>().join(", "));
         }
+        if self.left_out > 0 {
+            text = format!(
+                "{text}; not all was looked at: values of counters left out, being too many: {}",
+                self.left_out
+            );
+        }
         text
     }
 }
@@ -160,13 +203,7 @@ fn finding(
         |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX).saturating_sub(measured_from_ms) as f64 / 1000.0;
     // So that a moment before the beginning is not -0.0.
     let shown = |seconds: f64| (seconds * 10.0).round() / 10.0 + 0.0;
-    // The crossing happened somewhere between its two samples, and the knee somewhere in its second.
-    #[expect(clippy::cast_precision_loss, reason = "seconds of a run stay below 2^53")]
-    let is_before = |knee: Knee, crossing: &Crossing| {
-        let knee = knee.at_s as f64;
-        seconds(crossing.at_ms) >= knee - BEFORE_KNEE_S && seconds(crossing.from_ms) < knee + 1.0
-    };
-    let at_knee = knee.and_then(|knee| crossed.crossings.iter().find(|crossing| is_before(knee, crossing)));
+    let at_knee = crossed.crossings.iter().find(|crossing| crossing.is_before_knee);
     let crossing = at_knee.or(crossed.crossings.first())?;
     let (from_s, at_s) = (seconds(crossing.from_ms), seconds(crossing.at_ms));
     let limit = crossed.limit.map(|limit| format!(" of {limit}")).unwrap_or_default();
@@ -184,8 +221,7 @@ fn finding(
             format!("from {:.1} s on", shown(at_s))
         },
     );
-    let group = group(series, &crossed.counter);
-    let named = |names: &[&str]| names.iter().map(|name| setting(name, group)).collect::<Vec<_>>();
+    let (tune, deploy, advice) = remedy(rule, series, &crossed.counter);
     Some(Finding {
         resource: rule.resource,
         severity: rule.severity,
@@ -195,53 +231,34 @@ fn finding(
         at_s,
         before_knee: knee.map(|_| at_knee.is_some()),
         message,
-        advice: rule.advice.to_owned(),
-        tune: named(rule.tune),
-        deploy: named(rule.deploy),
+        advice: advice.to_owned(),
+        tune: settings(tune, series, &crossed.counter),
+        deploy: settings(deploy, series, &crossed.counter),
         counter: crossed.counter,
     })
-}
-
-/// A control group's directory, and whether it is of version 1.
-type Group<'a> = (&'a str, bool);
-
-/// The group that a counter is of; a device may stand behind its directory.
-fn group<'a>(series: &Series, counter: &'a str) -> Option<Group<'a>> {
-    let (name, object) = counter.strip_suffix(']')?.split_once('[')?;
-    let directory = object.split(' ').next()?;
-    let version = series.counters.get(&format!("{GROUP_VERSION}[{directory}]"));
-    let is_v1 = version.is_some_and(|column| column.values.contains(&Some(1.0)));
-    name.starts_with("cgroup.").then_some((directory, is_v1))
-}
-
-/// A setting's name; of a group's the file.
-fn setting(name: &str, group: Option<Group<'_>>) -> String {
-    let (Some(file), Some((directory, is_v1))) = (name.strip_prefix(OF_GROUP), group) else {
-        return name.to_owned();
-    };
-    let file = match (is_v1, file) {
-        (true, "cpu.max") => "cpu.cfs_quota_us",
-        (true, "memory.max") => "memory.limit_in_bytes",
-        (true, "io.max") => "blkio.throttle.write_iops_device",
-        (_, file) => file,
-    };
-    format!("{}/{file}", directory.trim_end_matches('/'))
 }
 
 /// Counters of rules that no sample knows. A cap that is not there is none; anything else that is missing is unknown.
 fn unknown(series: &Series) -> Vec<Unknown> {
     let is_known =
         |counter: &str| objects(series, counter).any(|(_, column)| column.values.iter().any(Option::is_some));
+    let is_zero = |gauge: &str| {
+        let mut values =
+            objects(series, gauge).flat_map(|(_, column)| column.values.iter().flatten()).peekable();
+        values.peek().is_some() && values.all(|value| *value == 0.0)
+    };
     let mut missing: BTreeMap<Resource, Vec<String>> = BTreeMap::new();
     for rule in rules() {
-        let counterpart = match (rule.test, rule.presence) {
-            (Test::Part { of, .. } | Test::Share { of, .. }, Presence::Always) => Some(of),
+        let counterpart = match rule.test {
+            Test::Part { of, .. } | Test::Share { of, .. } => Some(of),
             _ => None,
         };
-        let counter = match rule.presence {
-            Presence::Always => Some(rule.counter),
-            Presence::With(other) => Some(other),
-            Presence::Optional => objects(series, rule.counter).next().map(|_| rule.counter),
+        let (counter, counterpart) = match rule.presence {
+            Presence::Always => (Some(rule.counter), counterpart),
+            Presence::Unless(gauge) if is_zero(gauge) => (None, None),
+            Presence::Unless(_) => (Some(rule.counter), counterpart),
+            Presence::With(other) => (Some(other), None),
+            Presence::Optional => (objects(series, rule.counter).next().map(|_| rule.counter), None),
         };
         for counter in [counter, counterpart].into_iter().flatten() {
             let counters = missing.entry(rule.resource).or_default();

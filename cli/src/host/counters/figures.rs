@@ -156,6 +156,8 @@ fn queues(all: &mut Figures, snapshot: &Snapshot) {
     let most =
         |listeners: &Vec<Listener>| listeners.iter().map(|listener| listener.waiting).max().unwrap_or(0);
     all.gauge("listener.most_waiting", snapshot.listeners.as_ref().map(most).map(u64::from));
+    all.gauge("listener.somaxconn", snapshot.queues.somaxconn);
+    all.gauge("tcp.syncookies", snapshot.queues.syncookies);
     for listener in snapshot.listeners.iter().flatten() {
         all.gauge(of("listener.waiting", listener.address), Some(listener.waiting.into()));
         all.gauge(of("listener.backlog", listener.address), Some(listener.backlog.into()));
@@ -214,4 +216,47 @@ fn groups(all: &mut Figures, cgroups: &Cgroups) {
             all.gauge(of("cgroup.io_max_writes_per_s", &object), device.max_writes_per_s);
         }
     }
+}
+
+/// The name of every number that there can be, without brackets, for the tests of what reads them.
+#[cfg(test)]
+pub(crate) fn names() -> std::collections::BTreeSet<String> {
+    use super::cgroup::{CgroupCpu, CgroupDevice, CgroupIo, CgroupMemory};
+
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+    let group = Group { version: Version::V2, directory: "/".into() };
+    let cpu = CgroupCpu {
+        group: group.clone(),
+        quota_cores: None,
+        is_limited: None,
+        periods: None,
+        throttled: None,
+        throttled_us: None,
+    };
+    let memory = CgroupMemory {
+        group: group.clone(),
+        current: None,
+        max: None,
+        high_events: None,
+        max_events: None,
+        oom_kills: None,
+        stall: Stall::default(),
+    };
+    let io = CgroupIo { group, devices: vec![CgroupDevice::default()], stall: Stall::default() };
+    let destination =
+        Destination { source: address.ip(), destination: address, time_wait: 0, reusable: 0, connected: 1 };
+    let snapshot = Snapshot {
+        disks: Some(super::disks::parse("8 0 sda 1 0 0 0 2 0 0 0 0 3 0\n")),
+        generator: Some(Process::default()),
+        cgroups: Cgroups { is_cpu_limited: None, cpu: vec![cpu], memory: vec![memory], io: vec![io] },
+        listeners: Some(vec![Listener { address, waiting: 0, backlog: 1, drops: None, inodes: Vec::new() }]),
+        ports: Some(super::ports::Ports {
+            range: (1, 1),
+            available: 1,
+            destinations: Some(vec![destination]),
+        }),
+        ..Snapshot::default()
+    };
+    let name = |figure: Figure| figure.name.split('[').next().map(str::to_owned);
+    figures(&snapshot).into_iter().filter_map(name).collect()
 }

@@ -55,5 +55,6 @@ pub(crate) use self::snapshot::Snapshot;
 #[cfg(test)]
 pub(crate) use self::{
     cgroup::{CgroupCpu, CgroupDevice, CgroupIo, CgroupMemory},
+    figures::names,
     pressure::Stall,
 };

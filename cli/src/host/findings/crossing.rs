@@ -1,6 +1,7 @@
 //! When a counter of a series was over its threshold.
 
-use super::rule::{GIVEN_CAP, Test};
+use super::rule::{GIVEN_CAP, Rule, Test};
+use super::step::{Step, steps};
 use crate::host::counters::{Column, Series};
 
 /// A time over the threshold, from its beginning.
@@ -9,7 +10,44 @@ pub(super) struct Crossing {
     /// Of the samples between which it began, in ms since the series' first.
     pub(super) from_ms: u64,
     pub(super) at_ms: u64,
+    /// The last sample of it.
+    pub(super) until_ms: u64,
+    /// Whether it may be the cause of the knee.
+    pub(super) is_before_knee: bool,
 }
+
+/// The time around the knee in which its cause began, in ms since the series' first sample.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Window {
+    pub(super) from_ms: i64,
+    pub(super) to_ms: i64,
+}
+
+impl Window {
+    /// What crossed its threshold did so somewhere between two samples; further apart than this they say nothing of when.
+    const UNDATED_MS: u64 = 5000;
+
+    fn has(self, step: &Step) -> bool {
+        let ms = |at: u64| i64::try_from(at).unwrap_or(i64::MAX);
+        step.at_ms.saturating_sub(step.from_ms) <= Self::UNDATED_MS
+            && ms(step.at_ms) >= self.from_ms
+            && ms(step.from_ms) < self.to_ms
+    }
+}
+
+/// Seconds before the window with which a rise that never stopped is compared.
+const JUST_BEFORE_MS: i64 = 5000;
+
+impl Crossing {
+    /// Whether the two are at one time, or nearly: what fills last may be seen first.
+    pub(super) fn meets(&self, other: &Self) -> bool {
+        let reach = |crossing: &Self| crossing.until_ms.saturating_add(NEARLY_MS);
+        self.from_ms <= reach(other) && other.from_ms <= reach(self)
+    }
+}
+
+/// (h) A queue is full within seconds of its cause.
+const NEARLY_MS: u64 = 5000;
 
 /// One counter over its threshold.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,58 +74,28 @@ pub(crate) struct DiskCap {
 /// Objects of one counter that are judged.
 const MAX_OBJECTS: usize = 4;
 
-/// A step between two samples that both know what is asked for.
-struct Step {
-    from_ms: u64,
-    at_ms: u64,
-    /// The counter at both ends, and its counterpart.
-    values: (f64, f64),
-    others: Option<(f64, f64)>,
-}
-
-impl Step {
-    fn seconds(&self) -> f64 {
-        #[expect(clippy::cast_precision_loss, reason = "milliseconds of a run stay below 2^53")]
-        let milliseconds = self.at_ms.saturating_sub(self.from_ms) as f64;
-        milliseconds / 1000.0
-    }
-
-    /// A counter that was set back, by a restart or by wrapping, did not grow.
-    fn growth(&self) -> f64 {
-        (self.values.1 - self.values.0).max(0.0)
-    }
-
-    fn is_over(&self, test: Test) -> bool {
-        match test {
-            Test::Rises => self.growth() > 0.0,
-            Test::Share { at, .. } => {
-                self.others.is_some_and(|(_, limit)| limit > 0.0 && self.values.1 >= at * limit)
-            }
-            Test::Part { above, .. } => {
-                self.others.is_some_and(|(from, to)| to > from && self.growth() > above * (to - from))
-            }
-            Test::Stall { above, .. } => self.growth() > above * self.seconds() * 1e6,
-            Test::Cap { at, .. } => self.others.is_some_and(|(_, cap)| {
-                cap > 0.0 && self.seconds() > 0.0 && self.growth() / self.seconds() >= at * cap
-            }),
-        }
-    }
-}
-
-/// Every object of a counter that was over its threshold, a few at most.
-pub(super) fn crossed(series: &Series, counter: &str, test: Test, cap: Option<&DiskCap>) -> Vec<Crossed> {
+/// Every object of a counter that was over its threshold, a few at most: first what may be the knee's cause.
+pub(super) fn crossed(
+    series: &Series,
+    rule: &Rule,
+    cap: Option<&DiskCap>,
+    window: Option<Window>,
+) -> Vec<Crossed> {
+    let Rule { counter, test, guards, .. } = *rule;
     let mut found: Vec<Crossed> = objects(series, counter)
         .filter_map(|(name, column)| {
             let object = name.strip_prefix(counter)?;
             let other = |of: &str| counterpart(series, of, object, cap);
-            let (other, for_s) = match test {
-                Test::Rises => (None, 0.0),
-                Test::Stall { for_s, .. } => (None, for_s),
-                Test::Share { of, .. } => (Some(other(of)?), 0.0),
-                Test::Part { of, for_s, .. } | Test::Cap { of, for_s, .. } => (Some(other(of)?), for_s),
+            let other = match test {
+                Test::Rises | Test::Ends | Test::Stall { .. } => None,
+                Test::Share { of, .. } | Test::Part { of, .. } | Test::Cap { of, .. } => Some(other(of)?),
             };
             let steps = steps(series, column, other.as_deref(), test);
-            let crossings = crossings(&steps, test, for_s);
+            let is_over = |step: &Step| step.is_over(test) && step.is_allowed(guards, series, object);
+            let crossings = match test {
+                Test::Cap { at, for_s, .. } => at_cap(&steps, at, for_s, window),
+                _ => crossings(&steps, &is_over, test, window),
+            };
             let known = || column.values.iter().copied().flatten();
             let after = match test {
                 Test::Share { .. } => known().fold(f64::NEG_INFINITY, f64::max),
@@ -102,7 +110,10 @@ pub(super) fn crossed(series: &Series, counter: &str, test: Test, cap: Option<&D
             (!crossed.crossings.is_empty()).then_some(crossed)
         })
         .collect();
-    found.sort_by_key(|crossed| crossed.crossings.first().map_or(u64::MAX, |crossing| crossing.at_ms));
+    found.sort_by_key(|crossed| {
+        let first = crossed.crossings.first().map_or(u64::MAX, |crossing| crossing.at_ms);
+        (crossed.crossings.iter().all(|crossing| !crossing.is_before_knee), first)
+    });
     found.truncate(MAX_OBJECTS);
     found
 }
@@ -128,41 +139,106 @@ fn counterpart(series: &Series, of: &str, object: &str, cap: Option<&DiskCap>) -
     Some(column.values.clone())
 }
 
-/// Steps between samples that know both; of a gauge also the first sample, which is a state of its own.
-fn steps(series: &Series, column: &Column, other: Option<&[Option<f64>]>, test: Test) -> Vec<Step> {
-    let mut steps = Vec::new();
-    let mut last: Option<(u64, f64, Option<f64>)> = None;
-    for (place, at_ms) in series.at_ms.iter().copied().enumerate() {
-        let Some(value) = column.values.get(place).copied().flatten() else { continue };
-        let counterpart = match other {
-            Some(values) => match values.get(place).copied().flatten() {
-                Some(value) => Some(value),
-                None => continue,
-            },
-            None => None,
-        };
-        if last.is_none() && matches!(test, Test::Share { .. }) {
-            last = Some((at_ms, value, counterpart));
+/// The times over the threshold that lasted long enough.
+fn crossings(
+    steps: &[Step],
+    is_over: &dyn Fn(&Step) -> bool,
+    test: Test,
+    window: Option<Window>,
+) -> Vec<Crossing> {
+    let (for_s, least) = match test {
+        Test::Part { for_s, least, .. } => (for_s, least),
+        Test::Stall { for_s, .. } => (for_s, 0.0),
+        _ => (0.0, 0.0),
+    };
+    let mut found = Vec::new();
+    for run in steps.chunk_by(|one, other| is_over(one) == is_over(other)) {
+        let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
+        let lasted_s: f64 = run.iter().map(Step::seconds).sum();
+        let of: f64 = run.iter().filter_map(|step| step.others).map(|(from, to)| to - from).sum();
+        // Seconds are never exact to the millisecond.
+        if is_over(first) && lasted_s >= for_s * 0.95 && (least <= 0.0 || of >= least) {
+            let is_before_knee = window.is_some_and(|window| window.has(first));
+            let (from_ms, at_ms, until_ms) = (first.from_ms, first.at_ms, last.at_ms);
+            found.push(Crossing { from_ms, at_ms, until_ms, is_before_knee });
         }
-        if let Some((from_ms, from, other_from)) = last {
-            steps.push(Step { from_ms, at_ms, values: (from, value), others: other_from.zip(counterpart) });
-        }
-        last = Some((at_ms, value, counterpart));
     }
-    steps
+    match window {
+        Some(window) if test == Test::Rises => against_background(found, steps, is_over, window),
+        _ => found,
+    }
 }
 
-/// The beginnings of the times over the threshold that lasted long enough.
-fn crossings(steps: &[Step], test: Test, for_s: f64) -> Vec<Crossing> {
-    let mut found = Vec::new();
-    for run in steps.chunk_by(|one, other| one.is_over(test) == other.is_over(test)) {
-        let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
-        #[expect(clippy::cast_precision_loss, reason = "milliseconds of a run stay below 2^53")]
-        let lasted_s = last.at_ms.saturating_sub(first.from_ms) as f64 / 1000.0;
-        // Seconds are never exact to the millisecond.
-        if first.is_over(test) && lasted_s >= for_s * 0.95 {
-            found.push(Crossing { from_ms: first.from_ms, at_ms: first.at_ms });
+/// A second counts for at most so much of the cap: one burst is not ten seconds at it.
+const MOST_OF_CAP: f64 = 1.5;
+
+/// The times in which the mean over so long was at this share of the cap, from their first second that was. A device
+/// under a cap is now above, now below it, so that no second says much.
+fn at_cap(steps: &[Step], at: f64, for_s: f64, window: Option<Window>) -> Vec<Crossing> {
+    let is_near = |step: &Step, share: f64| {
+        step.others.is_some_and(|(_, cap)| cap > 0.0 && step.growth() >= share * cap * step.seconds())
+    };
+    let mut is_over = vec![false; steps.len()];
+    for first in 0..steps.len() {
+        let (mut seconds, mut done, mut allowed, mut end) = (0.0, 0.0, 0.0, first);
+        while let Some(step) = steps.get(end).filter(|_| seconds < for_s * 0.95) {
+            let cap = step.others.map_or(0.0, |(_, cap)| cap.max(0.0)) * step.seconds();
+            seconds += step.seconds();
+            done += step.growth().min(MOST_OF_CAP * cap);
+            allowed += cap;
+            end += 1;
         }
+        if seconds >= for_s * 0.95 && allowed > 0.0 && done >= at * allowed {
+            is_over[first..end].fill(true);
+        }
+    }
+    let mut found = Vec::new();
+    let mut place = 0;
+    for run in is_over.chunk_by(|one, other| one == other) {
+        let own = steps.get(place..place + run.len()).unwrap_or_default();
+        place += run.len();
+        let first = own.iter().find(|step| is_near(step, at));
+        if let (Some(true), Some(first), Some(last)) = (run.first(), first, own.last()) {
+            let is_before_knee = window.is_some_and(|window| window.has(first));
+            let (from_ms, at_ms, until_ms) = (first.from_ms, first.at_ms, last.at_ms);
+            found.push(Crossing { from_ms, at_ms, until_ms, is_before_knee });
+        }
+    }
+    found
+}
+
+/// (h) A rise is no cause of the knee where the counter rose as fast before: around the knee it must have grown by
+/// twice as much as it did in as long a time before, and by three standard deviations more, of events that are
+/// independent of each other (Poisson). One that never stopped is dated to where it became twice as fast.
+fn against_background(
+    mut found: Vec<Crossing>,
+    steps: &[Step],
+    is_over: &dyn Fn(&Step) -> bool,
+    window: Window,
+) -> Vec<Crossing> {
+    let is_earlier = |step: &&Step| i64::try_from(step.at_ms).unwrap_or(i64::MAX) < window.from_ms;
+    let sums =
+        |(growth, seconds): (f64, f64), step: &Step| (growth + step.growth(), seconds + step.seconds());
+    let (before, before_s) = steps.iter().filter(is_earlier).fold((0.0, 0.0), sums);
+    let around = || steps.iter().filter(|step| window.has(step));
+    let (growth, seconds) = around().fold((0.0, 0.0), sums);
+    let expected = if before_s > 0.0 { before / before_s * seconds } else { 0.0 };
+    if growth <= (2.0 * expected).max(expected + 3.0 * expected.sqrt()) {
+        found.iter_mut().for_each(|crossing| crossing.is_before_knee = false);
+        return found;
+    }
+    if found.iter().any(|crossing| crossing.is_before_knee) {
+        return found;
+    }
+    let rate = |step: &Step| if step.seconds() > 0.0 { step.growth() / step.seconds() } else { 0.0 };
+    let is_just_before = |step: &&Step| {
+        i64::try_from(step.at_ms).unwrap_or(i64::MAX) >= window.from_ms.saturating_sub(JUST_BEFORE_MS)
+    };
+    let fastest = steps.iter().filter(is_earlier).filter(is_just_before).map(rate).fold(0.0, f64::max);
+    if let Some(step) = around().find(|step| is_over(step) && rate(step) > 2.0 * fastest) {
+        let (from_ms, at_ms) = (step.from_ms, step.at_ms);
+        found.push(Crossing { from_ms, at_ms, until_ms: at_ms, is_before_knee: true });
+        found.sort_by_key(|crossing| crossing.at_ms);
     }
     found
 }

@@ -18,7 +18,7 @@ pub(crate) struct Knee {
     pub(crate) at_s: i64,
     /// Median p99 of the run's beginning.
     pub(crate) baseline_ms: f64,
-    /// p99 of the first second beyond the bound.
+    /// p99 of the first second beyond the bound; if no request ended in it, of the next one in which any did.
     pub(crate) p99_ms: f64,
 }
 
@@ -32,24 +32,41 @@ const MARGIN_MS: f64 = 10.0;
 const LASTING: usize = 3;
 
 /// The first of three seconds in a row whose p99 is above twice the baseline and 10 ms above it. The baseline is the
-/// median p99 of the first quarter, of 5 to 30 seconds. Seconds in which no request ended are passed over.
+/// median p99 of the first quarter, of 5 to 30 seconds in which requests ended.
+///
+/// A second in which no request ended, though some did later, is one in which all were held up: it is beyond the bound.
+/// In a run with so few requests that the baseline has such seconds itself they say nothing, and are passed over.
 ///
 /// `None` when there is no such second, when the run is too short to tell (under 8 seconds), and when it was slow from
 /// its beginning: then there was no bend.
 pub(crate) fn knee(seconds: &[Latency]) -> Option<Knee> {
-    let known: Vec<(i64, f64)> = seconds
-        .iter()
-        .filter_map(|second| Some((second.at_s, second.p99_ms.filter(|p99| p99.is_finite())?)))
-        .collect();
-    let length = (known.len() / 4).clamp(BASELINE_S.0, BASELINE_S.1);
-    let (start, rest) = known.split_at_checked(length)?;
-    let mut sorted: Vec<f64> = start.iter().map(|(_, p99)| *p99).collect();
+    let p99 = |second: &Latency| second.p99_ms.filter(|p99| p99.is_finite());
+    let first = seconds.iter().position(|second| p99(second).is_some())?;
+    let last = seconds.iter().rposition(|second| p99(second).is_some())?;
+    let run = seconds.get(first..=last)?;
+    let known = run.iter().filter(|second| p99(second).is_some()).count();
+    let length = (known / 4).clamp(BASELINE_S.0, BASELINE_S.1);
+    // The end of the second that completes the baseline.
+    let places = run.iter().enumerate().filter(|(_, second)| p99(second).is_some()).map(|(place, _)| place);
+    let (start, rest) = run.split_at_checked(places.take(length).last()? + 1)?;
+    let mut sorted: Vec<f64> = start.iter().filter_map(p99).collect();
+    let is_dense = sorted.len() == start.len();
+    if sorted.len() < length {
+        return None;
+    }
     sorted.sort_by(f64::total_cmp);
     let baseline_ms = *sorted.get(sorted.len() / 2)?;
     let bound = (baseline_ms * FACTOR).max(baseline_ms + MARGIN_MS);
-    let window = rest.windows(LASTING).find(|window| window.iter().all(|(_, p99)| *p99 > bound))?;
-    let (at_s, p99_ms) = *window.first()?;
-    Some(Knee { at_s, baseline_ms, p99_ms })
+    let judged: Vec<(i64, Option<f64>)> = rest
+        .iter()
+        .map(|second| (second.at_s, p99(second)))
+        .filter(|(_, p99)| is_dense || p99.is_some())
+        .collect();
+    let is_beyond = |(_, p99): &(i64, Option<f64>)| p99.is_none_or(|p99| p99 > bound);
+    let place = judged.windows(LASTING).position(|window| window.iter().all(is_beyond))?;
+    let beyond = judged.get(place..)?;
+    let at_s = beyond.first()?.0;
+    Some(Knee { at_s, baseline_ms, p99_ms: beyond.iter().find_map(|(_, p99)| *p99)? })
 }
 
 #[cfg(test)]
@@ -80,8 +97,16 @@ mod tests {
             (&[(30, 500.0)], None),
             (&[(4, 10.0), (3, 50.0)], None),
             (&[(5, 10.0), (3, 50.0)], Some(5)),
-            // Seconds in which nothing ended neither begin nor end a knee.
-            (&[(20, 10.0), (3, NONE), (1, 50.0), (2, NONE), (2, 50.0)], Some(23)),
+            // All were held up: nothing ended.
+            (&[(20, 10.0), (3, NONE), (1, 50.0), (2, NONE), (2, 50.0)], Some(20)),
+            (&[(20, 10.0), (2, NONE), (1, 3000.0), (9, 10.0)], Some(20)),
+            (&[(20, 10.0), (2, NONE), (10, 10.0)], None),
+            // The run has ended, or has not begun.
+            (&[(20, 10.0), (9, NONE)], None),
+            (&[(3, NONE), (20, 10.0), (10, 50.0)], Some(23)),
+            // Few requests: seconds without one are nothing special, neither as a beginning nor as an end.
+            (&[(2, 10.0), (1, NONE), (18, 10.0), (5, NONE), (9, 10.0)], None),
+            (&[(2, 10.0), (1, NONE), (18, 10.0), (3, NONE), (1, 50.0), (2, NONE), (2, 50.0)], Some(24)),
             (&[], None),
         ] {
             assert_eq!(knee(&run(parts)).map(|knee| knee.at_s), expected, "{parts:?}");

@@ -20,8 +20,8 @@ pub(super) const RULES: &[Rule] = &[
     .lifted_by((
         &["net.ipv4.ip_local_port_range"],
         &["load.local_ips", "load.connection_reuse"],
-        "widen the range on the machine that makes the load, connect from more addresses (--local-ips), or keep \
-         connections open; this is the generator's limit, not the service's",
+        "widen the range on the machine that makes the load, connect from more addresses (--local-ips), or \
+         keep connections open; this is the generator's limit, not the service's",
     )),
     rule(
         OpenFiles,
@@ -34,7 +34,7 @@ pub(super) const RULES: &[Rule] = &[
     .lifted_by((
         &["limits.nofile", "fs.file-max"],
         &[],
-        "raise the limit of the process that makes the load (`ulimit -n`, LimitNOFILE=); this is the generator's limit, \
-         not the service's",
+        "raise the limit of the process that makes the load (`ulimit -n`, LimitNOFILE=); this is the \
+         generator's limit, not the service's",
     )),
 ];

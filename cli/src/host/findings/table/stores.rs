@@ -8,8 +8,8 @@ use super::super::rule::{Remedy, Rule, rule};
 const REDIS_CLIENTS: Remedy = (
     &["limits.nofile"],
     &["redis maxclients"],
-    "raise maxclients, and the open files of redis-server to 32 more than it, which Redis lowers it to; or use fewer and \
-     longer connections",
+    "raise maxclients, and the open files of redis-server to 32 more than it, which Redis lowers it to; or \
+     use fewer and longer connections",
 );
 const REDIS_MEMORY: Remedy = (
     &[],
@@ -48,8 +48,8 @@ pub(super) const RULES: &[Rule] = &[
     .lifted_by((
         &[],
         &["redis appendfsync", "redis dir"],
-        "give the append-only file a faster disk, or one of its own, away from the database's; appendfsync everysec asks less \
-         of it, and a 202 then promises less",
+        "give the append-only file a faster disk, or one of its own, away from the database's; appendfsync \
+         everysec asks less of it, and a 202 then promises less",
     )),
     rule(
         R::RedisMemory,
@@ -82,7 +82,8 @@ pub(super) const RULES: &[Rule] = &[
     .lifted_by((
         &["limits.nofile"],
         &["mongod net.maxIncomingConnections"],
-        "raise net.maxIncomingConnections and the open files of mongod, or use fewer connections (maxPoolSize)",
+        "raise net.maxIncomingConnections and the open files of mongod, or use fewer connections \
+         (maxPoolSize)",
     )),
     rule(
         R::MongoCache,

@@ -1,4 +1,4 @@
-//! The rules that are not for each host, what is whose consequence, and what lifts it.
+//! The rules that are not for each host, and what lifts each.
 
 use super::*;
 
@@ -53,25 +53,6 @@ fn stores_are_judged_where_there_are_any() {
 }
 
 #[test]
-fn what_fills_because_files_are_used_up_comes_behind_that() {
-    let full = ("process.open_files", Gauge, turning(100.0, 18, 1024.0));
-    let overflows = |turn| ("tcp.listen_overflows", Counter, line(3.0, 0.0, turn, 40.0));
-    let order = |columns| {
-        let found = judge(&with(columns), &latency(Some(KNEE)));
-        found.findings.into_iter().map(|finding| finding.counter).collect::<Vec<_>>()
-    };
-    let conntrack = ("conntrack.dropped", Counter, line(3.0, 0.0, 18, 1.0));
-    assert_eq!(
-        order(vec![full.clone(), overflows(18), conntrack]),
-        ["process.open_files", "tcp.listen_overflows", "conntrack.dropped"]
-    );
-    assert_eq!(order(vec![full, overflows(30)]), ["process.open_files", "tcp.listen_overflows"]);
-    // Long after the knee they are not its cause.
-    let late = ("process.open_files", Gauge, turning(100.0, 35, 1024.0));
-    assert_eq!(order(vec![late, overflows(18)]), ["tcp.listen_overflows", "process.open_files"]);
-}
-
-#[test]
 fn the_file_that_lifts_a_groups_limit_is_named() {
     for (version, file) in [(1.0, "/app/cpu.cfs_quota_us"), (2.0, "/app/cpu.max")] {
         let series = with(vec![
@@ -90,8 +71,63 @@ fn what_was_counted_once_for_the_whole_run_is_not_dated() {
     (ports[0], ports[SECONDS - 1]) = (Some(0.0), Some(9.0));
     let found = judge(&with(vec![("generator.no_free_port", Counter, ports)]), &latency(Some(KNEE)));
     let finding = &found.findings[0];
-    assert_eq!(finding.before_knee, Some(true), "it may have been");
+    assert_eq!(finding.before_knee, Some(false), "nobody knows when");
     assert!(finding.message.ends_with("went from 0 to 9, between 0.0 s and 39.0 s"), "{}", finding.message);
     assert_eq!(finding.tune, ["net.ipv4.ip_local_port_range"]);
     assert!(finding.advice.contains("--local-ips"), "{}", finding.advice);
+}
+
+/// Two listeners, of which the first fills; the other has a long backlog.
+fn queues(backlog: f64, somaxconn: Option<f64>, cookies: f64) -> Columns {
+    vec![
+        ("listener.waiting[0.0.0.0:8080]", Gauge, flat(backlog * 0.7)),
+        ("listener.backlog[0.0.0.0:8080]", Gauge, flat(backlog)),
+        ("listener.waiting[0.0.0.0:9090]", Gauge, flat(100.0)),
+        ("listener.backlog[0.0.0.0:9090]", Gauge, flat(4096.0)),
+        ("listener.somaxconn", Gauge, vec![somaxconn; SECONDS]),
+        ("tcp.syncookies", Gauge, flat(cookies)),
+    ]
+}
+
+#[test]
+fn of_two_settings_that_bound_a_queue_the_one_that_does_is_named() {
+    let (somaxconn, backlog, cookies) =
+        ("net.core.somaxconn", "deploy.limits.backlog", "net.ipv4.tcp_syncookies");
+    let (short, cut, unknown) =
+        (queues(128.0, Some(4096.0), 1.0), queues(128.0, Some(128.0), 1.0), queues(128.0, None, 1.0));
+    let rising = |name| (name, Counter, line(3.0, 0.0, 18, 40.0));
+    for counter in ["tcp.listen_overflows", "tcp.syn_queue_cookies", "listener.waiting[0.0.0.0:8080]"] {
+        for (queues, tune) in [(&short, &[][..]), (&cut, &[somaxconn]), (&unknown, &[somaxconn])] {
+            let mut columns = queues.clone();
+            columns.retain(|(name, ..)| *name != counter);
+            columns.push(if counter.starts_with("listener") {
+                (counter, Gauge, turning(1.0, 18, 120.0))
+            } else {
+                rising(counter)
+            });
+            let found = judge(&with(columns), &[]);
+            let [finding] = &found.findings[..] else { panic!("{counter}: {:#?}", found.findings) };
+            assert_eq!((&finding.tune[..], &finding.deploy[..]), (&owned(tune)[..], &owned(&[backlog])[..]));
+            assert_eq!(finding.advice.contains("below net.core.somaxconn"), tune.is_empty());
+        }
+    }
+    for (counter, queues, tune, deploy) in [
+        ("tcp.syn_queue_drops", queues(128.0, Some(4096.0), 0.0), &[cookies][..], &[backlog][..]),
+        ("tcp.syn_queue_drops", queues(128.0, Some(128.0), 0.0), &[somaxconn, cookies], &[backlog]),
+        ("tcp.listen_drops_other", cut, &["net.ipv4.tcp_mem"], &[]),
+        (
+            "tcp.listen_drops_other",
+            queues(128.0, Some(128.0), 0.0),
+            &["net.ipv4.tcp_max_syn_backlog", cookies],
+            &[],
+        ),
+    ] {
+        let found = judge(&with([queues, vec![rising(counter)]].concat()), &[]);
+        let [finding] = &found.findings[..] else { panic!("{counter}: {:#?}", found.findings) };
+        assert_eq!((&finding.tune, &finding.deploy), (&owned(tune), &owned(deploy)), "{counter}");
+    }
+}
+
+fn owned(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
 }
