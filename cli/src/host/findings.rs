@@ -192,6 +192,19 @@ impl Attribution {
     }
 }
 
+/// What a counter did: those since the machine's start are long numbers of which only the growth says something.
+fn change(test: Test, crossed: &Crossed) -> String {
+    let Crossed { before, after, limit, .. } = *crossed;
+    let shown = |value: f64| (value * 100.0).round() / 100.0;
+    let of = limit.map(|limit| format!(" of {}", shown(limit))).unwrap_or_default();
+    match test {
+        Test::Share { .. } => format!("reached {}{of}", shown(after)),
+        Test::Ends => format!("went from {before} to {after}"),
+        Test::Cap { .. } => format!("rose by {}, near the cap{of} a second", shown(after - before)),
+        Test::Rises | Test::Part { .. } | Test::Stall { .. } => format!("rose by {}", shown(after - before)),
+    }
+}
+
 fn finding(
     rule: &Rule,
     crossed: Crossed,
@@ -206,14 +219,12 @@ fn finding(
     let at_knee = crossed.crossings.iter().find(|crossing| crossing.is_before_knee);
     let crossing = at_knee.or(crossed.crossings.first())?;
     let (from_s, at_s) = (seconds(crossing.from_ms), seconds(crossing.at_ms));
-    let limit = crossed.limit.map(|limit| format!(" of {limit}")).unwrap_or_default();
     let message = format!(
-        "{}: {}: {} went from {} to {}{limit}, {}",
+        "{}: {}: {} {}, {}",
         rule.resource.name(),
         rule.meaning,
         crossed.counter,
-        crossed.before,
-        crossed.after,
+        change(rule.test, &crossed),
         // Counted as a whole only.
         if at_s - from_s > WIDE_S {
             format!("between {:.1} s and {:.1} s", shown(from_s), shown(at_s))

@@ -189,7 +189,7 @@ pub(crate) fn report() -> Report {
     report.findings = vec![
         Finding {
             id: "accept-queue".to_owned(),
-            message: "accept queue: tcp.listen_overflows went from 3 to 15, from 17.0 s on".to_owned(),
+            message: "accept queue: tcp.listen_overflows rose by 12, from 17.0 s on".to_owned(),
             advice: "raise the backlog".to_owned(),
             evidence: Some(Evidence {
                 severity: CounterSeverity::Error,

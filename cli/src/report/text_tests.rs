@@ -60,7 +60,7 @@ fn a_good_run() {
   █ FINDINGS
 
     p(99) rose at 20 s, from 12.1ms to 640ms
-    likely cause: accept queue: tcp.listen_overflows went from 3 to 15, from 17.0 s on
+    likely cause: accept queue: tcp.listen_overflows rose by 12, from 17.0 s on
       → raise the backlog [tune: net.core.somaxconn; deployment: deploy.limits.backlog]
     process-restarted: worker started anew
       → its log says why it ended

@@ -72,7 +72,7 @@ fn what_was_counted_once_for_the_whole_run_is_not_dated() {
     let found = judge(&with(vec![("generator.no_free_port", Counter, ports)]), &latency(Some(KNEE)));
     let finding = &found.findings[0];
     assert_eq!(finding.before_knee, Some(false), "nobody knows when");
-    assert!(finding.message.ends_with("went from 0 to 9, between 0.0 s and 39.0 s"), "{}", finding.message);
+    assert!(finding.message.ends_with("rose by 9, between 0.0 s and 39.0 s"), "{}", finding.message);
     assert_eq!(finding.tune, ["net.ipv4.ip_local_port_range"]);
     assert!(finding.advice.contains("--local-ips"), "{}", finding.advice);
 }
