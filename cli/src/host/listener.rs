@@ -44,7 +44,7 @@ pub(crate) fn process_listening(address: SocketAddr) -> Result<Holder, String> {
 
 /// Whether a listener there gets connections to an address. One that is bound to no address gets all, also IPv4's if it is
 /// of IPv6 (unless it is told not to be, and then another listener is there).
-fn serves(listener: SocketAddr, address: SocketAddr) -> bool {
+pub(crate) fn serves(listener: SocketAddr, address: SocketAddr) -> bool {
     let (bound, wanted) = (listener.ip().to_canonical(), address.ip().to_canonical());
     listener.port() == address.port()
         && (bound == wanted

@@ -122,14 +122,22 @@ mod tests {
         let found = holders(&root, &HashSet::from([77]));
         assert_eq!(found, Holders { pids: vec![7, 12], are_some_hidden: false });
         assert_eq!(holders(&root, &HashSet::from([79])), Holders::default());
-        for (pid, parent) in [(7, 1), (12, 7)] {
-            fs::write(dir.path().join(format!("proc/{pid}/stat")), format!("{pid} (a ) b) S {parent} 1"))
-                .unwrap();
-        }
-        assert_eq!(workers(&root, &found.pids), [12], "parents open sockets, children accept");
-        assert_eq!(workers(&root, &[7]), [7]);
         assert_eq!(sockets_of(&root, 8).unwrap(), HashSet::from([78]));
         assert_eq!(sockets_of(&root, 9).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn whoever_opened_a_listener_for_its_children_does_not_accept() {
+        let (_dir, root) = Root::of(&[
+            ("proc/1/stat", "1 (systemd) S 0 1 1"),
+            ("proc/20/stat", "20 (nginx: (x) m) S 1 20 20"),
+            ("proc/21/stat", "21 (nginx) S 20 20 20"),
+            ("proc/22/stat", "22 (nginx) S 20 20 20"),
+        ]);
+        assert_eq!(workers(&root, &[1, 20, 21, 22]), [21, 22]);
+        assert_eq!(workers(&root, &[20]), [20]);
+        assert_eq!(workers(&root, &[20, 99]), [20, 99], "one that has ended");
+        assert_eq!(workers(&root, &[]), Vec::<u32>::new());
     }
 
     #[test]
