@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mongodb::Client;
 use mongodb::bson::{Bson, Document, doc};
-use mongodb::error::Error;
+use mongodb::error::{Error, ErrorKind};
 use mongodb::options::ClientOptions;
 
 use super::secret::hidden;
@@ -96,15 +96,30 @@ pub(super) struct MongoReader {
 ///
 /// # Errors
 /// A URL that is none; the driver quotes what it does not like, which may be the password.
-pub(super) async fn options(url: &str) -> Result<ClientOptions, String> {
-    let invalid = |detail: &str| {
-        let detail = if url.contains('@') { String::new() } else { format!(": {detail}") };
-        format!("cannot use the MongoDB URL (expected mongodb://[user:password@]HOST:PORT/...){detail}")
-    };
-    let parsed = tokio::time::timeout(ANSWER_TIMEOUT, ClientOptions::parse(url)).await;
-    parsed
-        .map_err(|_| invalid("its hosts could not be looked up in time"))?
-        .map_err(|error| invalid(&error.kind.to_string()))
+pub(super) async fn options(url: &str) -> Result<ClientOptions, Refused> {
+    let not_found = |why: &str| Refused::NotFound(format!("the hosts of the MongoDB URL {why}"));
+    match tokio::time::timeout(ANSWER_TIMEOUT, ClientOptions::parse(url)).await {
+        Ok(Ok(options)) => Ok(options),
+        Err(_) => Err(not_found("could not be looked up in time")),
+        Ok(Err(error)) if matches!(*error.kind, ErrorKind::DnsResolve { .. }) => {
+            Err(not_found("cannot be looked up"))
+        }
+        Ok(Err(error)) => {
+            let detail = if url.contains('@') { String::new() } else { format!(": {}", error.kind) };
+            Err(Refused::Invalid(format!(
+                "cannot use the MongoDB URL (expected mongodb://[user:password@]HOST:PORT/...){detail}"
+            )))
+        }
+    }
+}
+
+/// A URL that gave no hosts to ask, and why.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// It is none.
+    Invalid(String),
+    /// Its hosts are not known now; they may be later.
+    NotFound(String),
 }
 
 impl MongoReader {
@@ -120,7 +135,9 @@ impl MongoReader {
         let client = match &self.client {
             Some(client) => client.clone(),
             None => {
-                let mut options = options(&self.url).await?;
+                let mut options = options(&self.url).await.map_err(|refused| match refused {
+                    Refused::Invalid(why) | Refused::NotFound(why) => why,
+                })?;
                 let hosts: Vec<String> = options.hosts.iter().map(ToString::to_string).collect();
                 self.hosts = hosts.join(",");
                 options.app_name = Some("scalekit".to_owned());

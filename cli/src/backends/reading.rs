@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use super::mongo::{self, MongoFacts, MongoReader};
+use super::mongo::{self, MongoFacts, MongoReader, Refused};
 use super::redis::{RedisFacts, RedisReader};
 use super::{RedisUrl, Watch};
 
@@ -43,12 +43,17 @@ pub(crate) fn read(redis: &[RedisUrl], mongo: Option<&str>) -> Readings {
     })
 }
 
-/// Whether this is a URL of MongoDB.
+/// Whether this is a URL of MongoDB. That its hosts cannot be looked up now says nothing against it.
 ///
 /// # Errors
 /// What is wrong with it; its credentials are not repeated.
 pub(crate) fn check_mongo_url(url: &str) -> Result<(), String> {
-    blocking(async { mongo::options(url).await.map(drop) })?
+    blocking(async {
+        match mongo::options(url).await {
+            Err(Refused::NotFound(_)) | Ok(_) => Ok(()),
+            Err(Refused::Invalid(problem)) => Err(problem),
+        }
+    })?
 }
 
 /// Runs on a thread of its own, so that it can be called from any.

@@ -1,6 +1,6 @@
 //! Limits on connections: queues of the listener, local ports, connection tracking.
 
-use super::row::{Row, Unit};
+use super::row::{Row, Status, Unit};
 use super::{Generator, Service, Situation};
 use crate::host::counters::{Listener, Ports};
 
@@ -17,6 +17,7 @@ pub(super) fn rows(situation: &Situation<'_>) -> Vec<Row> {
     rows.extend(situation.max_connections.map(|most| connections(situation, most)));
     rows.extend(situation.generator.map(|generator| ports(generator, situation.users)));
     rows.push(conntrack(situation));
+    rows.extend(host_conntrack(situation));
     rows
 }
 
@@ -182,6 +183,28 @@ fn conntrack(situation: &Situation<'_>) -> Row {
             "nf_conntrack_count or nf_conntrack_max cannot be read from here; in the host's own namespace they can",
         ),
     }
+}
+
+/// The table of the host, where the service is in another network namespace: behind NAT, as a container's port is, it is
+/// that one which fills. Whether there is NAT is not told, so it is a warning.
+fn host_conntrack(situation: &Situation<'_>) -> Option<Row> {
+    let host = situation.snapshot.host_conntrack.as_ref()?;
+    let (entries, max) = (host.entries?, host.max?);
+    let row = Row::of("connection tracking of the host", "conntrack.entries[host]", Unit::Count)
+        .counts(Some(entries), Some(max))
+        .lifted_by(
+            &["net.netfilter.nf_conntrack_max", "net.netfilter.nf_conntrack_buckets"],
+            &[],
+            "raise both together on the host, or reach the service past its NAT",
+        );
+    let free = max.saturating_sub(entries);
+    let row =
+        row.room(free, 1, situation.users, "a user takes one entry, if the host forwards to the service");
+    let message = row.message.clone();
+    Some(match row.status {
+        Status::WillFail { .. } => row.warn(message),
+        _ => row,
+    })
 }
 
 #[cfg(test)]

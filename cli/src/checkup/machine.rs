@@ -1,7 +1,7 @@
 //! Processors, memory and disks: what is left, and what was short while watching.
 
 use super::Situation;
-use super::row::{Row, Unit, number};
+use super::row::{Row, Status, Unit, number};
 use crate::host::counters::{Series, Snapshot};
 
 /// What the kernel keeps for one end of an idle TCP connection: socket, inode, dentry, file, epoll. (h) Measured as
@@ -187,7 +187,15 @@ fn group_memory(situation: &Situation<'_>) -> Vec<Row> {
                 None => row.unknown("what the group uses cannot be read"),
                 Some(current) => {
                     let what = format!("the kernel takes some {} KiB a user of it", each / 1024);
-                    row.room(max.saturating_sub(current), each, situation.users, &what)
+                    // A group's page cache grows up to its limit, and is given back for what needs it.
+                    let held = current.saturating_sub(group.reclaimable.unwrap_or(0));
+                    let row = row.room(max.saturating_sub(held), each, situation.users, &what);
+                    match (row.status, group.reclaimable) {
+                        (Status::WillFail { .. }, None) => {
+                            row.warn("how much of it is page cache, which is given back, cannot be read")
+                        }
+                        _ => row,
+                    }
                 }
             })
         })
@@ -218,10 +226,13 @@ fn tcp_memory(situation: &Situation<'_>) -> Row {
         );
     };
     let each = PAGES_PER_END * situation.ends();
-    if used >= pressure {
-        return row.warn(format!("TCP is under pressure, which begins at {pressure} pages"));
+    let row =
+        row.room(max.saturating_sub(used), each, situation.users, &format!("a user takes some {each} pages"));
+    match row.status {
+        Status::WillFail { .. } => row,
+        _ if used >= pressure => row.warn(format!("TCP is under pressure, which begins at {pressure} pages")),
+        _ => row,
     }
-    row.room(max.saturating_sub(used), each, situation.users, &format!("a user takes some {each} pages"))
 }
 
 /// Caps of the service's groups, and of those of its servers, which are mostly where the disk is short.

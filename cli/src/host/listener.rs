@@ -6,6 +6,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use super::counters::{Holders, holders, listeners, workers};
 use crate::root::Root;
 
+/// The port of the discard service (RFC 863): any will do.
+const DISCARD: u16 = 9;
+/// Programs that listen in the stead of a container's process, by the name that `/proc/PID/comm` cuts at 15 bytes.
+const PROXIES: [&str; 2] = ["docker-proxy", "rootlessport"];
+
 /// A process that listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Holder {
@@ -17,8 +22,14 @@ pub(crate) struct Holder {
 /// Whether packets to this address stay on this host.
 pub(crate) fn is_of_this_host(ip: IpAddr) -> bool {
     let ip = ip.to_canonical();
-    // Only an address of one's own can be bound to.
-    ip.is_loopback() || ip.is_unspecified() || UdpSocket::bind((ip, 0)).is_ok()
+    // From one's own address to itself leads the route to it; nothing is sent.
+    let routed = || {
+        let any = if ip.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind((any, 0)).ok()?;
+        socket.connect((ip, DISCARD)).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    };
+    ip.is_loopback() || ip.is_unspecified() || routed() == Some(ip)
 }
 
 /// The process that accepts connections to an address of this host, in this process's network namespace.
@@ -39,7 +50,16 @@ pub(crate) fn process_listening(address: SocketAddr) -> Result<Holder, String> {
     let pid = workers(&root, &pids).first().copied().ok_or_else(|| {
         format!("the process that listens on {address} cannot be seen: it is another user's or another container's")
     })?;
+    if is_proxy(&root, pid) {
+        return Err(format!("a proxy (process {pid}) listens on {address} for a process in a container"));
+    }
     Ok(Holder { pid, of: pids.len() })
+}
+
+/// Whether a process only passes on what another one answers.
+pub(crate) fn is_proxy(root: &Root, pid: u32) -> bool {
+    let name = root.known(format!("/proc/{pid}/comm"));
+    name.is_some_and(|name| PROXIES.contains(&name.trim()))
 }
 
 /// Whether a listener there gets connections to an address. One that is bound to no address gets all, also IPv4's if it is
@@ -89,6 +109,13 @@ mod tests {
         drop(listener);
         let gone = process_listening(address).unwrap_err();
         assert!(gone.contains(&address.to_string()), "{gone}");
+    }
+
+    #[test]
+    fn a_containers_proxy_is_not_its_service() {
+        let (_dir, root) = Root::of(&[("proc/7/comm", "docker-proxy\n"), ("proc/8/comm", "nginx\n")]);
+        assert!(is_proxy(&root, 7));
+        assert!(!is_proxy(&root, 8) && !is_proxy(&root, 9));
     }
 
     #[test]

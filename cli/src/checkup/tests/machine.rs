@@ -16,21 +16,28 @@ fn memory_of_host_group_and_tcp_is_held_against_what_connections_need() {
     assert!(case.expect("memory", WARN).heuristic);
     case.generator = Some(generator(None));
     case.expect("memory", fails(513));
-    for (current, max, status) in [
-        (Some(1 << 20), Some(9 << 20), WARN),
-        (Some(1 << 20), Some(3 << 20), fails(257)),
-        (Some(1 << 20), None, OK),
-        (None, Some(9 << 20), UNKNOWN),
+    for (current, reclaimable, max, status) in [
+        (Some(1 << 20), Some(0), Some(9 << 20), WARN),
+        (Some(1 << 20), Some(0), Some(3 << 20), fails(257)),
+        // Full of page cache, as a group is that has read enough files.
+        (Some(3 << 20), Some(2 << 20), Some(3 << 20), fails(257)),
+        (Some(99 << 20), Some(98 << 20), Some(99 << 20), OK),
+        (Some(1 << 20), None, Some(3 << 20), WARN),
+        (Some(1 << 20), None, None, OK),
+        (None, None, Some(9 << 20), UNKNOWN),
     ] {
         let (group, stall) = (group(Version::V2), Stall::default());
+        let (high_events, max_events, oom_kills) = (None, None, None);
         let memory =
-            CgroupMemory { group, current, max, high_events: None, max_events: None, oom_kills: None, stall };
+            CgroupMemory { group, current, reclaimable, max, high_events, max_events, oom_kills, stall };
         case.snapshot.cgroups.memory = vec![memory];
         case.expect("memory limit", status);
     }
     for (used, pressure, max, status) in [
         (Some(0), Some(9000), Some(10_000), OK),
-        (Some(9500), Some(9000), Some(10_000), WARN),
+        (Some(9500), Some(9000), Some(10_000), fails(251)),
+        (Some(10_000), Some(9000), Some(10_000), fails(1)),
+        (Some(9500), Some(9000), Some(100_000), WARN),
         (Some(100), Some(900), Some(1000), fails(451)),
         (None, Some(900), Some(1000), UNKNOWN),
         (Some(100), None, None, UNKNOWN),

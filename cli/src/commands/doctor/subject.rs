@@ -10,7 +10,7 @@ use crate::args::DoctorArgs;
 use crate::checkup::Service;
 use crate::deploy::{Deployment, StateDir};
 use crate::host::counters::{Holders, Listener, holders, listeners, sockets_of, workers};
-use crate::host::listener::{is_of_this_host, serves};
+use crate::host::listener::{is_of_this_host, is_proxy, serves};
 use crate::profile::{self, Layer, Profile, ProfileError, flag_error};
 use crate::root::Root;
 
@@ -108,9 +108,14 @@ impl Subject {
         let port = Some(first.address.port());
         let inodes: HashSet<u32> = found.iter().flat_map(|listener| listener.inodes.clone()).collect();
         let Holders { pids, are_some_hidden } = holders(root, &inodes);
-        let pids = workers(root, &pids);
+        let (proxies, pids): (Vec<u32>, Vec<u32>) =
+            workers(root, &pids).into_iter().partition(|pid| is_proxy(root, *pid));
         let mut notes = Vec::new();
         match (&pids[..], are_some_hidden) {
+            ([], _) if !proxies.is_empty() => notes.push(
+                "a proxy of a container listens there; name the service's process itself with --pid"
+                    .to_owned(),
+            ),
             ([], true) => notes.push("which process listens there only root can see".to_owned()),
             ([], false) => {
                 notes.push("no process here holds that listener: it may be in a container".to_owned());

@@ -38,6 +38,8 @@ pub(crate) struct CgroupCpu {
 pub(crate) struct CgroupMemory {
     pub(crate) group: Group,
     pub(crate) current: Option<u64>,
+    /// Of it, the page cache of files (`file` without shared memory), which the kernel takes back when it is needed.
+    pub(crate) reclaimable: Option<u64>,
     /// `None`: no limit, or unknown.
     pub(crate) max: Option<u64>,
     /// Times that processes were slowed down at this group's `memory.high`; version 2 only.
@@ -187,6 +189,8 @@ impl CgroupMemory {
     fn read(root: &Root, group: Group) -> Option<Self> {
         let text = |name| file(root, &group, name);
         let count = |name| number::<u64>(&text(name)?);
+        let stat = text("memory.stat").unwrap_or_default();
+        let cached = |inactive, active| Some(keyed(&stat, inactive)?.saturating_add(keyed(&stat, active)?));
         let found = match group.version {
             Version::V2 => {
                 // Since kernel 5.2 the second counts what befell groups below too, other services among them; the
@@ -196,6 +200,7 @@ impl CgroupMemory {
                 let stall = text("memory.pressure").as_deref().map(Pressure::parse).unwrap_or_default().full;
                 Self {
                     current: count("memory.current"),
+                    reclaimable: cached("inactive_file", "active_file"),
                     max: count("memory.max"),
                     high_events: keyed(&events, "high"),
                     max_events: keyed(&events, "max"),
@@ -206,6 +211,8 @@ impl CgroupMemory {
             }
             Version::V1 => Self {
                 current: count("memory.usage_in_bytes"),
+                // Those of the groups below count as well, as in the usage.
+                reclaimable: cached("total_inactive_file", "total_active_file"),
                 max: count("memory.limit_in_bytes").filter(|max| *max < V1_NO_LIMIT),
                 high_events: None,
                 max_events: count("memory.failcnt"),

@@ -236,6 +236,7 @@ pub(crate) fn names() -> std::collections::BTreeSet<String> {
     let memory = CgroupMemory {
         group: group.clone(),
         current: None,
+        reclaimable: None,
         max: None,
         high_events: None,
         max_events: None,
