@@ -14,7 +14,7 @@ use super::print;
 use crate::args::{Global, TuneAction, TuneArgs};
 use crate::deploy::StateDir;
 use crate::exit::ExitStatus;
-use crate::host::limits::{self, LimitRow};
+use crate::host::limits::{self, LimitRow, Resource};
 use crate::host::persist::{self, LimitWish, Persisted};
 use crate::host::{self, Journal, Key, Machine, Row, Scope, Status, place};
 use crate::profile::{self, HugePages, Layer, Profile};
@@ -173,7 +173,7 @@ impl Tuning {
 
     /// The files for the next boot; a limit that would not hold then is refused.
     fn plan_files(&mut self) -> Vec<Persisted> {
-        limits::refuse_beyond_boot(&mut self.limits, &self.rows, &self.root);
+        let most_files = limits::refuse_beyond_boot(&mut self.limits, &self.rows, &self.root);
         let is_there = |row: &&Row| matches!(row.status, Status::Planned | Status::Raised | Status::Already);
         let mut modules: Vec<String> = self
             .rows
@@ -194,7 +194,12 @@ impl Tuning {
         let wish = |limit: &LimitRow| LimitWish {
             resource: limit.resource,
             wanted: limit.wanted,
-            own_hard: if self.pid.is_none() { limit.hard } else { 0 },
+            own_hard: match limit.resource {
+                _ if self.pid.is_some() => 0,
+                // Where this process may open more than any can after a boot.
+                Resource::OpenFiles => limit.hard.min(most_files),
+                Resource::Processes => limit.hard,
+            },
         };
         let limits: Vec<_> = sound.map(wish).collect();
         persist::files(&self.root, &self.rows, &modules, &limits)

@@ -1,7 +1,8 @@
 //! What the plan needs to know of the machine, read once.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Read as _;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -155,18 +156,33 @@ const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
 /// The major version of the mongod that runs, or else of the one on PATH.
 pub(crate) fn mongod(root: &Root) -> Option<u32> {
     let entries = fs::read_dir(root.path("proc")).into_iter().flatten().filter_map(Result::ok);
-    let running = entries.map(|entry| entry.path()).find(|process| {
+    let running = entries.map(|entry| entry.path()).find_map(|process| {
         let text = fs::read_to_string(process.join("comm")).unwrap_or_default();
-        text.trim() == "mongod" && is_roots_program(&process.join("exe"))
+        let program = (text.trim() == "mongod").then(|| roots_program(&process.join("exe"))).flatten()?;
+        // Looked at after it was opened: the process may have become another program's meanwhile.
+        is_of_this_host(root, &process).then_some(program)
     });
-    let program = running.map_or_else(|| "mongod".into(), |process| process.join("exe"));
+    // By a path through this process, which has it open: what was looked at is what is run.
+    let path = |program: &File| format!("/proc/{}/fd/{}", std::process::id(), program.as_raw_fd());
+    let program = running.as_ref().map_or_else(|| "mongod".to_owned(), path);
     version(&output_of(Command::new(program).arg("--version"))?)
 }
 
-/// Whether nobody but root can have written the program that a process runs: this one may be root, and is to run it.
-fn is_roots_program(exe: &Path) -> bool {
-    let name = fs::read_link(exe).ok().and_then(|path| Some(path.file_name()? == "mongod"));
-    name == Some(true) && fs::metadata(exe).is_ok_and(|file| file.uid() == 0 && file.mode() & 0o022 == 0)
+/// Whether a process sees the files and users that this one sees. The root of a container is not the host's, and what it
+/// owns there may be anything.
+fn is_of_this_host(root: &Root, process: &Path) -> bool {
+    ["ns/mnt", "ns/user"].iter().all(|space| {
+        let own = fs::read_link(root.path("proc/self").join(space)).ok();
+        own.is_some() && own == fs::read_link(process.join(space)).ok()
+    })
+}
+
+/// The program that a process runs, if nobody but root can have written it: this one may be root, and is to run it.
+fn roots_program(exe: &Path) -> Option<File> {
+    let is_mongod = fs::read_link(exe).ok()?.file_name()? == "mongod";
+    let program = File::open(exe).ok()?;
+    let file = program.metadata().ok()?;
+    (is_mongod && file.uid() == 0 && file.mode() & 0o022 == 0).then_some(program)
 }
 
 /// What a program prints that ends in time.

@@ -11,10 +11,10 @@ fn only_a_program_that_none_but_root_wrote_is_run() {
     std::os::unix::fs::symlink(&program, &exe).unwrap();
     let set = |mode| fs::set_permissions(&program, fs::Permissions::from_mode(mode)).unwrap();
     set(0o755);
-    assert_eq!(is_roots_program(&exe), nix::unistd::geteuid().is_root());
+    assert_eq!(roots_program(&exe).is_some(), nix::unistd::geteuid().is_root());
     set(0o775);
-    assert!(!is_roots_program(&exe));
-    assert!(!is_roots_program(&program), "no link that names it");
+    assert!(roots_program(&exe).is_none());
+    assert!(roots_program(&program).is_none(), "no link that names it");
 }
 
 #[test]
@@ -28,11 +28,23 @@ fn the_mongod_that_runs_counts_before_the_one_on_path() {
     let (_dir, root) = Root::of(&[("proc/77/comm", "mongod\n"), ("opt/mongod", double)]);
     fs::set_permissions(root.path("opt/mongod"), fs::Permissions::from_mode(0o755)).unwrap();
     std::os::unix::fs::symlink(root.path("opt/mongod"), root.path("proc/77/exe")).unwrap();
+    let link = |space: &str, target: &str| {
+        let path = root.path(space);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let _ = fs::remove_file(&path);
+        std::os::unix::fs::symlink(target, path).unwrap();
+    };
+    for (process, space) in ["self", "77"].iter().flat_map(|process| [(process, "mnt"), (process, "user")]) {
+        link(&format!("proc/{process}/ns/{space}"), &format!("{space}:[1]"));
+    }
     // A process that another test is just starting may hold the file open, and then it cannot be run.
     let deadline = Instant::now() + VERSION_TIMEOUT;
     while mongod(&root) != Some(6) {
         assert!(Instant::now() < deadline, "{:?}", mongod(&root));
     }
+    // A container's root is not the host's.
+    link("proc/77/ns/mnt", "mnt:[2]");
+    assert_ne!(mongod(&root), Some(6));
 }
 
 #[test]

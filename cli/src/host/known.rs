@@ -160,6 +160,17 @@ pub(crate) fn twin(key: &str) -> Option<&'static str> {
     })
 }
 
+/// Two names of one setting.
+const ALIASES: &[(&str, &str)] = &[("net.nf_conntrack_max", "net.netfilter.nf_conntrack_max")];
+
+pub(crate) fn alias(key: &str) -> Option<&'static str> {
+    ALIASES.iter().find_map(|(one, other)| match key {
+        _ if key == *one => Some(*other),
+        _ if key == *other => Some(*one),
+        _ => None,
+    })
+}
+
 /// Programs that keep settings to themselves and write them again.
 const OWNERS: &[(&str, &str, &str)] = &[
     (

@@ -156,8 +156,8 @@ fn wanted(resource: Resource, limit: &Limit, variables: Variables) -> Result<u64
 /// What `fs.nr_open` is at boot if nobody sets it (`NR_OPEN`'s default in `fs/file.c`).
 const BOOT_NR_OPEN: u64 = 1 << 20;
 
-/// Refuses limits of open files above what `fs.nr_open` will be after a boot: nobody could log in with them.
-pub(crate) fn refuse_beyond_boot(limits: &mut [LimitRow], sysctls: &[Row], root: &Root) {
+/// Refuses limits of open files above what `fs.nr_open` will be after a boot: nobody could log in with them. That, in files.
+pub(crate) fn refuse_beyond_boot(limits: &mut [LimitRow], sysctls: &[Row], root: &Root) -> u64 {
     let key = Key::Sysctl("fs.nr_open".to_owned());
     let now = root.read(&key).ok().and_then(|now| now.parse::<u64>().ok());
     let row = sysctls.iter().find(|row| row.key == key);
@@ -174,6 +174,7 @@ pub(crate) fn refuse_beyond_boot(limits: &mut [LimitRow], sysctls: &[Row], root:
             format!("nothing keeps fs.nr_open above {most} after a boot; ask for it in the profile too");
         limit.row.status = Status::Refused { reason };
     }
+    most
 }
 
 /// Raises both limits of a process to `wanted`; neither is lowered.

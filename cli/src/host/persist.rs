@@ -140,7 +140,14 @@ pub(crate) fn files(root: &Root, rows: &[Row], modules: &[String], limits: &[Lim
 }
 
 fn file(root: &Root, kind: Kind, old: &[Entry], entries: Vec<Entry>) -> Persisted {
-    let is_new = |line: &str| entries.iter().any(|entry| kind.key(&entry.line) == kind.key(line));
+    // What is said anew goes, also in other words: later lines hold at boot.
+    let is_new = |line: &str| {
+        let key = kind.key(line);
+        entries.iter().any(|entry| {
+            let new = kind.key(&entry.line);
+            new == key || known::twin(&key) == Some(&*new) || known::alias(&key) == Some(&*new)
+        })
+    };
     let kept: Vec<&Entry> = old.iter().filter(|entry| !is_new(&entry.line)).collect();
     let mut text = HEADER.to_owned();
     if matches!(kind, Kind::System | Kind::User) {

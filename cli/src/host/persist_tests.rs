@@ -173,6 +173,21 @@ fn a_second_profile_adds_to_the_first_and_lowers_nothing() {
 }
 
 #[test]
+fn what_was_said_in_other_words_before_goes() {
+    let (_dir, root) = host();
+    let raised = |key: &str, value: &str| row(key, Status::Raised, "1", value);
+    let old =
+        [raised("vm.dirty_bytes", "999"), raised("net.nf_conntrack_max", "262144"), raised("vm.x", "5")];
+    write_all(&root, &mut files(&root, &old, &[], &[]));
+    let new = [raised("vm.dirty_ratio", "10"), raised("net.netfilter.nf_conntrack_max", "800000")];
+    let mut second = files(&root, &new, &[], &[]);
+    assert_eq!(second[0].kept, ["vm.x = 5"]);
+    write_all(&root, &mut second);
+    let sysctls = text(&root, "etc/sysctl.d/99-zz-scalekit.conf");
+    assert!(!sysctls.contains("dirty_bytes") && !sysctls.contains("262144"), "{sysctls}");
+}
+
+#[test]
 fn files_are_compared_with_what_is_asked() {
     let (_dir, root) = host();
     let rows = [row(SOMAXCONN, Status::Raised, "4096", "20000")];

@@ -1,5 +1,6 @@
 //! Takes back what the journal says was changed, the newest first, and only what is still as it was left.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 
@@ -34,6 +35,8 @@ pub(crate) enum Outcome {
         namespace: String,
         enter: Option<String>,
     },
+    /// A newer change of the same is not undone yet, and this one's value comes before it.
+    Waits,
     /// It cannot be seen from here, so whether it is still as it was left is not known.
     NotHere,
     /// The change was interrupted before its result was known, and this may be its result or somebody's choice.
@@ -53,6 +56,7 @@ impl Outcome {
             Self::Restored | Self::NothingToDo | Self::ChangedByOther { .. } | Self::Gone => true,
             Self::ToRestore
             | Self::OtherNamespace { .. }
+            | Self::Waits
             | Self::NotHere
             | Self::Unclear { .. }
             | Self::Failed { .. } => false,
@@ -67,6 +71,7 @@ impl Outcome {
                 let how = enter.as_deref().map(|enter| format!(": {enter} scalekit tune rollback"));
                 Some(format!("it was changed in {namespace}; run this there{}", how.unwrap_or_default()))
             }
+            Self::Waits => Some("a newer change of the same has to be undone first".to_owned()),
             Self::NotHere => {
                 Some("there is no such thing to be seen from here; it stays to be undone".to_owned())
             }
@@ -86,6 +91,7 @@ impl Outcome {
             Self::ChangedByOther { .. } => "changed by other",
             Self::Gone => "gone",
             Self::OtherNamespace { .. } => "other namespace",
+            Self::Waits => "waits",
             Self::NotHere => "not here",
             Self::Unclear { .. } => "unclear",
             Self::Failed { .. } => "failed",
@@ -114,9 +120,10 @@ pub(crate) fn rollback(
     machine: &Machine,
     root: &Root,
 ) -> Result<Vec<Undone>, JournalError> {
-    let mut undone = Vec::new();
+    let (mut undone, mut unsettled) = (Vec::new(), HashSet::new());
+    let there = There { account, values, machine, root };
     for (id, open) in account.open.iter().rev() {
-        let row = undo(open, values, machine, root, false);
+        let row = in_turn(open, &mut unsettled, || there.undo(open, false));
         if row.outcome.is_settled() {
             journal.settled(*id)?;
         }
@@ -128,26 +135,67 @@ pub(crate) fn rollback(
     Ok(undone)
 }
 
-/// What [`rollback`] would do; changes nothing. Of several changes of one key only the newest can be told.
+/// What [`rollback`] would do; changes nothing. Of several changes of one thing only the newest can be told.
 pub(crate) fn preview(account: &Account, values: &dyn Values, machine: &Machine, root: &Root) -> Vec<Undone> {
-    account.open.values().rev().map(|open| undo(open, values, machine, root, true)).collect()
+    let mut unsettled = HashSet::new();
+    let there = There { account, values, machine, root };
+    let one = |open| in_turn(open, &mut unsettled, || there.undo(open, true));
+    account.open.values().rev().map(one).collect()
 }
 
-fn undo(open: &Open, values: &dyn Values, machine: &Machine, root: &Root, is_dry: bool) -> Undone {
-    let failed = |error: io::Error| Outcome::Failed { errno: describe(&error) };
-    match &open.change.what {
-        What::Value { key, prior, ours, namespace, boot, twin } => {
-            let outcome =
+/// The newest change of a thing comes first. While it is not undone the value is its, which an older one would take for
+/// somebody else's.
+fn in_turn(open: &Open, unsettled: &mut HashSet<String>, undo: impl FnOnce() -> Outcome) -> Undone {
+    let what = &open.change.what;
+    let thing = match what {
+        What::Value { key, namespace, .. } => {
+            format!("{key} {}", namespace.as_ref().map_or("", |namespace| namespace.id.as_str()))
+        }
+        What::File { path, .. } => path.display().to_string(),
+        What::Limit { pid, started, resource, .. } => format!("{resource} {pid} {started}"),
+    };
+    let outcome = if unsettled.contains(&thing) { Outcome::Waits } else { undo() };
+    if !outcome.is_settled() {
+        unsettled.insert(thing);
+    }
+    let lines = |text: &str| format!("{} lines", text.lines().count());
+    let pair = |pair: (u64, u64)| format!("{} {}", pair.0, pair.1);
+    let (what, ours, prior) = match what {
+        What::Value { key, prior, ours, .. } => (key.clone(), ours.clone(), prior.clone()),
+        What::File { path, prior, ours, .. } => {
+            let prior = prior.as_deref().map_or_else(|| "no file".to_owned(), lines);
+            (path.display().to_string(), lines(ours), prior)
+        }
+        What::Limit { pid, resource, prior, ours, .. } => {
+            (format!("{resource} of process {pid}"), pair(*ours), pair(*prior))
+        }
+    };
+    Undone { what, ours, prior, outcome }
+}
+
+/// Where changes are undone.
+struct There<'a> {
+    account: &'a Account,
+    values: &'a dyn Values,
+    machine: &'a Machine,
+    root: &'a Root,
+}
+
+impl There<'_> {
+    fn undo(&self, open: &Open, is_dry: bool) -> Outcome {
+        let Self { values, machine, root, .. } = *self;
+        let failed = |error: io::Error| Outcome::Failed { errno: describe(&error) };
+        match &open.change.what {
+            What::Value { key, prior, ours, namespace, boot, twin } => {
                 namespace.as_ref().and_then(|then| elsewhere(then, machine, root)).unwrap_or_else(|| {
                     let is_same_boot = *boot == machine.namespace.boot;
-                    let change = Value { key, prior, ours, read_back: open.read_back.as_ref(), is_same_boot };
+                    let is_persisted = self.is_persisted(key);
+                    let read_back = open.read_back.as_ref();
+                    let change = Value { key, prior, ours, read_back, is_same_boot, is_persisted };
                     change.undo(twin.as_ref(), values, is_dry).unwrap_or_else(failed)
-                });
-            Undone { what: key.clone(), ours: ours.clone(), prior: prior.clone(), outcome }
-        }
-        What::File { path, prior, access, made, ours } => {
-            let text = |lines: &str| format!("{} lines", lines.lines().count());
-            let outcome = match fs::read_to_string(path) {
+                })
+            }
+            What::File { path, prior, access, made, ours } => match fs::read_to_string(path) {
                 // Root writes no file because a line says so.
                 _ if !persist::is_known(root, path) => {
                     Outcome::Failed { errno: "it is none of the files that --persist writes".to_owned() }
@@ -159,28 +207,34 @@ fn undo(open: &Open, values: &dyn Values, machine: &Machine, root: &Root, is_dry
                     None => etc_file::remove(path, made),
                 }
                 .map_or_else(failed, |()| Outcome::Restored),
-                Ok(now) => Outcome::ChangedByOther { now: text(&now) },
+                Ok(now) => Outcome::ChangedByOther { now: format!("{} lines", now.lines().count()) },
                 Err(error) if error.kind() == io::ErrorKind::NotFound && prior.is_none() => {
                     Outcome::NothingToDo
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Outcome::NotHere,
                 Err(error) => failed(error),
-            };
-            let prior = prior.as_deref().map_or_else(|| "no file".to_owned(), text);
-            Undone { what: path.display().to_string(), ours: text(ours), prior, outcome }
-        }
-        What::Limit { pid, started, processes, boot, resource, prior, ours } => Undone {
-            what: format!("{resource} of process {pid}"),
-            ours: format!("{} {}", ours.0, ours.1),
-            prior: format!("{} {}", prior.0, prior.1),
-            outcome: match () {
-                () if *boot != machine.namespace.boot => Outcome::Gone,
-                () if *processes != machine.processes.id => {
-                    Outcome::OtherNamespace { namespace: processes.clone(), enter: None }
-                }
-                () => limits::restore(*pid, *started, resource, *prior, *ours, is_dry),
             },
-        },
+            What::Limit { boot, .. } if *boot != machine.namespace.boot => Outcome::Gone,
+            What::Limit { processes, .. } if *processes != machine.processes.id => {
+                Outcome::OtherNamespace { namespace: processes.clone(), enter: None }
+            }
+            What::Limit { pid, started, resource, prior, ours, .. } => {
+                limits::restore(*pid, *started, resource, *prior, *ours, is_dry)
+            }
+        }
+    }
+
+    /// Whether a file of ours gave a setting its value at boot.
+    fn is_persisted(&self, key: &str) -> bool {
+        let name = match Key::parse(key) {
+            Some(Key::Sysctl(name) | Key::Module(name)) => name,
+            _ => "transparent_hugepage".to_owned(),
+        };
+        let names = |line: &str| !line.starts_with('#') && line.contains(&name);
+        self.account.open.values().any(|open| match &open.change.what {
+            What::File { ours, .. } => ours.lines().any(names),
+            _ => false,
+        })
     }
 }
 
@@ -214,6 +268,8 @@ struct Value<'a> {
     ours: &'a String,
     read_back: Option<&'a String>,
     is_same_boot: bool,
+    /// Whether the value that it has after a boot may be ours.
+    is_persisted: bool,
 }
 
 impl Value<'_> {
@@ -235,6 +291,10 @@ impl Value<'_> {
         };
         if now == self.prior {
             return Ok(Outcome::NothingToDo);
+        }
+        // Ours ended with its boot, and whoever set the same since means it.
+        if !self.is_same_boot && !self.is_persisted {
+            return Ok(Outcome::ChangedByOther { now });
         }
         if now != *self.ours && Some(&now) != self.read_back {
             return Ok(match self.read_back {

@@ -1,12 +1,13 @@
 //! Rollback where not all is as it was left: from other namespaces, after a boot, a crash or a refused write.
 
 use std::fs;
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 
 use super::apply;
 use super::facts::{Machine, Namespace, Processes};
-use super::journal::What;
+use super::journal::{Journal, What};
 use super::rollback::Outcome;
 use super::status::Status;
 use super::tests::{FakeHost, HERE, SOMAXCONN, SWAP, machine, namespace_of, reasons, row};
@@ -62,6 +63,62 @@ fn what_is_not_seen_from_another_namespace_stays_to_be_undone() {
     assert_eq!(host.get(BACKLOG), "1000");
 }
 
+/// A file of ours for the next boot.
+fn persist_line(host: &FakeHost, journal: &mut Journal, line: &str) -> PathBuf {
+    let path = host.root.path("etc/sysctl.d/99-zz-scalekit.conf");
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let prior = fs::read_to_string(&path).ok();
+    fs::write(&path, line).unwrap();
+    let file =
+        What::File { path: path.clone(), prior, access: None, made: Vec::new(), ours: line.to_owned() };
+    journal.change(file).unwrap();
+    path
+}
+
+#[test]
+fn after_a_boot_a_value_is_ours_only_by_a_file_of_ours() {
+    for (line, expected, left) in [
+        ("net.core.somaxconn = 20000\n", Outcome::Restored, "4096"),
+        // Whoever boots with the same value means it.
+        ("vm.swappiness = 10\n", Outcome::ChangedByOther { now: "20000".to_owned() }, "20000"),
+    ] {
+        let host = FakeHost::new(&[(SOMAXCONN, "4096")]);
+        let (mut journal, _) = host.journal();
+        apply(&mut [row(SOMAXCONN, "4096", "20000")], &machine(), &host, &mut journal).unwrap();
+        persist_line(&host, &mut journal, line);
+        drop(journal);
+        let here = machine();
+        let later = Machine {
+            namespace: Namespace { boot: "the next".to_owned(), ..here.namespace.clone() },
+            ..here
+        };
+        let found = host.roll_back_on(&later);
+        assert_eq!(found[1..], [(SOMAXCONN.to_owned(), expected)], "{line}");
+        assert_eq!(host.get(SOMAXCONN), left);
+    }
+}
+
+#[test]
+fn while_a_newer_change_stands_an_older_one_of_the_same_waits() {
+    let host = FakeHost::new(&[]);
+    let (mut journal, _) = host.journal();
+    persist_line(&host, &mut journal, "a = 1\n");
+    let path = persist_line(&host, &mut journal, "b = 2\n");
+    drop(journal);
+    // Not to be read for now, nor to be written.
+    let aside = path.with_extension("aside");
+    fs::rename(&path, &aside).unwrap();
+    fs::create_dir(&path).unwrap();
+    let found = host.roll_back(HERE);
+    assert!(matches!(found[0].1, Outcome::Failed { .. }), "{found:?}");
+    assert_eq!(found[1].1, Outcome::Waits);
+    assert_eq!(host.account().open.len(), 2);
+    fs::remove_dir(&path).unwrap();
+    fs::rename(&aside, &path).unwrap();
+    assert!(host.roll_back(HERE).iter().all(|(_, outcome)| *outcome == Outcome::Restored));
+    assert!(!path.exists(), "there was no file before the first");
+}
+
 #[test]
 fn a_namespace_is_known_again_after_a_boot_or_gone_with_it() {
     let later = |id: &str, is_first| Machine {
@@ -82,9 +139,11 @@ fn a_namespace_is_known_again_after_a_boot_or_gone_with_it() {
         let (mut journal, _) = host.journal();
         let from = Machine { namespace: namespace_of("net:[3]", from_first), ..machine() };
         apply(&mut [row(SOMAXCONN, "4096", "20000")], &from, &host, &mut journal).unwrap();
+        persist_line(&host, &mut journal, "net.core.somaxconn = 20000\n");
         drop(journal);
         let expected = if gone { Outcome::Gone } else { Outcome::Restored };
-        assert_eq!(host.roll_back_on(&there), [(SOMAXCONN.to_owned(), expected)], "{from_first} {there:?}");
+        let found = host.roll_back_on(&there);
+        assert_eq!(found[1..], [(SOMAXCONN.to_owned(), expected)], "{from_first} {there:?}");
         assert_eq!(host.get(SOMAXCONN), if gone { "20000" } else { "4096" });
     }
     // One that is still held is named with the way into it; from within a container nothing is proven.

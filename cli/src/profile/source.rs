@@ -134,14 +134,16 @@ fn identity(reference: &Reference) -> Reference {
     }
 }
 
-/// What a name refers to: a file wins over a built-in. The error is the advice.
+/// What a name refers to. The name of a built-in profile is that profile's, whatever files lie in the directory, where
+/// somebody else may write: root obeys profiles. The error is the advice.
 fn refer(name: &str, directory: Option<&Path>) -> Result<Reference, String> {
     let path = directory.map_or_else(|| PathBuf::from(name), |directory| directory.join(name));
     let names_a_file = name.contains('/') || name.ends_with(".yaml") || name.ends_with(".yml");
-    if names_a_file || path.is_file() {
-        return Ok(Reference::File(path));
+    match built_in(name) {
+        Ok(built_in) if !names_a_file => Ok(built_in),
+        _ if names_a_file || path.is_file() => Ok(Reference::File(path)),
+        unknown => unknown,
     }
-    built_in(name)
 }
 
 fn built_in(name: &str) -> Result<Reference, String> {

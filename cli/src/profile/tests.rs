@@ -61,6 +61,18 @@ fn the_schema_file_is_the_derived_schema() {
 }
 
 #[test]
+fn a_file_does_not_take_the_name_of_a_built_in_profile() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "description: a stranger's\nextends: host-10k\n";
+    fs::write(dir.path().join("host-10k"), "description: a stranger's\n").unwrap();
+    let file = dir.path().join("own.yaml");
+    fs::write(&file, text.replace("a stranger's", "mine")).unwrap();
+    let profile = load(file.to_str().unwrap(), Layer::default()).unwrap();
+    assert_eq!(profile.description, "mine");
+    assert!(!profile.host.sysctls.is_empty(), "that of the file beside it has none");
+}
+
+#[test]
 fn every_profile_file_is_built_in() {
     let mut files: Vec<_> = fs::read_dir(repository().join("profiles"))
         .unwrap()
