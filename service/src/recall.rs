@@ -32,11 +32,12 @@ pub(crate) async fn recall(mut consumer: impl Consumer, cache: &dyn Cache) -> Re
                     let json = write.change.json();
                     AcceptedWrite {
                         key: write.key,
+                        version,
                         change: CacheChange::new(&write.change, json),
                         is_new: false,
                     }
                 });
-                if let Err(error) = cache.accepted(version, writes.collect()).await {
+                if let Err(error) = cache.accepted(writes.collect()).await {
                     tracing::warn!(%error, "what waits in the journal cannot be read until it is stored");
                 }
             }

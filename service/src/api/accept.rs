@@ -79,7 +79,9 @@ async fn run(app: Arc<App>, op_id: String, writes: Vec<DecodedWrite>) -> Result<
     let mut visible = Vec::with_capacity(writes.len());
     let mut journaled = Vec::with_capacity(writes.len());
     for DecodedWrite { key, change, json, is_new } in writes {
-        visible.push(AcceptedWrite { key: key.clone(), change: CacheChange::new(&change, json), is_new });
+        // The version is known when the journal has it.
+        let change_seen = CacheChange::new(&change, json);
+        visible.push(AcceptedWrite { key: key.clone(), version: 0, change: change_seen, is_new });
         journaled.push(RequestWrite { key, change });
     }
     let request = Request { op_id: op_id.into(), at_ms: now_ms(), writes: journaled };
@@ -92,7 +94,9 @@ async fn run(app: Arc<App>, op_id: String, writes: Vec<DecodedWrite>) -> Result<
     }
     app.metrics.journal_appended.inc();
     app.metrics.accepted_writes.inc_by(count);
-    if let Err(error) = app.cache.accepted(appended.position.version(), visible).await {
+    let version = appended.position.version();
+    visible.iter_mut().for_each(|write| write.version = version);
+    if let Err(error) = app.cache.accepted(visible).await {
         // The write is safe; only reading it back at once is not.
         app.metrics.cache_errors.inc();
         tracing::warn!(%error, "an accepted write is not in the cache");

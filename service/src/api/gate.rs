@@ -106,7 +106,7 @@ mod tests {
         for (entries, bytes, expected) in
             [(2, 99, None), (3, 9, Some("3 entries wait")), (2, 100, Some("100 bytes wait"))]
         {
-            gate.note(Ok(Backlog { entries, bytes, oldest_ms: None }), &Metrics::default());
+            gate.note(Ok(Backlog { entries, bytes, ..Backlog::default() }), &Metrics::default());
             match (gate.not_ready(), expected) {
                 (None, None) => {}
                 (Some(reason), Some(part)) => assert!(reason.starts_with(part), "{reason}"),

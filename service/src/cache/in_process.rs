@@ -137,11 +137,11 @@ impl Cache for InProcessCache {
         Ok(())
     }
 
-    async fn accepted(&self, version: i64, writes: Vec<AcceptedWrite>) -> Result<(), CacheError> {
+    async fn accepted(&self, writes: Vec<AcceptedWrite>) -> Result<(), CacheError> {
         for write in writes {
             let mut shard = self.shard(&write.key);
-            if version > self.settled.load(Ordering::SeqCst) {
-                shard.pending.entry(write.key).or_default().apply(version, write.change);
+            if write.version > self.settled.load(Ordering::SeqCst) {
+                shard.pending.entry(write.key).or_default().apply(write.version, write.change);
             }
         }
         Ok(())
@@ -185,9 +185,9 @@ mod tests {
         DocumentKey::new("items", "1")
     }
 
-    fn set(json: &'static str) -> Vec<AcceptedWrite> {
+    fn set(version: i64, json: &'static str) -> Vec<AcceptedWrite> {
         let change = CacheChange::Set(Bytes::from_static(json.as_bytes()));
-        vec![AcceptedWrite { key: key(), change, is_new: false }]
+        vec![AcceptedWrite { key: key(), version, change, is_new: false }]
     }
 
     async fn get(cache: &InProcessCache) -> Lookup {
@@ -201,8 +201,8 @@ mod tests {
     #[tokio::test]
     async fn an_accepted_write_shows_until_a_newer_one_and_leaves_when_stored() {
         let cache = InProcessCache::default();
-        cache.accepted(2, set("{\"n\":2}")).await.unwrap();
-        cache.accepted(1, set("{\"n\":1}")).await.unwrap();
+        cache.accepted(set(2, "{\"n\":2}")).await.unwrap();
+        cache.accepted(set(1, "{\"n\":1}")).await.unwrap();
         assert_eq!(get(&cache).await, known("{\"n\":2}"));
         cache.settled(&[(key(), 1)], 1).await.unwrap();
         assert_eq!(get(&cache).await, known("{\"n\":2}"), "version 2 is not stored yet");
@@ -215,7 +215,7 @@ mod tests {
         let cache = InProcessCache::default();
         let Lookup::Miss(token) = get(&cache).await else { panic!("nothing is cached yet") };
         // Meanwhile a write is accepted and stored.
-        cache.accepted(2, set("{\"n\":2}")).await.unwrap();
+        cache.accepted(set(2, "{\"n\":2}")).await.unwrap();
         cache.settled(&[(key(), 2)], 2).await.unwrap();
         cache.fill(&key(), Versioned::stored(1, None), token).await.unwrap();
         let Lookup::Miss(token) = get(&cache).await else { panic!("the stale fill must not be kept") };
@@ -227,9 +227,9 @@ mod tests {
     async fn a_write_that_the_worker_overtook_is_not_pinned() {
         let cache = InProcessCache::default();
         cache.settled(&[(key(), 2)], 2).await.unwrap();
-        cache.accepted(2, set("{}")).await.unwrap();
+        cache.accepted(set(2, "{}")).await.unwrap();
         assert!(matches!(get(&cache).await, Lookup::Miss(_)));
-        cache.accepted(3, set("{}")).await.unwrap();
+        cache.accepted(set(3, "{}")).await.unwrap();
         assert_eq!(get(&cache).await, known("{}"));
     }
 
@@ -237,7 +237,7 @@ mod tests {
     async fn a_merge_waits_for_its_base() {
         let cache = InProcessCache::default();
         let change = CacheChange::Merge(Bytes::from_static(b"{\"a\":1}"));
-        cache.accepted(5, vec![AcceptedWrite { key: key(), change, is_new: false }]).await.unwrap();
+        cache.accepted(vec![AcceptedWrite { key: key(), version: 5, change, is_new: false }]).await.unwrap();
         assert!(matches!(get(&cache).await, Lookup::Partial(..)));
     }
 
@@ -256,7 +256,7 @@ mod tests {
     #[tokio::test]
     async fn a_refused_write_is_forgotten() {
         let cache = InProcessCache::default();
-        cache.accepted(2, set("{}")).await.unwrap();
+        cache.accepted(set(2, "{}")).await.unwrap();
         cache.invalidate(&[key()]).await.unwrap();
         assert!(matches!(get(&cache).await, Lookup::Miss(_)));
     }

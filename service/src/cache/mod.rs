@@ -31,6 +31,8 @@ pub struct FillToken(u64);
 #[derive(Clone, Debug)]
 pub struct AcceptedWrite {
     pub key: DocumentKey,
+    /// Of its journal entry.
+    pub version: i64,
     pub change: CacheChange,
     /// No document can have existed under this key: the id was derived from a new operation.
     pub is_new: bool,
@@ -53,8 +55,8 @@ pub trait Cache: Send + Sync {
     /// Keeps what a read of the database found.
     async fn fill(&self, key: &DocumentKey, found: Versioned, token: FillToken) -> Result<(), CacheError>;
 
-    /// Makes the writes of one journal entry visible, under its version.
-    async fn accepted(&self, version: i64, writes: Vec<AcceptedWrite>) -> Result<(), CacheError>;
+    /// Makes the writes of one request visible, each under its version; of one document, in this order.
+    async fn accepted(&self, writes: Vec<AcceptedWrite>) -> Result<(), CacheError>;
 
     /// The database has these documents up to these versions. Whatever was accepted up to `up_to` is stored or
     /// refused by now.

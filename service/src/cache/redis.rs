@@ -133,14 +133,14 @@ impl Cache for RedisCache {
         self.update(key, ACCEPTED_TTL, |known| known.absorb(found.clone())).await
     }
 
-    async fn accepted(&self, version: i64, writes: Vec<AcceptedWrite>) -> Result<(), CacheError> {
+    async fn accepted(&self, writes: Vec<AcceptedWrite>) -> Result<(), CacheError> {
         let (new, others): (Vec<_>, Vec<_>) = writes.into_iter().partition(|write| write.is_new);
         if !new.is_empty() {
             let mut pipe = ::redis::pipe();
             for write in new {
                 let mut known = Versioned::default();
                 let key = name(&write.key);
-                known.apply(version, write.change);
+                known.apply(write.version, write.change);
                 pipe.cmd("SET")
                     .arg(key)
                     .arg(known.encode())
@@ -155,7 +155,7 @@ impl Cache for RedisCache {
         }
         // In order: a request may write one document twice.
         for write in others {
-            let AcceptedWrite { key, change, .. } = write;
+            let AcceptedWrite { key, version, change, .. } = write;
             self.update(&key, ACCEPTED_TTL, |known| known.apply(version, change.clone())).await?;
         }
         Ok(())
@@ -197,8 +197,8 @@ mod tests {
         DocumentKey::new("items", id)
     }
 
-    fn write(id: &str, change: CacheChange) -> AcceptedWrite {
-        AcceptedWrite { key: key(id), change, is_new: false }
+    fn write(id: &str, version: i64, change: CacheChange) -> AcceptedWrite {
+        AcceptedWrite { key: key(id), version, change, is_new: false }
     }
 
     fn merge(json: String) -> CacheChange {
@@ -234,7 +234,7 @@ mod tests {
             for (turn, place) in order.into_iter().enumerate() {
                 let (version, change) = writes()[place].clone();
                 let cache = if turn % 2 == 0 { &one } else { &other };
-                cache.accepted(version, vec![write(id, change)]).await.unwrap();
+                cache.accepted(vec![write(id, version, change)]).await.unwrap();
             }
             assert_eq!(get(&one, id).await, known(r#"{"d":4}"#), "{id}");
             assert_eq!(get(&other, id).await, known(r#"{"d":4}"#), "{id}");
@@ -246,13 +246,13 @@ mod tests {
         const MERGES: i64 = 100;
         let (server, _dir) = start();
         let caches = [Arc::new(cache(&server)), Arc::new(cache(&server))];
-        caches[0].accepted(1, vec![write("1", set("{}"))]).await.unwrap();
+        caches[0].accepted(vec![write("1", 1, set("{}"))]).await.unwrap();
         let tasks: Vec<_> = (2..2 + MERGES)
             .map(|version| {
                 let cache = Arc::clone(&caches[version as usize % 2]);
                 // All write `last`; only the newest may be left.
                 let change = merge(format!(r#"{{"f{}":{version},"last":{version}}}"#, version % 7));
-                tokio::spawn(async move { cache.accepted(version, vec![write("1", change)]).await })
+                tokio::spawn(async move { cache.accepted(vec![write("1", version, change)]).await })
             })
             .collect();
         for task in tasks {
@@ -279,10 +279,10 @@ mod tests {
         assert!(matches!(get(&cache, "1").await, Lookup::Miss(_)));
         cache.fill(&key("1"), stored(3, r#"{"n":3}"#), token).await.unwrap();
         assert_eq!(get(&cache, "1").await, known(r#"{"n":3}"#));
-        cache.accepted(5, vec![write("1", CacheChange::Remove)]).await.unwrap();
+        cache.accepted(vec![write("1", 5, CacheChange::Remove)]).await.unwrap();
         cache.fill(&key("1"), stored(4, r#"{"n":4}"#), token).await.unwrap();
         assert_eq!(get(&cache, "1").await, Lookup::Known(None), "the delete is newer");
-        cache.accepted(9, vec![write("2", merge(r#"{"m":9}"#.into()))]).await.unwrap();
+        cache.accepted(vec![write("2", 9, merge(r#"{"m":9}"#.into()))]).await.unwrap();
         assert!(matches!(get(&cache, "2").await, Lookup::Partial(..)));
         cache.fill(&key("2"), stored(8, r#"{"n":8}"#), token).await.unwrap();
         assert_eq!(get(&cache, "2").await, known(r#"{"n":8,"m":9}"#), "the base came under the merge");
@@ -292,8 +292,8 @@ mod tests {
     async fn what_is_invalidated_is_gone_and_the_rest_stays() {
         let (server, _dir) = start();
         let cache = cache(&server);
-        let new = |id: &str| AcceptedWrite { is_new: true, ..write(id, set("{}")) };
-        cache.accepted(1, vec![new("1"), new("2"), write("1", merge(r#"{"a":1}"#.into()))]).await.unwrap();
+        let new = |id: &str| AcceptedWrite { is_new: true, ..write(id, 1, set("{}")) };
+        cache.accepted(vec![new("1"), new("2"), write("1", 1, merge(r#"{"a":1}"#.into()))]).await.unwrap();
         assert_eq!(get(&cache, "1").await, known(r#"{"a":1}"#), "both writes of one request, in order");
         cache.invalidate(&[key("1")]).await.unwrap();
         cache.invalidate(&[]).await.unwrap();

@@ -105,6 +105,8 @@ pub struct Backlog {
     pub bytes: u64,
     /// When the oldest entry that waits was appended, milliseconds since the epoch.
     pub oldest_ms: Option<u64>,
+    /// Entries that have left the journal so far. Only differences mean something; it may begin anew.
+    pub removed: u64,
 }
 
 impl Backlog {

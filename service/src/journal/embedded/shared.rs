@@ -90,7 +90,12 @@ impl Shared {
     pub(super) fn backlog(&self) -> Backlog {
         let state = self.state();
         let waiting = &state.waiting;
-        Backlog { entries: waiting.entries, bytes: waiting.bytes, oldest_ms: waiting.oldest_ms() }
+        Backlog {
+            entries: waiting.entries,
+            bytes: waiting.bytes,
+            oldest_ms: waiting.oldest_ms(),
+            removed: waiting.removed,
+        }
     }
 
     pub(super) fn status(&self, id: WriteId) -> WriteState {
@@ -116,6 +121,7 @@ pub(super) struct Waiting {
     buckets: VecDeque<Bucket>,
     entries: u64,
     bytes: u64,
+    removed: u64,
 }
 
 #[derive(Debug)]
@@ -138,6 +144,7 @@ impl Waiting {
 
     pub(super) fn remove(&mut self, mut entries: u64, bytes: u64) {
         self.entries = self.entries.saturating_sub(entries);
+        self.removed += entries;
         self.bytes = self.bytes.saturating_sub(bytes);
         while entries > 0 {
             let Some(bucket) = self.buckets.front_mut() else { break };

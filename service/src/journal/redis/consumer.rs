@@ -10,8 +10,9 @@ use ::redis::{RedisError, Value};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::keys::{FIELD, GROUP, ShardKeys, parse_id};
 use super::scripts::{ACK, BURY, CREATE_GROUP, OWN, OWNED_BY_ANOTHER, READ, RELEASE, TAKEN};
-use super::{DEAD, DEAD_REASONS, FIELD, GROUP, OWNER, STREAM, parse_id, payload, unavailable};
+use super::{payload, unavailable};
 use crate::journal::{Consumer, DeadLetter, Delivery, Entry, JournalError, codec};
 use crate::operation::Position;
 use crate::redis_link::{RedisLink, is_broken};
@@ -27,6 +28,7 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Reads the shard while it owns it.
 pub struct RedisConsumer {
     link: Arc<RedisLink>,
+    keys: ShardKeys,
     name: String,
     /// 16 digits that no other consumer has, and the name. Two of one name must not both own the shard.
     owner: String,
@@ -54,9 +56,10 @@ enum Ownership {
 }
 
 impl RedisConsumer {
-    pub(super) fn new(link: Arc<RedisLink>, name: &str) -> Self {
+    pub(super) fn new(link: Arc<RedisLink>, keys: ShardKeys, name: &str) -> Self {
         Self {
             link,
+            keys,
             name: name.to_owned(),
             owner: format!("{:016x} {name}", fastrand::u64(..)),
             succeeds: name.to_owned(),
@@ -99,7 +102,7 @@ impl RedisConsumer {
         }
         let asked = Instant::now();
         let answer: u8 = OWN
-            .key(OWNER)
+            .key(&self.keys.owner)
             .arg(&self.owner)
             .arg(self.lease.as_millis() as u64)
             .arg(&self.succeeds)
@@ -112,7 +115,7 @@ impl RedisConsumer {
         self.succeeds.clear();
         let before = self.owned_since;
         if before.is_none() {
-            create_group(connection).await?;
+            create_group(connection, &self.keys).await?;
             // A former owner may have held entries: they come first, and in order.
             self.rewind();
         }
@@ -133,7 +136,7 @@ impl RedisConsumer {
     ) -> Result<Option<Vec<StreamId>>, RedisError> {
         while let Some(from) = self.reclaim_from.clone() {
             let reply: StreamAutoClaimReply = ::redis::cmd("XAUTOCLAIM")
-                .arg(STREAM)
+                .arg(&self.keys.stream)
                 .arg(GROUP)
                 .arg(&self.name)
                 .arg(0)
@@ -169,7 +172,12 @@ impl RedisConsumer {
         count: usize,
     ) -> Result<Option<Vec<StreamId>>, RedisError> {
         let mut call = READ.prepare_invoke();
-        call.key(STREAM).key(OWNER).arg(&self.owner).arg(GROUP).arg(&self.name).arg(count);
+        call.key(&self.keys.stream)
+            .key(&self.keys.owner)
+            .arg(&self.owner)
+            .arg(GROUP)
+            .arg(&self.name)
+            .arg(count);
         match call.invoke_async::<Value>(connection).await? {
             Value::Int(_) => Ok(None),
             Value::Nil => Ok(Some(Vec::new())),
@@ -190,7 +198,7 @@ impl RedisConsumer {
             .arg("BLOCK")
             .arg(block)
             .arg("STREAMS")
-            .arg(STREAM)
+            .arg(&self.keys.stream)
             .arg(self.newest.to_string())
             .query_async(connection)
             .await?;
@@ -205,8 +213,8 @@ fn ids(reply: StreamReadReply) -> Vec<StreamId> {
     reply.keys.into_iter().flat_map(|key| key.ids).collect()
 }
 
-async fn create_group(connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
-    CREATE_GROUP.key(STREAM).arg(GROUP).invoke_async(connection).await
+async fn create_group(connection: &mut MultiplexedConnection, keys: &ShardKeys) -> Result<(), RedisError> {
+    CREATE_GROUP.key(&keys.stream).arg(GROUP).invoke_async(connection).await
 }
 
 /// All that a foreign entry holds, for its dead letter: names and values in turn, a line each.
@@ -278,7 +286,7 @@ impl Consumer for RedisConsumer {
             }
             Err(error) if error.code() == Some("NOGROUP") => {
                 tracing::warn!("the consumer group is gone; created again from the start of the stream");
-                create_group(&mut connection).await.map_err(|error| self.failed(&error))?;
+                create_group(&mut connection, &self.keys).await.map_err(|error| self.failed(&error))?;
                 self.rewind();
                 tokio::time::sleep(wait.min(STANDBY_PAUSE)).await;
                 Ok(Vec::new())
@@ -293,7 +301,7 @@ impl Consumer for RedisConsumer {
         }
         let mut connection = self.connect().await?;
         let mut call = ACK.prepare_invoke();
-        call.key(STREAM).arg(GROUP);
+        call.key(&self.keys.stream).arg(GROUP);
         for position in positions {
             call.arg(position.to_string());
         }
@@ -306,7 +314,7 @@ impl Consumer for RedisConsumer {
         }
         let mut connection = self.connect().await?;
         let mut call = BURY.prepare_invoke();
-        call.key(DEAD).key(DEAD_REASONS);
+        call.key(&self.keys.dead).key(&self.keys.dead_reasons);
         for letter in letters {
             call.arg(letter.write_id.to_string())
                 .arg(&letter.op_id)
@@ -323,7 +331,7 @@ impl Consumer for RedisConsumer {
     async fn release(&mut self) {
         if let Some(connection) = &mut self.connection {
             let released: Result<i64, RedisError> =
-                RELEASE.key(OWNER).arg(&self.owner).invoke_async(connection).await;
+                RELEASE.key(&self.keys.owner).arg(&self.owner).invoke_async(connection).await;
             if let Err(error) = released {
                 tracing::warn!(%error, "could not release the shard; it is free after {:?}", self.lease);
             }

@@ -1,11 +1,12 @@
 //! The journal on a Redis Stream; Redis 7.0 is the baseline.
 //!
-//! Keys, all in one hash slot: `scalekit:{0}:journal` the stream (field `e`: an entry, see
+//! Keys (see [`keys`]), all of a shard in one hash slot: `scalekit:{0}:journal` the stream (field `e`: an entry, see
 //! [`super::codec`]), `…:op:<operation id>` where an operation was appended (expires), `…:owner` which worker
 //! owns the shard, by the digits of its start and its name (expires), `…:dead` the stream of dead letters,
 //! `…:dead:reasons` their reasons by write id.
 
 mod consumer;
+mod keys;
 mod scripts;
 mod settings;
 
@@ -22,14 +23,8 @@ use crate::contract::Durability;
 use crate::operation::Position;
 use crate::redis_link::{RedisLink, is_broken};
 pub use consumer::RedisConsumer;
-
-pub(super) const STREAM: &str = "scalekit:{0}:journal";
-pub(super) const GROUP: &str = "workers";
-pub(super) const OWNER: &str = "scalekit:{0}:owner";
-pub(super) const DEAD: &str = "scalekit:{0}:dead";
-pub(super) const DEAD_REASONS: &str = "scalekit:{0}:dead:reasons";
-/// The field of a stream entry that holds it.
-pub(super) const FIELD: &str = "e";
+use keys::{ShardKeys, parse_id};
+use scripts::BACKLOG;
 
 /// How long an operation id is remembered for retries.
 const IDEMPOTENCY_TTL: Duration = Duration::from_secs(300);
@@ -53,6 +48,7 @@ static APPEND: LazyLock<Script> = LazyLock::new(|| {
 /// The stream of one Redis server.
 pub struct RedisJournal {
     link: Arc<RedisLink>,
+    keys: ShardKeys,
     durability: Durability,
     bounds: BacklogBounds,
 }
@@ -65,13 +61,13 @@ impl RedisJournal {
     pub async fn connect(link: Arc<RedisLink>, bounds: BacklogBounds) -> Result<Self, JournalError> {
         let lease = link.lease().await.map_err(JournalError::Unavailable)?;
         let durability = settings::inspect(lease.connection, link.address()).await?;
-        Ok(Self { link, durability, bounds })
+        Ok(Self { link, keys: ShardKeys::new(0), durability, bounds })
     }
 
     /// The worker's side. `name` is stable over restarts, so that what a killed worker held comes back at once.
     #[must_use]
     pub fn consumer(&self, name: &str) -> RedisConsumer {
-        RedisConsumer::new(Arc::clone(&self.link), name)
+        RedisConsumer::new(Arc::clone(&self.link), self.keys.clone(), name)
     }
 
     /// One attempt; the outer result says whether the outcome is known.
@@ -82,7 +78,7 @@ impl RedisJournal {
         };
         let mut connection = lease.connection.clone();
         let mut call = APPEND.prepare_invoke();
-        call.key(STREAM).key(key);
+        call.key(&self.keys.stream).key(key);
         call.arg(payload).arg(IDEMPOTENCY_TTL.as_millis() as u64).arg(self.bounds.entries);
         let result: Result<(String, u8), RedisError> = call.invoke_async(&mut connection).await;
         self.link.check(&lease, &result);
@@ -109,12 +105,6 @@ impl RedisJournal {
     }
 }
 
-/// A stream id, `ms-seq`.
-pub(super) fn parse_id(id: &str) -> Option<Position> {
-    let (ms, seq) = id.split_once('-')?;
-    Some(Position { ms: ms.parse().ok()?, seq: seq.parse().ok()? })
-}
-
 pub(super) fn unavailable(address: &str, error: &RedisError) -> JournalError {
     JournalError::Unavailable(format!("Redis at {address}: {error}"))
 }
@@ -132,7 +122,7 @@ impl Journal for RedisJournal {
     async fn append(&self, request: Request) -> Result<Appended, JournalError> {
         let mut payload = Vec::with_capacity(256 * request.writes.len() + 64);
         codec::encode(&[&request], &mut payload).map_err(JournalError::Invalid)?;
-        let key = format!("scalekit:{{0}}:op:{}", request.op_id);
+        let key = self.keys.operation(&request.op_id);
         let deadline = Instant::now() + APPEND_DEADLINE;
         let mut open = None;
         loop {
@@ -152,14 +142,15 @@ impl Journal for RedisJournal {
     }
 
     async fn status(&self, id: WriteId) -> Result<WriteState, JournalError> {
-        if id.shard != 0 || id.place != 0 {
+        if id.shard != self.keys.shard || id.place != 0 {
             return Ok(WriteState::Unknown);
         }
         let lease = self.link.lease().await.map_err(JournalError::Unavailable)?;
         let mut connection = lease.connection.clone();
         let position = id.position.to_string();
         let mut pipe = ::redis::pipe();
-        pipe.xrange_count(STREAM, &position, &position, 1).hget(DEAD_REASONS, id.to_string());
+        pipe.xrange_count(&self.keys.stream, &position, &position, 1)
+            .hget(&self.keys.dead_reasons, id.to_string());
         let result = pipe.query_async::<(StreamRangeReply, Option<String>)>(&mut connection).await;
         self.link.check(&lease, &result);
         let (waiting, reason) = result.map_err(|error| unavailable(self.link.address(), &error))?;
@@ -169,8 +160,9 @@ impl Journal for RedisJournal {
         if !waiting.ids.is_empty() {
             return Ok(WriteState::Accepted);
         }
-        let last =
-            last_position(&mut connection).await.map_err(|error| unavailable(self.link.address(), &error))?;
+        let last = last_position(&mut connection, &self.keys.stream)
+            .await
+            .map_err(|error| unavailable(self.link.address(), &error))?;
         Ok(if id.position <= last && id.position != Position::default() {
             WriteState::Stored
         } else {
@@ -181,24 +173,25 @@ impl Journal for RedisJournal {
     async fn backlog(&self) -> Result<Backlog, JournalError> {
         let lease = self.link.lease().await.map_err(JournalError::Unavailable)?;
         let mut connection = lease.connection.clone();
-        let mut pipe = ::redis::pipe();
-        // Entries are deleted when acknowledged, so the length is the backlog.
-        pipe.xlen(STREAM).xrange_count(STREAM, "-", "+", 1);
-        let result = pipe.query_async::<(u64, StreamRangeReply)>(&mut connection).await;
+        let result: Result<(u64, String, u64), RedisError> =
+            BACKLOG.key(&self.keys.stream).invoke_async(&mut connection).await;
         self.link.check(&lease, &result);
-        let (entries, oldest) = result.map_err(|error| unavailable(self.link.address(), &error))?;
-        let oldest_ms = oldest.ids.first().and_then(|entry| parse_id(&entry.id)).map(|position| position.ms);
-        Ok(Backlog { entries, bytes: 0, oldest_ms })
+        let (entries, oldest, added) = result.map_err(|error| unavailable(self.link.address(), &error))?;
+        let oldest_ms = parse_id(&oldest).map(|position| position.ms);
+        Ok(Backlog { entries, bytes: 0, oldest_ms, removed: added.saturating_sub(entries) })
     }
 }
 
 /// The newest position that the stream gave out; zero for a stream that does not exist.
-async fn last_position(connection: &mut ::redis::aio::MultiplexedConnection) -> Result<Position, RedisError> {
-    let exists: bool = connection.exists(STREAM).await?;
+async fn last_position(
+    connection: &mut ::redis::aio::MultiplexedConnection,
+    stream: &str,
+) -> Result<Position, RedisError> {
+    let exists: bool = connection.exists(stream).await?;
     if !exists {
         return Ok(Position::default());
     }
-    let info: ::redis::streams::StreamInfoStreamReply = connection.xinfo_stream(STREAM).await?;
+    let info: ::redis::streams::StreamInfoStreamReply = connection.xinfo_stream(stream).await?;
     Ok(parse_id(&info.last_generated_id).unwrap_or_default())
 }
 

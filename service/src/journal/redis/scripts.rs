@@ -76,3 +76,20 @@ pub(super) static BURY: LazyLock<Script> = LazyLock::new(|| {
         return 0",
     )
 });
+
+/// Length, id of the oldest entry, and how many entries were ever added (Redis 7.0). Entries are deleted when
+/// acknowledged, so the length is the backlog.
+pub(super) static BACKLOG: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"#!lua flags=no-writes
+        local length = redis.call('XLEN', KEYS[1])
+        local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
+        if info.err then return {length, '', 0} end
+        local oldest, added = '', 0
+        for i = 1, #info, 2 do
+            if info[i] == 'entries-added' then added = info[i + 1] end
+            if info[i] == 'first-entry' and info[i + 1] then oldest = info[i + 1][1] end
+        end
+        return {length, oldest, added}",
+    )
+});

@@ -45,7 +45,8 @@ async fn entries_that_nobody_can_read_are_delivered_as_such() {
     let server = Server::start(&[]);
     let journal = server.journal().await;
     append(&journal, "good").await;
-    let _: String = server.command(&["XADD", STREAM, "*", FIELD, "\x09from the future"]).await;
+    let _: String =
+        server.command(&["XADD", STREAM, "*", super::super::keys::FIELD, "\x09from the future"]).await;
     let _: String = server.command(&["XADD", STREAM, "*", "colour", "blue"]).await;
     append(&journal, "after").await;
     let mut consumer = journal.consumer("w1");
