@@ -133,6 +133,9 @@ pub(crate) struct BackendArgs {
     /// Journal, cache and database
     #[arg(long, value_name = "embedded|redis-mongo")]
     pub(crate) backend: Option<String>,
+    /// How writes are taken; `direct`, for comparison, does without journal, cache and worker
+    #[arg(long, value_name = "write-behind|direct")]
+    pub(crate) mode: Option<String>,
     /// The journal's Redis; without it, a redis-server found on PATH is started
     #[arg(long, value_name = "URL", hide_env_values = true)]
     pub(crate) redis_url: Option<String>,

@@ -34,6 +34,9 @@ impl Role {
 pub enum Backend {
     /// In this process, in files under the directory.
     Embedded { data_dir: PathBuf },
+    /// Direct mode, for comparisons: each read and each write of a request is an operation of its own in the
+    /// database. No journal, no cache, no worker.
+    Direct(DirectStore),
     RedisMongo {
         redis_url: String,
         /// Falls back to `redis_url`.
@@ -41,6 +44,20 @@ pub enum Backend {
         mongo_url: String,
         mongo_database: String,
     },
+}
+
+impl Backend {
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
+        matches!(self, Self::Direct(_))
+    }
+}
+
+/// The database of direct mode.
+#[derive(Clone, Debug)]
+pub enum DirectStore {
+    Embedded { data_dir: PathBuf },
+    Mongo { url: String, database: String },
 }
 
 /// One process.

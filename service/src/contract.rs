@@ -46,6 +46,8 @@ pub enum Durability {
     Os,
     /// On the device (fsync returned); survives a power cut.
     Fsync,
+    /// In the database itself, which has flushed it: of a service in direct mode, that has no journal.
+    Database,
 }
 
 impl Durability {
@@ -55,6 +57,7 @@ impl Durability {
             Self::Memory => "memory",
             Self::Os => "os",
             Self::Fsync => "fsync",
+            Self::Database => "database",
         }
     }
 }
@@ -118,6 +121,9 @@ pub struct AuditedDocument {
 pub struct Stats {
     /// `api`, `worker` or `all`.
     pub role: String,
+    /// `write-behind` or `direct`; empty from a service of before there were two.
+    #[serde(default)]
+    pub mode: String,
     pub version: String,
     pub pid: u32,
     /// Of this start of the process: another one means that all counts began anew.
@@ -139,7 +145,7 @@ pub struct Stats {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct JournalStats {
     pub kind: String,
-    /// What a 202 means right now: `fsync`, `os` or `memory`.
+    /// What a 202 means right now: `fsync`, `os` or `memory`; `database` without a journal.
     pub durability: String,
     /// Whether the journal answered just now; the backlog is unknown if not.
     pub reachable: bool,
@@ -244,5 +250,6 @@ mod tests {
     #[test]
     fn durability_orders_from_weak_to_strong() {
         assert!(Durability::Memory < Durability::Os && Durability::Os < Durability::Fsync);
+        assert!(Durability::Fsync < Durability::Database);
     }
 }

@@ -6,6 +6,7 @@ mod background;
 pub mod cache;
 pub mod config;
 pub mod contract;
+mod direct;
 pub mod journal;
 pub mod metrics;
 pub mod operation;

@@ -1,6 +1,7 @@
 //! Puts one process of the service together and runs it until it is told to stop.
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,8 @@ use crate::background;
 use crate::cache::Cache;
 use crate::cache::in_process::InProcessCache;
 use crate::cache::redis::{MAX_BACKLOG_AGE, RedisCache};
-use crate::config::{Backend, Config, Role};
+use crate::config::{Backend, Config, DirectStore, Role};
+use crate::direct::{Direct, NoCache, NoJournal};
 use crate::journal::embedded::EmbeddedJournal;
 use crate::journal::redis::RedisJournal;
 use crate::journal::{Consumer, Journal, JournalError};
@@ -53,7 +55,8 @@ pub enum ServeError {
 /// Journal, cache and store, and the worker's side of the journal.
 struct Parts {
     journal: Arc<dyn Journal>,
-    consumer: Box<dyn Consumer>,
+    /// None in direct mode.
+    consumer: Option<Box<dyn Consumer>>,
     cache: Arc<dyn Cache>,
     store: Arc<dyn Store>,
     embedded: Option<Arc<Embedded>>,
@@ -85,9 +88,13 @@ pub async fn run(
     let gate = Arc::new(Gate::new(config.backlog_bounds, MAX_BACKLOG_AGE));
     let watching =
         tokio::spawn(Arc::clone(&gate).watch(Arc::clone(&parts.journal), Arc::clone(&metrics), stop.clone()));
-    let limiter = Arc::new(Limiter::new(share(config.role, config.database_ops_per_s)));
+    let is_direct = config.backend.is_direct();
+    // Without a worker nobody else needs a part of the operations.
+    let sharing = if is_direct { Role::All } else { config.role };
+    let limiter = Arc::new(Limiter::new(share(sharing, config.database_ops_per_s)));
     let process = Arc::new(Process {
         role: config.role.as_str(),
+        mode: if is_direct { "direct" } else { "write-behind" },
         instance: uuid::Uuid::now_v7().to_string(),
         started: Instant::now(),
         journal: Arc::clone(&parts.journal),
@@ -96,7 +103,7 @@ pub async fn run(
         gate: Arc::clone(&gate),
         metrics: Arc::clone(&metrics),
         limiter: Arc::clone(&limiter),
-        has_worker: config.role != Role::Api,
+        has_worker: config.role != Role::Api && !is_direct,
     });
     let throttle = Arc::clone(&limiter);
     let router = match config.role {
@@ -111,6 +118,9 @@ pub async fn run(
                 Arc::clone(&limiter) as _,
                 Arc::clone(&metrics),
             ),
+            direct: is_direct.then(|| {
+                Direct::new(Arc::clone(&parts.store), Arc::clone(&limiter) as _, Arc::clone(&metrics))
+            }),
             gate,
             metrics: Arc::clone(&metrics),
             limits: config.requests,
@@ -128,11 +138,10 @@ pub async fn run(
     let _gone = gone.clone().drop_guard();
     // The worker outlives the API, so that what was accepted last is stored too.
     let worker_stop = CancellationToken::new();
-    let working = if config.role == Role::Api {
-        None
-    } else {
+    let consumer = parts.consumer.filter(|_| config.role != Role::Api);
+    let working = if let Some(consumer) = consumer {
         let worker = Worker {
-            consumer: parts.consumer,
+            consumer,
             store: Arc::clone(&parts.store),
             cache: parts.cache,
             limiter,
@@ -158,6 +167,8 @@ pub async fn run(
             stop.cancel();
             ended.map_err(drop)
         }))
+    } else {
+        None
     };
     let purging = parts.embedded.map(|store| tokio::spawn(purge(store, Arc::clone(&throttle), stop.clone())));
     ready();
@@ -216,12 +227,13 @@ async fn connect(config: &Config) -> Result<Parts, ServeError> {
             }
             Ok(Parts {
                 journal: Arc::new(journal),
-                consumer,
+                consumer: Some(consumer),
                 cache,
                 store: store.clone(),
                 embedded: Some(store),
             })
         }
+        Backend::Direct(database) => direct(config, database).await,
         Backend::RedisMongo { redis_url, cache_url, mongo_url, mongo_database } => {
             let link = Arc::new(RedisLink::new(redis_url).map_err(ServeError::Redis)?);
             let cache_link = match cache_url {
@@ -234,9 +246,46 @@ async fn connect(config: &Config) -> Result<Parts, ServeError> {
             let store = Arc::new(Mongo::connect(mongo_url, mongo_database).await?);
             store.ping().await?;
             let cache = Arc::new(RedisCache::new(cache_link));
-            Ok(Parts { journal: Arc::new(journal), consumer, cache, store, embedded: None })
+            Ok(Parts { journal: Arc::new(journal), consumer: Some(consumer), cache, store, embedded: None })
         }
     }
+}
+
+async fn direct(config: &Config, database: &DirectStore) -> Result<Parts, ServeError> {
+    if config.role == Role::Worker {
+        return Err(ServeError::Config(
+            "in direct mode the API itself writes to the database, and a worker has nothing to do: use `serve api`, or leave deploy.mode at write-behind".into(),
+        ));
+    }
+    let (store, embedded): (Arc<dyn Store>, _) = match database {
+        DirectStore::Embedded { data_dir } => {
+            nothing_waits(config, &data_dir.join("journal")).await?;
+            let store = Arc::new(background::call(|| Embedded::open(&data_dir.join("store")))?);
+            (store.clone(), Some(store))
+        }
+        DirectStore::Mongo { url, database } => {
+            let store = Mongo::connect(url, database).await?;
+            store.ping().await?;
+            (Arc::new(store), None)
+        }
+    };
+    Ok(Parts { journal: Arc::new(NoJournal), consumer: None, cache: Arc::new(NoCache), store, embedded })
+}
+
+/// What an earlier service accepted must not lie unseen beside a direct one.
+async fn nothing_waits(config: &Config, journal: &Path) -> Result<(), ServeError> {
+    if !journal.exists() {
+        return Ok(());
+    }
+    let waiting = EmbeddedJournal::open(journal, config.durability, config.backlog_bounds)?.backlog().await?;
+    if waiting.entries == 0 {
+        return Ok(());
+    }
+    Err(ServeError::Config(format!(
+        "{} accepted requests wait in {}, and in direct mode nobody would store them: run `serve all` in the mode write-behind until they are stored, or use another --data-dir",
+        waiting.entries,
+        journal.display()
+    )))
 }
 
 async fn purge(store: Arc<Embedded>, throttle: Arc<Limiter>, stop: CancellationToken) {

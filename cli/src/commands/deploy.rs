@@ -136,10 +136,19 @@ fn status(global: &Global, state: &StateDir, profile: &Profile) -> anyhow::Resul
             Ok(stats) => {
                 for (role, stats) in stats {
                     let journal = &stats.journal;
+                    let journal = match stats.mode.as_str() {
+                        "direct" => "no journal (direct mode)".to_owned(),
+                        _ => {
+                            format!(
+                                "{} entries wait in the journal ({})",
+                                journal.backlog_entries, journal.durability
+                            )
+                        }
+                    };
                     let _ = writeln!(
                         text,
-                        "  {role}: {} requests, {} entries wait in the journal ({}), {} database operations",
-                        stats.requests, journal.backlog_entries, journal.durability, stats.store.operations
+                        "  {role}: {} requests, {journal}, {} database operations",
+                        stats.requests, stats.store.operations
                     );
                 }
             }

@@ -6,8 +6,8 @@ use std::io::Read as _;
 use crate::args::{AgentsArgs, BackendArgs, BenchArgs, ConnectArgs, LoadArgs};
 use crate::criteria::{self, Criterion, Spec};
 use crate::profile::{
-    self, Backend, CriterionSpec, Headers, HttpVersion, Layer, Profile, ProfileError, ScenarioKind,
-    StageText, Stages, Whole, flag_error, quantity_flag,
+    self, Backend, CriterionSpec, DeployMode, Headers, HttpVersion, Layer, Profile, ProfileError,
+    ScenarioKind, StageText, Stages, Whole, flag_error, quantity_flag,
 };
 
 /// Largest body that --body @FILE takes; the profile's bound for a body.
@@ -27,6 +27,19 @@ pub(super) fn backend(args: &BackendArgs, layer: &mut Layer) -> Result<(), Profi
             ));
         }
     };
+    let mode = match args.mode.as_deref() {
+        None => None,
+        Some("write-behind") => Some(DeployMode::WriteBehind),
+        Some("direct") => Some(DeployMode::Direct),
+        Some(other) => {
+            return Err(flag_error(
+                "--mode",
+                format!("expected write-behind or direct, found {other:?}"),
+                "name one of the two",
+            ));
+        }
+    };
+    deploy.mode = mode.into();
     deploy.backend = backend.into();
     deploy.redis_url = args.redis_url.clone().into();
     deploy.cache_url = args.cache_url.clone().into();

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use scalekit_service::api::RequestLimits;
-use scalekit_service::config::{self, Config, Role};
+use scalekit_service::config::{self, Config, DirectStore, Role};
 use scalekit_service::contract;
 use scalekit_service::journal::embedded::BacklogBounds;
 use scalekit_service::serve as service;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::options;
 use crate::args::{Global, ServeArgs, ServeRole};
 use crate::exit::ExitStatus;
-use crate::profile::{self, Backend, Durability, Layer, Profile, Whole, flag_error};
+use crate::profile::{self, Backend, DeployMode, Durability, Layer, Profile, Whole, flag_error};
 
 pub(super) fn serve(global: &Global, args: &ServeArgs) -> anyhow::Result<ExitStatus> {
     let mut layer = Layer::default();
@@ -63,6 +63,15 @@ fn config(profile: &Profile, args: &ServeArgs) -> anyhow::Result<Config> {
         ServeRole::Worker => Role::Worker,
         ServeRole::All => Role::All,
     };
+    let is_direct = deploy.mode == DeployMode::Direct;
+    if is_direct && role == Role::Worker {
+        return Err(flag_error(
+            "serve worker",
+            "has nothing to do in the mode `direct`: the API itself writes to the database",
+            "use `serve api`, or the mode write-behind",
+        )
+        .into());
+    }
     let url = |url: &Option<String>, flag: &str| {
         url.clone().ok_or_else(|| {
             flag_error(
@@ -73,6 +82,13 @@ fn config(profile: &Profile, args: &ServeArgs) -> anyhow::Result<Config> {
         })
     };
     let backend = match deploy.backend {
+        Backend::Embedded if is_direct => {
+            config::Backend::Direct(DirectStore::Embedded { data_dir: args.data_dir.clone() })
+        }
+        Backend::RedisMongo if is_direct => config::Backend::Direct(DirectStore::Mongo {
+            url: url(&deploy.mongo_url, "--mongo-url")?,
+            database: deploy.mongo_database.clone(),
+        }),
         Backend::Embedded => config::Backend::Embedded { data_dir: args.data_dir.clone() },
         Backend::RedisMongo => config::Backend::RedisMongo {
             redis_url: url(&deploy.redis_url, "--redis-url")?,

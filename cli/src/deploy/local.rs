@@ -10,7 +10,7 @@ use scalekit_service::store::Store as _;
 use scalekit_service::store::mongo::Mongo;
 use tokio::time::{Instant, sleep};
 
-use crate::profile::{Backend, Profile};
+use crate::profile::{Backend, DeployMode, Profile};
 
 use super::DeployError;
 use super::parts::{self, Urls};
@@ -95,6 +95,7 @@ async fn bring_up(request: &Request<'_>, processes: &mut Vec<Started>) -> Result
     let profile_file = write_profile(profile, dir)?;
     let names: &[&'static str] = match deploy.backend {
         Backend::Embedded => &["service"],
+        Backend::RedisMongo if deploy.mode == DeployMode::Direct => &["api"],
         Backend::RedisMongo => &["worker", "api"],
     };
     let mut roles = Vec::new();
@@ -139,7 +140,7 @@ impl Starting<'_> {
             mongo: deploy.mongo_url.clone(),
         };
         // Look for all programs before any is started.
-        let redis = (urls.redis.is_none())
+        let redis = (urls.redis.is_none() && deploy.mode != DeployMode::Direct)
             .then(|| parts::find("redis-server", "Debian: apt-get install redis-server", "--redis-url"))
             .transpose()?;
         let mongod = (urls.mongo.is_none())

@@ -2,7 +2,7 @@
 
 use super::error::ProfileError;
 use super::resolve::Resolver;
-use super::types::{Backend, Profile, ScenarioKind};
+use super::types::{Backend, DeployMode, Profile, ScenarioKind};
 use super::units::Span;
 
 /// Metrics that only the bundled service and its audit give.
@@ -16,6 +16,7 @@ type Checked = Result<(), ProfileError>;
 /// Checks the profile as a whole; takes away inherited criteria that cannot be measured, and notes it.
 pub(super) fn check(resolver: &Resolver<'_>, profile: &mut Profile) -> Checked {
     backend(resolver, profile)?;
+    mode(resolver, profile)?;
     request(resolver, profile)?;
     times(resolver, profile)?;
     connections(resolver, profile)?;
@@ -49,6 +50,29 @@ fn backend(resolver: &Resolver<'_>, profile: &Profile) -> Checked {
             let help = format!("set deploy.backend to redis-mongo (or -p redis-mongo), or {key} to null");
             return Err(resolver.error(&path, message, help));
         }
+    }
+    Ok(())
+}
+
+/// Direct mode has no Redis: a URL of one is a mistake where the mode is set or above, and falls away below.
+fn mode(resolver: &Resolver<'_>, profile: &mut Profile) -> Checked {
+    let deploy = &mut profile.deploy;
+    if deploy.mode != DeployMode::Direct {
+        return Ok(());
+    }
+    let set_in = resolver.source_of(&["deploy", "mode"]);
+    for (key, url) in [("redis_url", &mut deploy.redis_url), ("cache_url", &mut deploy.cache_url)] {
+        let path = ["deploy", key];
+        if url.take().is_none() {
+            continue;
+        }
+        if resolver.source_of(&path) <= set_in {
+            let message = "has no use in the mode `direct`, which has neither journal nor cache";
+            return Err(resolver.error(&path, message, format!("take {key} away, or set it to null")));
+        }
+        profile
+            .notes
+            .push(format!("the inherited deploy.{key} does not apply: the mode `direct` has no Redis"));
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use super::http_version::HttpVersion;
 use super::setting::{Merge, Setting};
 use super::steps::{Stages, Steps};
 use super::thresholds::CriteriaLayer;
-use super::types::{Backend, DeployTarget, Durability, ScenarioKind};
+use super::types::{Backend, DeployMode, DeployTarget, Durability, ScenarioKind};
 use super::units::{Rate, Size, Span, Whole};
 
 impl Merge for String {}
@@ -21,6 +21,7 @@ impl Merge for Span {}
 impl Merge for Rate {}
 impl Merge for Size {}
 impl Merge for Backend {}
+impl Merge for DeployMode {}
 impl Merge for DeployTarget {}
 impl Merge for Durability {}
 impl Merge for ScenarioKind {}
@@ -85,6 +86,9 @@ section! {
         target: DeployTarget,
         /// Journal, cache and database: `embedded` in the process, or `redis-mongo`.
         backend: Backend,
+        /// How the service takes writes: `write-behind`, or `direct`: each read and each write of a request is a
+        /// database operation of its own, without journal, cache and worker, for comparison.
+        mode: DeployMode,
         /// Address and port the API listens on; port 0 takes any free one.
         listen: String,
         /// URL of the journal's Redis, `redis://[user:password@]host:port`; only with `redis-mongo`.

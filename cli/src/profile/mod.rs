@@ -37,7 +37,9 @@ pub(crate) use http_version::HttpVersion;
 pub(crate) use layer::{Headers, Layer};
 pub(crate) use ports::PortSet;
 pub(crate) use steps::{StageText, Stages};
-pub(crate) use types::{Backend, CriterionSpec, Deploy, Durability, Load, Profile, ScenarioKind, StepSpec};
+pub(crate) use types::{
+    Backend, CriterionSpec, Deploy, DeployMode, Durability, Load, Profile, ScenarioKind, StepSpec,
+};
 pub(crate) use units::Whole;
 
 /// Loads a profile: a built-in name or a file (which wins), over what it extends, under the command line's

@@ -190,6 +190,7 @@ impl Resolver<'_> {
         Ok(Deploy {
             target: self.required(&["deploy", "target"], &layer.target)?,
             backend: self.required(&["deploy", "backend"], &layer.backend)?,
+            mode: self.required(&["deploy", "mode"], &layer.mode)?,
             listen: listen.parse().map_err(|_| self.missing(&listen_path))?,
             redis_url: self.optional_url(&["deploy", "redis_url"], &layer.redis_url, redis)?,
             cache_url: self.optional_url(&["deploy", "cache_url"], &layer.cache_url, redis)?,

@@ -15,10 +15,11 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 const MAX_DEPTH: usize = 8;
 
 /// The built-in profiles, `default` first.
-pub(super) const BUILT_IN: [(&str, &str); 10] = [
+pub(super) const BUILT_IN: [(&str, &str); 11] = [
     ("default", include_str!("../../../profiles/default.yaml")),
     ("local", include_str!("../../../profiles/local.yaml")),
     ("redis-mongo", include_str!("../../../profiles/redis-mongo.yaml")),
+    ("direct", include_str!("../../../profiles/direct.yaml")),
     ("seed-1200", include_str!("../../../profiles/seed-1200.yaml")),
     ("seed-10k", include_str!("../../../profiles/seed-10k.yaml")),
     ("ci", include_str!("../../../profiles/ci.yaml")),

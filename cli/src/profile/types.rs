@@ -77,6 +77,17 @@ pub(crate) enum Backend {
     RedisMongo,
 }
 
+/// How the service takes writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub(crate) enum DeployMode {
+    /// Into the journal; a worker carries them into the database.
+    WriteBehind,
+    /// Into the database, one by one, while the client waits.
+    Direct,
+}
+
 /// What an acknowledged write has survived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -93,6 +104,7 @@ pub(crate) enum Durability {
 pub(crate) struct Deploy {
     pub(crate) target: DeployTarget,
     pub(crate) backend: Backend,
+    pub(crate) mode: DeployMode,
     /// Port 0 takes any free one.
     pub(crate) listen: SocketAddr,
     #[serde(serialize_with = "written::url_without_password")]

@@ -284,6 +284,10 @@ pub(crate) struct Agent {
 /// The server's own counters, by process.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Server {
+    /// How the service takes writes: `write-behind`, or `direct`, where each read and each write is a database operation
+    /// of its own. `null` where the service does not say.
+    #[serde(default)]
+    pub(crate) mode: Option<String>,
     pub(crate) before: BTreeMap<String, serde_json::Value>,
     pub(crate) after: BTreeMap<String, serde_json::Value>,
 }

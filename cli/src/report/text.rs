@@ -119,6 +119,12 @@ impl Page {
             decimal(requested.warmup_s),
             requested.url
         ));
+        if report.server.mode.as_deref() == Some("direct") {
+            self.line(
+                "  DIRECT mode: each read and each write was a database operation of its own, without journal, cache and \
+                 worker",
+            );
+        }
         self.line(&format!(
             "  achieved: {} users, {} requests/s over {}s",
             count(u64::from(achieved.vus)),

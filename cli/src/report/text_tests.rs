@@ -204,3 +204,13 @@ fn agents_have_a_row_each() {
 ";
     assert!(shown.contains(expected), "{shown}");
 }
+
+#[test]
+fn direct_mode_is_said_at_the_top() {
+    let mut report = fixture::report();
+    assert!(!text(&report, false).contains("DIRECT"));
+    report.server.mode = Some("direct".into());
+    let shown = text(&report, false);
+    let line = shown.lines().nth(2).unwrap();
+    assert!(line.contains("DIRECT mode: each read and each write was a database operation"), "{line}");
+}

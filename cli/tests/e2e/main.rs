@@ -11,6 +11,7 @@ mod bench;
 mod bottlenecks;
 mod cookies;
 mod deploy;
+mod direct;
 mod doctor;
 mod figures;
 mod freeze;

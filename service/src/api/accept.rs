@@ -11,6 +11,7 @@ use super::App;
 use super::decode::DecodedWrite;
 use super::error::ApiError;
 use crate::cache::{AcceptedWrite, CacheChange};
+use crate::direct::Direct;
 use crate::journal::{Request, RequestWrite, WriteId, now_ms};
 
 /// Journals the writes of one request; returns when they are durable and readable.
@@ -21,6 +22,9 @@ pub(super) async fn accept(
     op_id: String,
     writes: Vec<DecodedWrite>,
 ) -> Result<WriteId, ApiError> {
+    if let Some(direct) = &app.direct {
+        return store(app, direct, op_id, writes).await;
+    }
     if let Some(reason) = app.gate.closed() {
         return Err(ApiError::backlog(reason));
     }
@@ -71,6 +75,22 @@ impl<T> Drop for ToItsEnd<T> {
             runtime.spawn(async move { drop(work.await) });
         }
     }
+}
+
+/// Direct mode: the writes one after the other in the database, and no further once the client is gone.
+async fn store(
+    app: &App,
+    direct: &Direct,
+    op_id: String,
+    writes: Vec<DecodedWrite>,
+) -> Result<WriteId, ApiError> {
+    let count = writes.len() as u64;
+    let writes =
+        writes.into_iter().map(|write| RequestWrite { key: write.key, change: write.change }).collect();
+    let request = Request { op_id: op_id.into(), at_ms: now_ms(), writes };
+    let position = direct.write(request, Instant::now() + app.limits.request_timeout).await?;
+    app.metrics.accepted_writes.inc_by(count);
+    Ok(WriteId { shard: 0, position, place: 0 })
 }
 
 async fn run(app: Arc<App>, op_id: String, writes: Vec<DecodedWrite>) -> Result<WriteId, ApiError> {

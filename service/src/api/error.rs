@@ -1,11 +1,13 @@
 //! What a client is told when a request fails: RFC 9457 problem documents.
 //!
-//! Every error means that nothing was accepted, but for 504, which leaves the outcome open.
+//! Every error means that nothing was accepted, but for 504, which leaves the outcome open, and in direct mode 500:
+//! some of the request's writes are stored, and the detail says which.
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::contract::Problem;
+use crate::direct::DirectError;
 use crate::journal::JournalError;
 
 /// Seconds after which a client may try again while something is away.
@@ -69,6 +71,18 @@ impl ApiError {
             "the write may or may not have been accepted ({detail}); send it again with the same Idempotency-Key to settle it"
         );
         Self::new(StatusCode::GATEWAY_TIMEOUT, detail)
+    }
+}
+
+impl From<DirectError> for ApiError {
+    fn from(error: DirectError) -> Self {
+        let detail = error.to_string();
+        match error {
+            DirectError::Unavailable(_) => Self::unavailable(detail),
+            DirectError::Refused { .. } => Self::unprocessable(detail),
+            DirectError::Partly { .. } => Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail),
+            DirectError::Unknown { .. } => Self::new(StatusCode::GATEWAY_TIMEOUT, detail),
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use axum::routing::{get, post};
 use tokio::sync::Semaphore;
 
 use crate::cache::Cache;
+use crate::direct::Direct;
 use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::store::Store;
@@ -41,6 +42,8 @@ pub struct App {
     pub cache: Arc<dyn Cache>,
     pub store: Arc<dyn Store>,
     pub reader: Arc<Reader>,
+    /// In direct mode: instead of reader, journal and cache.
+    pub direct: Option<Direct>,
     pub gate: Arc<Gate>,
     pub metrics: Arc<Metrics>,
     pub limits: RequestLimits,

@@ -174,7 +174,13 @@ async fn read_all(
     if keys.is_empty() {
         return Ok(Vec::new());
     }
-    match tokio::time::timeout(app.limits.request_timeout, app.reader.get_many(keys)).await {
+    let reading = async {
+        match &app.direct {
+            Some(direct) => direct.read(keys).await,
+            None => app.reader.get_many(keys).await,
+        }
+    };
+    match tokio::time::timeout(app.limits.request_timeout, reading).await {
         Ok(Ok(documents)) => Ok(documents),
         Ok(Err(reason)) => Err(ApiError::unavailable(&*reason)),
         Err(_) => Err(ApiError::unavailable("the database did not answer in time")),

@@ -17,6 +17,8 @@ use crate::worker::governor::Limiter;
 /// One process of the service, for its own counters.
 pub struct Process {
     pub role: &'static str,
+    /// See [`Stats::mode`].
+    pub mode: &'static str,
     /// See [`Stats::instance`].
     pub instance: String,
     pub started: Instant,
@@ -54,6 +56,7 @@ impl Process {
         let requests_by_status = requests_by_status(m);
         Stats {
             role: self.role.into(),
+            mode: self.mode.into(),
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             instance: self.instance.clone(),
