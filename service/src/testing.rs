@@ -1,6 +1,8 @@
 //! Real servers for tests: started on a free port, waited for until they answer, killed and reaped on drop,
 //! and dead with the test process even when that is killed. Failures panic: there is no test without them.
 
+mod constant;
+
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -14,6 +16,8 @@ use std::time::{Duration, Instant};
 
 use bson::doc;
 use nix::sys::signal::Signal;
+
+pub use constant::serve_constant;
 
 /// Names an executable to use in place of `mongod`; it is started as SecantusDB is.
 pub const MONGOD_VARIABLE: &str = "SCALEKIT_TEST_MONGOD";
