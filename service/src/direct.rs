@@ -191,7 +191,7 @@ impl Cache for NoCache {
         Ok(())
     }
 
-    async fn accepted(&self, _: i64, _: Vec<AcceptedWrite>) -> Result<(), CacheError> {
+    async fn accepted(&self, _: Vec<AcceptedWrite>) -> Result<(), CacheError> {
         Ok(())
     }
 
