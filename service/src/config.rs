@@ -4,9 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::access::Access;
 use crate::api::RequestLimits;
+use crate::authorities::Authorities;
 use crate::contract::Durability;
 use crate::journal::embedded::BacklogBounds;
+use crate::server_url::ServerUrl;
 use crate::worker::BatchSettings;
 
 /// Which parts the process runs.
@@ -38,11 +41,13 @@ pub enum Backend {
     /// database. No journal, no cache, no worker.
     Direct(DirectStore),
     RedisMongo {
-        redis_url: String,
+        redis_url: ServerUrl,
         /// Falls back to `redis_url`.
-        cache_url: Option<String>,
-        mongo_url: String,
+        cache_url: Option<ServerUrl>,
+        mongo_url: ServerUrl,
         mongo_database: String,
+        /// Whom servers with TLS are trusted by; `None`: the public authorities.
+        authorities: Option<Authorities>,
     },
 }
 
@@ -57,7 +62,7 @@ impl Backend {
 #[derive(Clone, Debug)]
 pub enum DirectStore {
     Embedded { data_dir: PathBuf },
-    Mongo { url: String, database: String },
+    Mongo { url: ServerUrl, database: String, authorities: Option<Authorities> },
 }
 
 /// One process.
@@ -66,6 +71,8 @@ pub struct Config {
     pub role: Role,
     pub backend: Backend,
     pub listen: SocketAddr,
+    /// Who may ask.
+    pub access: Access,
     /// Connections that the kernel may queue for the process.
     pub backlog: u32,
     pub max_connections: usize,

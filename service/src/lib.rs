@@ -1,7 +1,9 @@
 //! The write-behind service: an HTTP API that acknowledges a write once it is in a durable journal, and a
 //! worker that carries the journal into the database no faster than the database allows.
 
+pub mod access;
 pub mod api;
+pub mod authorities;
 mod background;
 pub mod cache;
 pub mod config;
@@ -13,7 +15,9 @@ pub mod operation;
 mod recall;
 pub mod redis_link;
 pub mod serve;
+pub mod server_url;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod token;
 pub mod worker;

@@ -5,9 +5,12 @@ use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, RedisError, RedisResult};
+use redis::{AsyncConnectionConfig, Client, ConnectionAddr, RedisError, RedisResult, TlsCertificates};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+
+use crate::authorities::Authorities;
+use crate::server_url::ServerUrl;
 
 /// How long the server may take for an answer. Far above an fsync, so that it only ends what hangs.
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -51,8 +54,15 @@ impl RedisLink {
     /// # Errors
     /// What is wrong with the URL; its credentials are not repeated.
     pub fn new(url: &str) -> Result<Self, String> {
-        let client =
-            Client::open(url).map_err(|error| format!("not a Redis URL (redis://HOST:PORT/DB): {error}"))?;
+        Self::open(&url.into(), None)
+    }
+
+    /// The same, with the authorities that a `rediss://` server is trusted by; the public ones, when left out.
+    ///
+    /// # Errors
+    /// As [`RedisLink::new`].
+    pub fn open(url: &ServerUrl, authorities: Option<&Authorities>) -> Result<Self, String> {
+        let client = client(url, authorities)?;
         let address = client.get_connection_info().addr().to_string();
         Ok(Self { client, address, current: RwLock::new(None), connecting: Mutex::default() })
     }
@@ -130,6 +140,26 @@ pub fn is_broken(error: &RedisError) -> bool {
         || error.is_timeout()
         || error.is_connection_dropped()
         || error.is_unrecoverable_error()
+}
+
+/// A client, which has not connected yet.
+///
+/// # Errors
+/// What is wrong with the URL; its credentials are not repeated.
+pub fn client(url: &ServerUrl, authorities: Option<&Authorities>) -> Result<Client, String> {
+    let problem = |error: RedisError| {
+        let detail = url.hide_in(&error.to_string());
+        format!("not a Redis URL (expected redis://[user:password@]HOST:PORT/DB, or rediss:// for TLS): {detail}")
+    };
+    let client = Client::open(url.expose()).map_err(problem)?;
+    let is_tls = matches!(client.get_connection_info().addr(), ConnectionAddr::TcpTls { .. });
+    match authorities.filter(|_| is_tls) {
+        None => Ok(client),
+        Some(authorities) => {
+            let trusted = TlsCertificates { client_tls: None, root_cert: Some(authorities.pem.clone()) };
+            Client::build_with_tls(url.expose(), trusted).map_err(problem)
+        }
+    }
 }
 
 async fn connect(client: &Client, response_timeout: Duration) -> RedisResult<MultiplexedConnection> {

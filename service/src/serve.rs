@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::listener::{self, ConnectionLimits};
+use crate::access::AccessError;
+use crate::api::listener::{self, ConnectionLimits, Door, Patience};
+use crate::api::reload;
 use crate::api::{self, App, Gate, Process, Reader};
 use crate::background;
 use crate::cache::Cache;
@@ -46,6 +48,8 @@ pub enum ServeError {
     Redis(String),
     #[error("{0}")]
     Config(String),
+    #[error("{0}")]
+    Access(#[from] AccessError),
     #[error("the worker ended badly, see above; what it had not stored is still in the journal")]
     Worker,
     #[error("{what}: {source}")]
@@ -72,6 +76,12 @@ pub async fn run(
     stop: CancellationToken,
     ready: impl FnOnce(),
 ) -> Result<(), ServeError> {
+    let (guard, tls) = config.access.open()?;
+    let door = Door { guard: guard.map(Arc::new), tls: tls.map(Arc::new) };
+    let address = listener.local_addr().unwrap_or(config.listen);
+    for warning in config.access.warnings(address.ip().to_canonical().is_loopback()) {
+        tracing::warn!(%address, "{warning}");
+    }
     let parts = connect(&config).await?;
     let real = parts.journal.durability();
     if real < config.durability {
@@ -131,7 +141,7 @@ pub async fn run(
     let limits = ConnectionLimits {
         max_connections: config.max_connections,
         shutdown_grace: config.shutdown_grace,
-        head_timeout: listener::HEAD_TIMEOUT,
+        patience: Patience::USUAL,
     };
     // If this future is dropped, its worker must not go on alone on its thread.
     let gone = CancellationToken::new();
@@ -171,10 +181,16 @@ pub async fn run(
         None
     };
     let purging = parts.embedded.map(|store| tokio::spawn(purge(store, Arc::clone(&throttle), stop.clone())));
-    ready();
-    listener::serve(listener, router, limits, metrics, stop).await;
-    worker_stop.cancel();
     let mut tasks = vec![watching];
+    if let Some(guard) = door.guard.clone() {
+        tasks.push(tokio::spawn(reload::watch(guard, reload::INTERVAL, stop.clone())));
+    }
+    if let Some(tls) = door.tls.clone() {
+        tasks.push(tokio::spawn(reload::watch(tls, reload::INTERVAL, stop.clone())));
+    }
+    ready();
+    listener::serve(listener, router, limits, door, metrics, stop).await;
+    worker_stop.cancel();
     let worker_failed = match working {
         Some(working) => !matches!(working.await, Ok(Ok(()))),
         None => false,
@@ -234,16 +250,16 @@ async fn connect(config: &Config) -> Result<Parts, ServeError> {
             })
         }
         Backend::Direct(database) => direct(config, database).await,
-        Backend::RedisMongo { redis_url, cache_url, mongo_url, mongo_database } => {
-            let link = Arc::new(RedisLink::new(redis_url).map_err(ServeError::Redis)?);
+        Backend::RedisMongo { redis_url, cache_url, mongo_url, mongo_database, authorities } => {
+            let link = Arc::new(RedisLink::open(redis_url, authorities.as_ref()).map_err(ServeError::Redis)?);
             let cache_link = match cache_url {
-                Some(url) => Arc::new(RedisLink::new(url).map_err(ServeError::Redis)?),
+                Some(url) => Arc::new(RedisLink::open(url, authorities.as_ref()).map_err(ServeError::Redis)?),
                 None => Arc::clone(&link),
             };
             cache_link.lease().await.map_err(ServeError::Redis)?;
             let journal = RedisJournal::connect(link, config.backlog_bounds).await?;
             let consumer = Box::new(journal.consumer(&config.worker_name));
-            let store = Arc::new(Mongo::connect(mongo_url, mongo_database).await?);
+            let store = Arc::new(Mongo::open(mongo_url, mongo_database, authorities.as_ref()).await?);
             store.ping().await?;
             let cache = Arc::new(RedisCache::new(cache_link));
             Ok(Parts { journal: Arc::new(journal), consumer: Some(consumer), cache, store, embedded: None })
@@ -263,8 +279,8 @@ async fn direct(config: &Config, database: &DirectStore) -> Result<Parts, ServeE
             let store = Arc::new(background::call(|| Embedded::open(&data_dir.join("store")))?);
             (store.clone(), Some(store))
         }
-        DirectStore::Mongo { url, database } => {
-            let store = Mongo::connect(url, database).await?;
+        DirectStore::Mongo { url, database, authorities } => {
+            let store = Mongo::open(url, database, authorities.as_ref()).await?;
             store.ping().await?;
             (Arc::new(store), None)
         }

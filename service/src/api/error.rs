@@ -3,6 +3,8 @@
 //! Every error means that nothing was accepted, but for 504, which leaves the outcome open, and in direct mode 500:
 //! some of the request's writes are stored, and the detail says which.
 
+use std::time::Duration;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
@@ -21,11 +23,13 @@ pub(super) struct ApiError {
     status: StatusCode,
     detail: String,
     retry_after_seconds: Option<u32>,
+    /// What proof of who one is would do, for a 401.
+    challenge: Option<&'static str>,
 }
 
 impl ApiError {
     fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into(), retry_after_seconds: None }
+        Self { status, detail: detail.into(), retry_after_seconds: None, challenge: None }
     }
 
     pub(super) fn malformed(detail: impl Into<String>) -> Self {
@@ -54,6 +58,15 @@ impl ApiError {
 
     pub(super) fn request_timeout() -> Self {
         Self::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")
+    }
+
+    pub(super) fn unauthorized(detail: impl Into<String>, challenge: &'static str) -> Self {
+        Self { challenge: Some(challenge), ..Self::new(StatusCode::UNAUTHORIZED, detail) }
+    }
+
+    pub(super) fn too_many_requests(detail: impl Into<String>, wait: Duration) -> Self {
+        let seconds = u32::try_from(wait.as_secs_f64().ceil() as u64).unwrap_or(u32::MAX).max(1);
+        Self { retry_after_seconds: Some(seconds), ..Self::new(StatusCode::TOO_MANY_REQUESTS, detail) }
     }
 
     pub(super) fn unavailable(detail: impl Into<String>) -> Self {
@@ -111,6 +124,9 @@ impl IntoResponse for ApiError {
             (self.status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
         if let Some(seconds) = self.retry_after_seconds {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(challenge) = self.challenge {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         response
     }

@@ -1,5 +1,5 @@
-//! The accept loop: an explicit backlog, a cap on connections, a time limit for request heads, and a shutdown
-//! that lets requests finish. (axum's own loop has no time limit for heads.)
+//! The accept loop: an explicit backlog, a cap on connections, time limits for handshakes, request heads and clients
+//! that do not read, and a shutdown that lets requests finish. (axum's own loop has no such limits.)
 
 use std::convert::Infallible;
 use std::io;
@@ -9,24 +9,33 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Request, Response};
-use hyper::body::Incoming;
+use axum::http::{Request, Response, header};
+use axum::response::IntoResponse as _;
+use hyper::body::{Body as _, Incoming};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use super::auth::{Guard, Visitor};
+use super::routes;
+use super::slow::Impatient;
+use super::tls::Tls;
 use crate::metrics::Metrics;
 
-/// A request head must be there within this.
-pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// After an accept that failed for want of files or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Handshakes may take a part of the connections only, or clients that never finish one would take all.
+const CONNECTIONS_PER_HANDSHAKE: usize = 4;
+/// Of the body of a request that is refused at the door; see [`routes::discard`].
+const DISCARDED_BYTES: usize = 4 << 20;
 
 /// Bounds of the accept loop.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +44,36 @@ pub(crate) struct ConnectionLimits {
     pub max_connections: usize,
     /// How long requests may take to finish after the shutdown began.
     pub shutdown_grace: Duration,
-    pub head_timeout: Duration,
+    pub patience: Patience,
+}
+
+/// How long a client may keep its connection waiting.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// For the TLS handshake.
+    pub handshake: Duration,
+    /// For a whole request head, from the end of the request before it: so it bounds idle connections, too.
+    pub head: Duration,
+    /// While an answer waits and next to nothing of it is read; see [`Impatient`].
+    pub unread: Duration,
+}
+
+impl Patience {
+    /// Each is far above what a client on a bad network needs.
+    pub(crate) const USUAL: Self = Self {
+        handshake: Duration::from_secs(10),
+        head: Duration::from_secs(15),
+        unread: Duration::from_secs(15),
+    };
+}
+
+/// What a client has to pass.
+#[derive(Clone, Default)]
+pub(crate) struct Door {
+    /// `None`: open to all.
+    pub guard: Option<Arc<Guard>>,
+    /// `None`: in the clear.
+    pub tls: Option<Arc<Tls>>,
 }
 
 /// Opens a listening socket with a backlog of its own; the kernel cuts it to net.core.somaxconn.
@@ -56,19 +94,22 @@ pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
     limits: ConnectionLimits,
+    door: Door,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) {
     let slots = Arc::new(Semaphore::new(limits.max_connections));
+    let handshakes = Arc::new(Semaphore::new(limits.max_connections.div_ceil(CONNECTIONS_PER_HANDSHAKE)));
     let graceful = GracefulShutdown::new();
-    let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(limits.head_timeout).pipeline_flush(true);
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(limits.patience.head).pipeline_flush(true);
     loop {
+        let shaking = door.tls.as_ref().map(|_| &handshakes);
         let accepted = tokio::select! {
-            accepted = accept(&listener, &slots) => accepted,
+            accepted = accept(&listener, &slots, shaking) => accepted,
             () = stop.cancelled() => break,
         };
-        let (stream, slot) = match accepted {
+        let accepted = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of files, usually; the clients wait in the backlog meanwhile.
@@ -77,20 +118,21 @@ pub(crate) async fn serve(
                 continue;
             }
         };
-        let service = {
-            let router = router.clone();
-            let metrics = Arc::clone(&metrics);
-            service_fn(move |request| answer(router.clone(), Arc::clone(&metrics), request))
+        let host = Host {
+            http: http.clone(),
+            router: router.clone(),
+            door: door.clone(),
+            patience: limits.patience,
+            metrics: Arc::clone(&metrics),
         };
-        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
-        let metrics = Arc::clone(&metrics);
+        let (watcher, stop) = (graceful.watcher(), stop.clone());
         tokio::spawn(async move {
+            let metrics = Arc::clone(&host.metrics);
             metrics.connections.inc();
-            if let Err(error) = connection.await {
+            if let Err(error) = host.receive(accepted, watcher, stop).await {
                 tracing::debug!(%error, "a connection ended early");
             }
             metrics.connections.dec();
-            drop(slot);
         });
     }
     // From here on connects are refused, so that a balancer turns elsewhere.
@@ -100,63 +142,97 @@ pub(crate) async fn serve(
     }
 }
 
+/// A connection and its place among those that there may be.
+struct Accepted {
+    stream: TcpStream,
+    _slot: OwnedSemaphorePermit,
+    /// Until its handshake is over.
+    shaking: Option<OwnedSemaphorePermit>,
+}
+
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    handshakes: Option<&Arc<Semaphore>>,
+) -> io::Result<Accepted> {
     let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
+    let shaking = match handshakes {
+        Some(handshakes) => Some(Arc::clone(handshakes).acquire_owned().await.map_err(io::Error::other)?),
+        None => None,
+    };
     let (stream, _) = listener.accept().await?;
     // Fails only for a client that has gone already; serving it will tell.
     let _ = stream.set_nodelay(true);
-    Ok((stream, slot))
+    Ok(Accepted { stream, _slot: slot, shaking })
+}
+
+/// What a connection is served with.
+struct Host {
+    http: http1::Builder,
+    router: Router,
+    door: Door,
+    patience: Patience,
+    metrics: Arc<Metrics>,
+}
+
+impl Host {
+    /// Serves one connection to its end.
+    async fn receive(
+        self,
+        accepted: Accepted,
+        watcher: Watcher,
+        stop: CancellationToken,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let Accepted { stream, _slot, shaking } = accepted;
+        let stream = Impatient::new(stream, self.patience.unread);
+        let Some(tls) = self.door.tls.clone() else { return Ok(self.converse(stream, watcher).await?) };
+        let shaken = tokio::select! {
+            shaken = tokio::time::timeout(self.patience.handshake, tls.acceptor.accept(stream)) => shaken,
+            // It has asked for nothing yet.
+            () = stop.cancelled() => return Ok(()),
+        };
+        let stream = shaken.map_err(|_| "the TLS handshake took too long")??;
+        drop(shaking);
+        Ok(self.converse(stream, watcher).await?)
+    }
+
+    async fn converse<S>(self, stream: S, watcher: Watcher) -> hyper::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Self { http, router, door, patience, metrics } = self;
+        let visitor = door.guard.map(|guard| Arc::new(Visitor::new(guard)));
+        let service = service_fn(move |request| {
+            answer(router.clone(), visitor.clone(), patience, Arc::clone(&metrics), request)
+        });
+        watcher.watch(http.serve_connection(TokioIo::new(stream), service)).await
+    }
 }
 
 async fn answer(
     router: Router,
+    visitor: Option<Arc<Visitor>>,
+    patience: Patience,
     metrics: Arc<Metrics>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let started = Instant::now();
-    let response = router.oneshot(request.map(Body::new)).await?;
+    let refusal = visitor.and_then(|visitor| visitor.admit(request.uri().path(), request.headers()).err());
+    let response = match refusal {
+        None => router.oneshot(request.map(Body::new)).await?,
+        Some(refusal) => {
+            // Unread, it would be answered by a reset. Whoever waits to be told to continue has sent nothing.
+            if !request.body().is_end_stream() && !request.headers().contains_key(header::EXPECT) {
+                let body = Body::new(request.into_body());
+                tokio::spawn(routes::discard(body, DISCARDED_BYTES, patience.head));
+            }
+            refusal.into_response()
+        }
+    };
     metrics.request_seconds.observe(started.elapsed().as_secs_f64());
     metrics.answered(response.status().as_u16());
     Ok(response)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
-    #[tokio::test]
-    async fn a_client_that_does_not_finish_its_head_is_cut_off() {
-        let socket = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 16).unwrap();
-        let address = socket.local_addr().unwrap();
-        let stop = CancellationToken::new();
-        let router = Router::new().route("/", axum::routing::get(async || "fine"));
-        let limits = ConnectionLimits {
-            max_connections: 2,
-            shutdown_grace: Duration::from_secs(5),
-            head_timeout: Duration::from_millis(200),
-        };
-        let listener = TcpListener::from_std(socket).unwrap();
-        let serving = tokio::spawn(serve(listener, router, limits, Arc::default(), stop.clone()));
-        for head in ["", "GET /", "GET / HTTP/1.1\r\nHost: x\r\n"] {
-            let mut slow = TcpStream::connect(address).await.unwrap();
-            slow.write_all(head.as_bytes()).await.unwrap();
-            let mut answer = String::new();
-            let ended = tokio::time::timeout(Duration::from_secs(20), slow.read_to_string(&mut answer)).await;
-            // An end or a reset, but no answer, and not never.
-            assert!(ended.is_ok(), "{head:?} holds its connection");
-            assert!(!answer.contains("200"), "{head:?}: {answer}");
-        }
-        // Their places are free again.
-        let mut quick = TcpStream::connect(address).await.unwrap();
-        quick.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
-        let mut answer = String::new();
-        quick.read_to_string(&mut answer).await.unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("fine"), "{answer}");
-        stop.cancel();
-        serving.await.unwrap();
-    }
-}
+mod tests;

@@ -1,15 +1,20 @@
 //! The HTTP side: routes, bounds, readiness and metrics.
 
 mod accept;
+pub(crate) mod auth;
 mod decode;
 mod error;
 mod gate;
 pub(crate) mod listener;
 mod path;
+mod rate;
 mod read;
+pub(crate) mod reload;
 mod routes;
+mod slow;
 mod stats;
 mod system;
+pub(crate) mod tls;
 mod transcode;
 
 use std::sync::Arc;

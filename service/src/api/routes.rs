@@ -214,7 +214,7 @@ async fn body(app: &App, request: Request) -> Result<Bytes, ApiError> {
     if announced.is_some_and(|announced| announced > limit) {
         // A client that waits to be told to continue has sent nothing.
         if !expects_continue {
-            tokio::spawn(discard(body, app.limits.request_timeout));
+            tokio::spawn(discard(body, DISCARDED_BYTES, app.limits.request_timeout));
         }
         return Err(ApiError::too_large(limit));
     }
@@ -222,7 +222,7 @@ async fn body(app: &App, request: Request) -> Result<Bytes, ApiError> {
     match tokio::time::timeout(app.limits.request_timeout, collected).await {
         Ok(Ok(whole)) => Ok(whole.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            tokio::spawn(discard(body, app.limits.request_timeout));
+            tokio::spawn(discard(body, DISCARDED_BYTES, app.limits.request_timeout));
             Err(ApiError::too_large(limit))
         }
         Ok(Err(error)) => Err(ApiError::malformed(format!("the body broke off: {error}"))),
@@ -231,12 +231,12 @@ async fn body(app: &App, request: Request) -> Result<Bytes, ApiError> {
 }
 
 /// Reads what is left of a body while the answer is on its way.
-async fn discard(mut body: Body, limit: Duration) {
+pub(super) async fn discard(mut body: Body, most_bytes: usize, limit: Duration) {
     let reading = async {
         let mut discarded = 0;
         while let Some(Ok(frame)) = body.frame().await {
             discarded += frame.data_ref().map_or(0, Bytes::len);
-            if discarded > DISCARDED_BYTES {
+            if discarded > most_bytes {
                 break;
             }
         }

@@ -18,13 +18,15 @@ use async_trait::async_trait;
 use bson::raw::RawDocumentBuf;
 use bson::{Document, doc};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use mongodb::options::ClientOptions;
+use mongodb::options::{ClientOptions, Tls};
 use mongodb::{Client, Database};
 
 use self::reply::CommandError;
 use super::{Applied, Stamp, Store, StoreError, StoredDocument, Throttle, Unlimited, encoding, rules};
+use crate::authorities::Authorities;
 use crate::contract::RESERVED_FIELD;
 use crate::operation::{DocumentKey, DocumentWrite};
+use crate::server_url::ServerUrl;
 
 const MAX_POOL_SIZE: u32 = 8;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -55,14 +57,31 @@ impl Mongo {
     /// If the URL or the names in it cannot be resolved. The URL is never part of a message: it may hold a
     /// password.
     pub async fn connect(url: &str, database: &str) -> Result<Self, StoreError> {
+        Self::open(&url.into(), database, None).await
+    }
+
+    /// The same, with the authorities that a server is trusted by where the URL says `tls=true` and names none; the
+    /// public ones, when left out.
+    ///
+    /// # Errors
+    /// As [`Mongo::connect`].
+    pub async fn open(
+        url: &ServerUrl,
+        database: &str,
+        authorities: Option<&Authorities>,
+    ) -> Result<Self, StoreError> {
         let invalid = |error: mongodb::error::Error| {
             // The parser quotes what it does not like, which may be the password.
-            let detail = if url.contains('@') { String::new() } else { format!(": {}", error.kind) };
+            let has_credentials = url.expose().contains('@');
+            let detail = if has_credentials { String::new() } else { format!(": {}", error.kind) };
             StoreError::Failed(format!(
                 "the MongoDB URL cannot be used (expected mongodb://[user:password@]host[:port]/...){detail}"
             ))
         };
-        let mut options = ClientOptions::parse(url).await.map_err(invalid)?;
+        let mut options = ClientOptions::parse(url.expose()).await.map_err(invalid)?;
+        if let (Some(authorities), Some(Tls::Enabled(tls))) = (authorities, &mut options.tls) {
+            tls.ca_file_path.get_or_insert_with(|| authorities.file.clone());
+        }
         options.app_name.get_or_insert_with(|| "scalekit".to_owned());
         options.max_pool_size.get_or_insert(MAX_POOL_SIZE);
         options.connect_timeout.get_or_insert(CONNECT_TIMEOUT);

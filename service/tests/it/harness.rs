@@ -10,6 +10,7 @@ use bson::Document;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use reqwest::{Method, RequestBuilder};
+use scalekit_service::access::Access;
 use scalekit_service::api::RequestLimits;
 use scalekit_service::config::{Backend, Config, Role};
 use scalekit_service::contract::{AuditPage, AuditedDocument, Durability, Stats};
@@ -402,10 +403,11 @@ fn config(
 ) -> Config {
     let backend = match (redis, mongo) {
         (Some(redis), Some(mongo)) => Backend::RedisMongo {
-            redis_url: redis.url.clone(),
+            redis_url: redis.url.as_str().into(),
             cache_url: None,
-            mongo_url: mongo.url.clone(),
+            mongo_url: mongo.url.as_str().into(),
             mongo_database: database.to_owned(),
+            authorities: None,
         },
         _ => Backend::Embedded { data_dir: dir.join("data") },
     };
@@ -413,6 +415,7 @@ fn config(
         role,
         backend,
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        access: Access::default(),
         backlog: 1024,
         max_connections: options.max_connections,
         durability: Durability::Fsync,
