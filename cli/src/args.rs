@@ -1,5 +1,6 @@
 //! The command line. Nobody else knows clap: what is typed here becomes plain options.
 
+mod access;
 mod host;
 mod load;
 
@@ -9,6 +10,9 @@ use std::path::PathBuf;
 use clap::{
     ArgAction, Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
 };
+use scalekit_service::server_url::ServerUrl;
+
+pub(crate) use access::{AccessArgs, SecretArgs, ServiceTokenArgs, TokenAction, TokenArgs};
 
 pub(crate) use host::{DoctorArgs, RollbackArgs, TuneAction, TuneArgs};
 pub(crate) use load::{AgentArgs, AgentsArgs, BenchArgs, ConnectArgs, LoadArgs};
@@ -79,6 +83,8 @@ pub(crate) enum CliCommand {
     Agent(AgentArgs),
     /// Run a part of the bundled service in the foreground
     Serve(ServeArgs),
+    /// Make tokens for who may ask the service
+    Token(TokenArgs),
     /// Print the completions of a shell
     Completions(CompletionsArgs),
     /// Write the manual pages into a directory
@@ -93,6 +99,10 @@ pub(crate) struct RunArgs {
     pub(crate) backend: BackendArgs,
     #[command(flatten)]
     pub(crate) agents: AgentsArgs,
+    #[command(flatten)]
+    pub(crate) access: AccessArgs,
+    #[command(flatten)]
+    pub(crate) token: ServiceTokenArgs,
     /// Leave the service running afterwards; `scalekit deploy down` ends it
     #[arg(long)]
     pub(crate) keep: bool,
@@ -102,6 +112,8 @@ pub(crate) struct RunArgs {
 pub(crate) struct DeployArgs {
     #[command(flatten)]
     pub(crate) backend: BackendArgs,
+    #[command(flatten)]
+    pub(crate) access: AccessArgs,
     /// Address and port of the API; port 0 takes any free one
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Option<String>,
@@ -112,7 +124,7 @@ pub(crate) struct DeployArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum DeployAction {
     /// Show what is deployed
-    Status,
+    Status(ServiceTokenArgs),
     /// Print what the processes logged
     Logs {
         /// Lines from the end of each log
@@ -138,13 +150,15 @@ pub(crate) struct BackendArgs {
     pub(crate) mode: Option<String>,
     /// The journal's Redis; without it, a redis-server found on PATH is started
     #[arg(long, value_name = "URL", hide_env_values = true)]
-    pub(crate) redis_url: Option<String>,
+    pub(crate) redis_url: Option<ServerUrl>,
     /// The cache's Redis; the journal's, if only that is given
     #[arg(long, value_name = "URL", hide_env_values = true)]
-    pub(crate) cache_url: Option<String>,
+    pub(crate) cache_url: Option<ServerUrl>,
     /// MongoDB; without it, a mongod found on PATH is started
     #[arg(long, value_name = "URL", hide_env_values = true)]
-    pub(crate) mongo_url: Option<String>,
+    pub(crate) mongo_url: Option<ServerUrl>,
+    #[command(flatten)]
+    pub(crate) secrets: SecretArgs,
 }
 
 #[derive(Debug, Args)]
@@ -198,6 +212,8 @@ pub(crate) struct ServeArgs {
     pub(crate) role: ServeRole,
     #[command(flatten)]
     pub(crate) backend: BackendArgs,
+    #[command(flatten)]
+    pub(crate) access: AccessArgs,
     /// Address and port to listen on; port 0 takes any free one
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Option<String>,

@@ -11,11 +11,16 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 /// A PEM file of certificates, trusted in place of the public authorities.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authorities {
-    pub(crate) file: PathBuf,
+    file: PathBuf,
     pub(crate) pem: Vec<u8>,
 }
 
 impl Authorities {
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
     /// # Errors
     /// The file cannot be read, or a certificate in it cannot be used, or there is none.
     pub fn read(file: &Path) -> Result<Self, String> {
@@ -25,10 +30,14 @@ impl Authorities {
         for certificate in CertificateDer::pem_slice_iter(&pem) {
             let certificate =
                 certificate.map_err(|error| format!("{shown} is not a PEM file of certificates: {error}"))?;
-            roots.add(certificate).map_err(|error| format!("a certificate in {shown} cannot be used: {error}"))?;
+            roots
+                .add(certificate)
+                .map_err(|error| format!("a certificate in {shown} cannot be used: {error}"))?;
         }
         if roots.is_empty() {
-            return Err(format!("there is no certificate in {shown}; expected PEM, `-----BEGIN CERTIFICATE-----`"));
+            return Err(format!(
+                "there is no certificate in {shown}; expected PEM, `-----BEGIN CERTIFICATE-----`"
+            ));
         }
         Ok(Self { file: file.to_owned(), pem })
     }
@@ -42,7 +51,8 @@ mod tests {
     fn a_file_without_authorities_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("ca.pem");
-        let block = |inner: &str| format!("-----BEGIN CERTIFICATE-----\n{inner}\n-----END CERTIFICATE-----\n");
+        let block =
+            |inner: &str| format!("-----BEGIN CERTIFICATE-----\n{inner}\n-----END CERTIFICATE-----\n");
         for (text, part) in [
             (String::new(), "no certificate"),
             ("text".to_owned(), "no certificate"),

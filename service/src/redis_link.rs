@@ -149,7 +149,9 @@ pub fn is_broken(error: &RedisError) -> bool {
 pub fn client(url: &ServerUrl, authorities: Option<&Authorities>) -> Result<Client, String> {
     let problem = |error: RedisError| {
         let detail = url.hide_in(&error.to_string());
-        format!("not a Redis URL (expected redis://[user:password@]HOST:PORT/DB, or rediss:// for TLS): {detail}")
+        format!(
+            "not a Redis URL (expected redis://[user:password@]HOST:PORT/DB, or rediss:// for TLS): {detail}"
+        )
     };
     let client = Client::open(url.expose()).map_err(problem)?;
     let is_tls = matches!(client.get_connection_info().addr(), ConnectionAddr::TcpTls { .. });

@@ -6,6 +6,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use secrecy::{ExposeSecret as _, SecretString};
+use serde::{Deserialize, Deserializer, Serializer};
 
 /// Longer ones are none: a replica set of fifty members fits.
 const MAX_FILE_BYTES: u64 = 16 << 10;
@@ -29,7 +30,10 @@ impl ServerUrl {
             .map_err(|error| format!("cannot read {shown}: {error}"))?;
         let url = Self::from(text.trim());
         let plain = |c: char| !c.is_whitespace() && !c.is_control();
-        if text.len() as u64 > MAX_FILE_BYTES || !url.expose().contains("://") || !url.expose().chars().all(plain) {
+        if text.len() as u64 > MAX_FILE_BYTES
+            || !url.expose().contains("://")
+            || !url.expose().chars().all(plain)
+        {
             return Err(format!(
                 "{shown} does not hold one URL on one line, such as redis://user:password@host:6379 (a password's special \
                  characters are written as %XX)"
@@ -60,6 +64,24 @@ impl From<&str> for ServerUrl {
 impl From<String> for ServerUrl {
     fn from(url: String) -> Self {
         Self(url.into())
+    }
+}
+
+/// As it was written. There is no `Serialize`: see [`expose_to`].
+impl<'de> Deserialize<'de> for ServerUrl {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        String::deserialize(input).map(Self::from)
+    }
+}
+
+/// Writes the URL with its password, into a record that only its owner can read.
+///
+/// # Errors
+/// Those of the output.
+pub fn expose_to<S: Serializer>(url: &Option<ServerUrl>, output: S) -> Result<S::Ok, S::Error> {
+    match url {
+        Some(url) => output.serialize_some(url.expose()),
+        None => output.serialize_none(),
     }
 }
 

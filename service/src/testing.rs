@@ -118,6 +118,18 @@ impl MongoServer {
     }
 }
 
+impl MongoServer {
+    /// SecantusDB from `target/venv`, with these further arguments; `None` if it is not there. It counts as started
+    /// when it takes connections, since TLS or a password may keep strangers from more.
+    #[must_use]
+    pub fn start_secantus(dir: &Path, args: &[&str]) -> Option<Self> {
+        let program = bundled_mongod();
+        let all = [&["--storage-path", dir.to_str().expect("a UTF-8 directory")], args].concat();
+        let listens: fn(TcpStream) -> io::Result<bool> = |_| Ok(true);
+        program.is_file().then(|| Self(Server::start("mongodb", program, &all, dir, listens)))
+    }
+}
+
 fn bundled_mongod() -> PathBuf {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace");
     workspace.join("target/venv/bin/secantusd-py")
@@ -239,7 +251,8 @@ fn redis_answers(mut stream: TcpStream) -> io::Result<bool> {
     stream.write_all(b"PING\r\n")?;
     let mut answer = [0; 5];
     stream.read_exact(&mut answer)?;
-    Ok(&answer == b"+PONG")
+    // Who must log in first is answered, too.
+    Ok(matches!(&answer, b"+PONG" | b"-NOAU"))
 }
 
 /// Sends `hello` as an `OP_MSG`:

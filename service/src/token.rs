@@ -67,7 +67,10 @@ pub fn parse(text: &str) -> Result<Vec<TokenLine>, String> {
         let at = |problem: String| format!("{}: {problem}", index + 1);
         let token = parse_line(line).map_err(at)?;
         if tokens.iter().any(|known| known.name == token.name) {
-            return Err(at(format!("the name {:?} is there already; name each token differently", token.name)));
+            return Err(at(format!(
+                "the name {:?} is there already; name each token differently",
+                token.name
+            )));
         }
         if tokens.iter().any(|known| known.hash == token.hash) {
             return Err(at("this token is there already under another name; make one for each".to_owned()));
@@ -85,10 +88,13 @@ pub fn parse(text: &str) -> Result<Vec<TokenLine>, String> {
 
 fn parse_line(line: &str) -> Result<TokenLine, String> {
     let mut words = line.split_ascii_whitespace();
-    let (name, kept, rate) = (words.next().unwrap_or_default(), words.next().unwrap_or_default(), words.next());
+    let (name, kept, rate) =
+        (words.next().unwrap_or_default(), words.next().unwrap_or_default(), words.next());
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     if !(1..=MAX_NAME_BYTES).contains(&name.len()) || !name.bytes().all(plain) {
-        return Err(format!("expected a name of 1 to {MAX_NAME_BYTES} letters, digits, `-`, `_` or `.` first"));
+        return Err(format!(
+            "expected a name of 1 to {MAX_NAME_BYTES} letters, digits, `-`, `_` or `.` first"
+        ));
     }
     if let Some(more) = words.next() {
         return Err(format!("expected `NAME  sha256:HEX  [RATE]`, found {more:?} after that"));
@@ -119,8 +125,10 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn unhex(text: &str) -> Option<TokenHash> {
-    let digits: Vec<u8> = text.chars().map(|c| c.to_digit(16).map(|digit| digit as u8)).collect::<Option<_>>()?;
-    let bytes: Vec<u8> = digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect();
+    let digits: Vec<u8> =
+        text.chars().map(|c| c.to_digit(16).map(|digit| digit as u8)).collect::<Option<_>>()?;
+    let bytes: Vec<u8> =
+        digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect();
     if digits.len() == 64 { bytes.try_into().ok() } else { None }
 }
 
@@ -140,7 +148,8 @@ mod tests {
 
     #[test]
     fn a_file_is_read() {
-        let (one, two) = (line("ci", "token-one", Some("500/s")).unwrap(), line("ops.1", "token-two", None).unwrap());
+        let (one, two) =
+            (line("ci", "token-one", Some("500/s")).unwrap(), line("ops.1", "token-two", None).unwrap());
         let tokens = parse(&format!("# who\n\n{one}\r\n  {two}\n")).unwrap();
         assert_eq!(
             tokens,
@@ -177,7 +186,8 @@ mod tests {
             assert!(parts.iter().all(|part| error.contains(part)), "{text:?}: {error}");
             assert!(!error.contains("secret"), "{error}");
         }
-        let many: String = (0..=1000).map(|n| line(&format!("t{n}"), &format!("{n}"), None).unwrap() + "\n").collect();
+        let many: String =
+            (0..=1000).map(|n| line(&format!("t{n}"), &format!("{n}"), None).unwrap() + "\n").collect();
         assert!(parse(&many).unwrap_err().starts_with("1001: more than 1000"));
         assert!(line("no name", "t", None).is_err() && line("n", "t", Some("fast")).is_err());
     }

@@ -28,6 +28,10 @@ impl Token {
         Ok(Self(token.to_owned()))
     }
 
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+
     /// The value of the Authorization header.
     pub(super) fn header(&self) -> String {
         format!("Bearer {}", self.0)

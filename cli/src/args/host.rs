@@ -1,6 +1,7 @@
 //! Flags of what looks after this host: `tune` and `doctor`.
 
 use clap::{Args, Subcommand};
+use scalekit_service::server_url::ServerUrl;
 
 #[derive(Debug, Args)]
 pub(crate) struct TuneArgs {
@@ -64,11 +65,11 @@ pub(crate) struct DoctorArgs {
     pub(crate) seconds: u64,
     /// The journal's Redis
     #[arg(long, value_name = "URL", hide_env_values = true)]
-    pub(crate) redis_url: Option<String>,
+    pub(crate) redis_url: Option<ServerUrl>,
     /// The cache's Redis
     #[arg(long, value_name = "URL", hide_env_values = true)]
-    pub(crate) cache_url: Option<String>,
+    pub(crate) cache_url: Option<ServerUrl>,
     /// MongoDB
     #[arg(long, value_name = "URL", hide_env_values = true)]
-    pub(crate) mongo_url: Option<String>,
+    pub(crate) mongo_url: Option<ServerUrl>,
 }

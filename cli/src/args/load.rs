@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::ServiceTokenArgs;
+
 /// How much load, and when it passes.
 #[derive(Debug, Args)]
 pub(crate) struct LoadArgs {
@@ -75,6 +77,8 @@ pub(crate) struct BenchArgs {
     pub(crate) body: Option<String>,
     #[command(flatten)]
     pub(crate) agents: AgentsArgs,
+    #[command(flatten)]
+    pub(crate) token: ServiceTokenArgs,
 }
 
 /// How users connect.

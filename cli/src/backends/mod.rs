@@ -7,8 +7,11 @@
 mod mongo;
 mod reading;
 mod redis;
-mod secret;
 mod watch;
+
+use scalekit_service::authorities::Authorities;
+use scalekit_service::redis_link;
+use scalekit_service::server_url::ServerUrl;
 
 pub(crate) use self::mongo::MongoFacts;
 pub(crate) use self::reading::{Readings, Source, check_mongo_url, read};
@@ -23,7 +26,16 @@ pub(crate) const CACHE: &str = "cache";
 pub(crate) struct RedisUrl {
     /// What it is for, where there are several: `journal`, `cache`.
     pub(crate) name: Option<&'static str>,
-    pub(crate) url: String,
+    pub(crate) url: ServerUrl,
+    /// Whom a server with TLS is trusted by; `None`: the public authorities.
+    pub(crate) authorities: Option<Authorities>,
+}
+
+/// MongoDB, by URL.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct MongoUrl {
+    pub(crate) url: ServerUrl,
+    pub(crate) authorities: Option<Authorities>,
 }
 
 impl RedisUrl {
@@ -31,10 +43,14 @@ impl RedisUrl {
     ///
     /// # Errors
     /// A URL that is none; its credentials are not repeated.
-    pub(crate) fn of(journal: Option<&str>, cache: Option<&str>) -> Result<Vec<Self>, String> {
-        let one = |name, url: &str| {
-            redis::client(url)?;
-            Ok::<_, String>(Self { name, url: url.to_owned() })
+    pub(crate) fn of(
+        journal: Option<&ServerUrl>,
+        cache: Option<&ServerUrl>,
+        authorities: Option<&Authorities>,
+    ) -> Result<Vec<Self>, String> {
+        let one = |name, url: &ServerUrl| {
+            redis_link::client(url, authorities)?;
+            Ok::<_, String>(Self { name, url: url.clone(), authorities: authorities.cloned() })
         };
         match (journal, cache) {
             (Some(journal), Some(cache)) if journal != cache => {
@@ -59,9 +75,10 @@ mod tests {
     #[test]
     fn instances_are_named_where_there_are_several() {
         let names = |journal, cache| -> Vec<Option<&str>> {
-            RedisUrl::of(journal, cache).unwrap().into_iter().map(|url| url.name).collect()
+            RedisUrl::of(journal, cache, None).unwrap().into_iter().map(|url| url.name).collect()
         };
-        let (one, other) = (Some("redis://127.0.0.1:1"), Some("redis://127.0.0.1:2"));
+        let (one, other) = ("redis://127.0.0.1:1".into(), "redis://127.0.0.1:2".into());
+        let (one, other) = (Some(&one), Some(&other));
         assert_eq!(names(one, other), [Some("journal"), Some("cache")]);
         assert_eq!(names(one, one), [None]);
         assert_eq!(names(one, None), [None]);
@@ -74,7 +91,7 @@ mod tests {
     #[test]
     fn a_url_that_is_none_is_refused_without_its_password() {
         for url in ["http://u:hunter2@h", "redis//u:hunter2@h", "redis://u:hunter2@h:port", ""] {
-            let error = RedisUrl::of(Some(url), None).err().unwrap();
+            let error = RedisUrl::of(Some(&url.into()), None, None).err().unwrap();
             assert!(error.contains("redis://") && !error.contains("hunter2"), "{url}: {error}");
         }
     }

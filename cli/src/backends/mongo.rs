@@ -7,9 +7,11 @@ use std::time::Duration;
 use mongodb::Client;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::error::{Error, ErrorKind};
-use mongodb::options::ClientOptions;
+use mongodb::options::{ClientOptions, Tls};
 
-use super::secret::hidden;
+use scalekit_service::server_url::ServerUrl;
+
+use super::MongoUrl;
 use crate::host::counters::{Figure, Kind};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -86,7 +88,7 @@ fn said(text: &str) -> String {
 
 /// One server or replica set.
 pub(super) struct MongoReader {
-    url: String,
+    at: MongoUrl,
     /// Without credentials.
     hosts: String,
     client: Option<Client>,
@@ -96,16 +98,16 @@ pub(super) struct MongoReader {
 ///
 /// # Errors
 /// A URL that is none; the driver quotes what it does not like, which may be the password.
-pub(super) async fn options(url: &str) -> Result<ClientOptions, Refused> {
+pub(super) async fn options(url: &ServerUrl) -> Result<ClientOptions, Refused> {
     let not_found = |why: &str| Refused::NotFound(format!("the hosts of the MongoDB URL {why}"));
-    match tokio::time::timeout(ANSWER_TIMEOUT, ClientOptions::parse(url)).await {
+    match tokio::time::timeout(ANSWER_TIMEOUT, ClientOptions::parse(url.expose())).await {
         Ok(Ok(options)) => Ok(options),
         Err(_) => Err(not_found("could not be looked up in time")),
         Ok(Err(error)) if matches!(*error.kind, ErrorKind::DnsResolve { .. }) => {
             Err(not_found("cannot be looked up"))
         }
         Ok(Err(error)) => {
-            let detail = if url.contains('@') { String::new() } else { format!(": {}", error.kind) };
+            let detail = if url.expose().contains('@') { String::new() } else { format!(": {}", error.kind) };
             Err(Refused::Invalid(format!(
                 "cannot use the MongoDB URL (expected mongodb://[user:password@]HOST:PORT/...){detail}"
             )))
@@ -123,8 +125,8 @@ pub(super) enum Refused {
 }
 
 impl MongoReader {
-    pub(super) fn new(url: &str) -> Self {
-        Self { url: url.to_owned(), hosts: String::new(), client: None }
+    pub(super) fn new(at: &MongoUrl) -> Self {
+        Self { at: at.clone(), hosts: String::new(), client: None }
     }
 
     /// Asks; in at most a few seconds.
@@ -135,9 +137,13 @@ impl MongoReader {
         let client = match &self.client {
             Some(client) => client.clone(),
             None => {
-                let mut options = options(&self.url).await.map_err(|refused| match refused {
+                let mut options = options(&self.at.url).await.map_err(|refused| match refused {
                     Refused::Invalid(why) | Refused::NotFound(why) => why,
                 })?;
+                if let (Some(authorities), Some(Tls::Enabled(tls))) = (&self.at.authorities, &mut options.tls)
+                {
+                    tls.ca_file_path.get_or_insert_with(|| authorities.file().to_owned());
+                }
                 let hosts: Vec<String> = options.hosts.iter().map(ToString::to_string).collect();
                 self.hosts = hosts.join(",");
                 options.app_name = Some("scalekit".to_owned());
@@ -162,7 +168,7 @@ impl MongoReader {
     }
 
     fn failed(&self, error: &Error) -> String {
-        format!("MongoDB at {}: {}", self.hosts, hidden(&said(&error.kind.to_string()), &self.url))
+        format!("MongoDB at {}: {}", self.hosts, self.at.url.hide_in(&said(&error.kind.to_string())))
     }
 }
 

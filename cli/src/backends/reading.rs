@@ -2,9 +2,11 @@
 
 use std::thread;
 
+use scalekit_service::server_url::ServerUrl;
+
 use super::mongo::{self, MongoFacts, MongoReader, Refused};
 use super::redis::{RedisFacts, RedisReader};
-use super::{RedisUrl, Watch};
+use super::{MongoUrl, RedisUrl, Watch};
 
 /// One server and what it said, or why it said nothing.
 #[derive(Clone, Debug)]
@@ -22,7 +24,7 @@ pub(crate) struct Readings {
 }
 
 /// Asks each server once.
-pub(crate) fn read(redis: &[RedisUrl], mongo: Option<&str>) -> Readings {
+pub(crate) fn read(redis: &[RedisUrl], mongo: Option<&MongoUrl>) -> Readings {
     let asked = blocking(async {
         let mut readings = Readings::default();
         for url in redis {
@@ -47,7 +49,7 @@ pub(crate) fn read(redis: &[RedisUrl], mongo: Option<&str>) -> Readings {
 ///
 /// # Errors
 /// What is wrong with it; its credentials are not repeated.
-pub(crate) fn check_mongo_url(url: &str) -> Result<(), String> {
+pub(crate) fn check_mongo_url(url: &ServerUrl) -> Result<(), String> {
     blocking(async {
         match mongo::options(url).await {
             Err(Refused::NotFound(_)) | Ok(_) => Ok(()),

@@ -8,7 +8,9 @@ use std::time::Duration;
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{AsyncConnectionConfig, Client, RedisError};
 
-use super::secret::hidden;
+use scalekit_service::redis_link;
+use scalekit_service::server_url::ServerUrl;
+
 use super::{CACHE, RedisUrl};
 use crate::host::counters::{Figure, Kind};
 
@@ -111,24 +113,12 @@ impl RedisFacts {
     }
 }
 
-/// A client, which has not connected yet.
-///
-/// # Errors
-/// A URL that is none, or asks for what this build has not, such as TLS.
-pub(super) fn client(url: &str) -> Result<Client, String> {
-    Client::open(url).map_err(|error| {
-        format!("cannot use the Redis URL (expected redis://[user:password@]HOST:PORT/DB): {}", {
-            hidden(&error.to_string(), url)
-        })
-    })
-}
-
 /// One server, with a connection that is kept and made again when it broke.
 pub(super) struct RedisReader {
     pub(super) name: Option<&'static str>,
     /// Without credentials.
     pub(super) address: String,
-    url: String,
+    url: ServerUrl,
     client: Client,
     connection: Option<MultiplexedConnection>,
     settings: Option<HashMap<String, String>>,
@@ -136,7 +126,7 @@ pub(super) struct RedisReader {
 
 impl RedisReader {
     pub(super) fn new(redis: &RedisUrl) -> Result<Self, String> {
-        let client = client(&redis.url)?;
+        let client = redis_link::client(&redis.url, redis.authorities.as_ref())?;
         let address = client.get_connection_info().addr().to_string();
         let url = redis.url.clone();
         Ok(Self { name: redis.name, address, url, client, connection: None, settings: None })
@@ -150,7 +140,7 @@ impl RedisReader {
         let result = self.ask().await;
         result.map_err(|error| {
             self.connection = None;
-            format!("Redis at {}: {}", self.address, hidden(&error.to_string(), &self.url))
+            format!("Redis at {}: {}", self.address, self.url.hide_in(&error.to_string()))
         })
     }
 

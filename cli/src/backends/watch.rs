@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 
-use super::RedisUrl;
 use super::mongo::{MongoFacts, MongoReader};
 use super::redis::{RedisFacts, RedisReader};
+use super::{MongoUrl, RedisUrl};
 use crate::host::counters::{Figure, Series, processor_time};
 
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -37,14 +37,14 @@ impl Watch {
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub(crate) fn start(redis: Vec<RedisUrl>, mongo: Option<String>) -> io::Result<Self> {
+    pub(crate) fn start(redis: Vec<RedisUrl>, mongo: Option<MongoUrl>) -> io::Result<Self> {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let (first, taken) = mpsc::sync_channel(1);
         let thread =
             thread::Builder::new().name("backend-counters".to_owned()).spawn(
                 move || match Self::runtime() {
-                    Ok(runtime) => runtime.block_on(watch(&redis, mongo.as_deref(), &first, &stopped)),
+                    Ok(runtime) => runtime.block_on(watch(&redis, mongo.as_ref(), &first, &stopped)),
                     Err(problem) => Series { problems: vec![problem], ..Series::default() },
                 },
             )?;
@@ -78,7 +78,7 @@ impl Drop for Watch {
 
 async fn watch(
     redis: &[RedisUrl],
-    mongo: Option<&str>,
+    mongo: Option<&MongoUrl>,
     first: &mpsc::SyncSender<()>,
     stopped: &CancellationToken,
 ) -> Series {
@@ -114,7 +114,7 @@ struct Readers {
 }
 
 impl Readers {
-    fn new(redis: &[RedisUrl], mongo: Option<&str>, series: &mut Series) -> Self {
+    fn new(redis: &[RedisUrl], mongo: Option<&MongoUrl>, series: &mut Series) -> Self {
         let mut readers = Self { redis: Vec::new(), mongo: mongo.map(MongoReader::new) };
         for url in redis {
             match RedisReader::new(url) {

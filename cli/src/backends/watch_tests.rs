@@ -17,8 +17,8 @@ fn real_servers_are_watched_each_under_its_name() {
     );
     let cache = RedisServer::start(dirs[1].path(), &["--maxmemory", "100mb"]);
     let mongo = MongoServer::start(dirs[2].path());
-    let urls = RedisUrl::of(Some(&journal.url()), Some(&cache.url())).unwrap();
-    let watch = Watch::start(urls, Some(mongo.url())).unwrap();
+    let urls = RedisUrl::of(Some(&journal.url().into()), Some(&cache.url().into()), None).unwrap();
+    let watch = Watch::start(urls, Some(MongoUrl { url: mongo.url().into(), authorities: None })).unwrap();
     let series = watch.stop();
     assert_eq!(series.problems, Vec::<String>::new());
     assert!(series.at_ms.len() >= 2 && series.at_ms.is_sorted(), "{:?}", series.at_ms);
@@ -35,9 +35,10 @@ fn real_servers_are_watched_each_under_its_name() {
 #[test]
 fn a_server_that_is_away_is_a_problem_without_a_password_and_never_zero() {
     let (redis, mongo) = (free_port(), free_port());
-    let urls = RedisUrl::of(Some(&format!("redis://me:hunter2@127.0.0.1:{redis}")), None).unwrap();
+    let urls =
+        RedisUrl::of(Some(&format!("redis://me:hunter2@127.0.0.1:{redis}").into()), None, None).unwrap();
     let mongo = format!("mongodb://me:hunter2@127.0.0.1:{mongo}");
-    let series = Watch::start(urls, Some(mongo)).unwrap().stop();
+    let series = Watch::start(urls, Some(MongoUrl { url: mongo.into(), authorities: None })).unwrap().stop();
     assert_eq!(series.problems.len(), 2, "{:?}", series.problems);
     assert!(series.problems.iter().all(|problem| !problem.contains("hunter2")), "{:?}", series.problems);
     assert!(series.problems[0].contains(&redis.to_string()), "{:?}", series.problems);

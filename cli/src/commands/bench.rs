@@ -6,8 +6,9 @@ use std::path::Path;
 
 use anyhow::bail;
 
+use super::access::Entry;
 use super::control::Service;
-use super::experiment::{Experiment, RunName};
+use super::experiment::{Documents, Experiment, RunName};
 use super::interrupt::Interrupt;
 use super::makers::Makers;
 use super::subject::Subject;
@@ -38,7 +39,8 @@ pub(super) fn bench(global: &Global, args: &BenchArgs) -> anyhow::Result<ExitSta
     if let Some(listens) = target.listens {
         makers.expect_reach(listens)?;
     }
-    let plan = makers.plan(&profile, &target.url, &run.token)?;
+    let entry = Entry::new(&profile, &args.token)?;
+    let plan = makers.plan(&profile, &target.url, &run.token, &entry)?;
     let folder = report::prepare(&args.load.out, &run.id)?;
     let runtime = control_runtime()?;
     let report = runtime.block_on(async {
@@ -46,7 +48,7 @@ pub(super) fn bench(global: &Global, args: &BenchArgs) -> anyhow::Result<ExitSta
         let crowd = makers.gather().await?;
         let service = match target.roles.is_empty() {
             true => None,
-            false => Some(reachable(target.roles).await?),
+            false => Some(reachable(target.roles, &entry).await?),
         };
         let experiment = Experiment {
             profile: &profile,
@@ -72,8 +74,8 @@ struct Target {
     url: String,
     /// Processes that have counters; none for a service that is not scalekit's.
     roles: Vec<Role>,
-    /// URL and database, where the documents can be read past the service.
-    mongo: Option<(String, String)>,
+    /// Where the documents can be read past the service.
+    mongo: Option<Documents>,
     /// Where a service of this machine listens.
     listens: Option<SocketAddr>,
     /// Its process, where that is known beforehand.
@@ -102,8 +104,11 @@ impl Target {
     fn deployed(deployment: Deployment) -> Self {
         let url = deployment.api_url().to_owned();
         let (subject, servers) = (Subject::deployed(&deployment), Servers::deployed(&deployment));
-        let mongo = deployment.mongo_url.map(|url| (url, deployment.mongo_database));
-        let listens = url.strip_prefix("http://").and_then(|address| address.parse().ok());
+        let authorities = deployment.authorities();
+        let database = deployment.mongo_database;
+        let mongo = deployment.mongo_url.map(|url| Documents { url, database, authorities });
+        let address = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+        let listens = address.and_then(|address| address.parse().ok());
         Self { url, roles: deployment.roles, mongo, listens, subject, servers }
     }
 }
@@ -131,8 +136,8 @@ fn deployed(profile: &Profile) -> anyhow::Result<Deployment> {
 }
 
 /// A service that does not answer now would only give a run of nothing but failures.
-async fn reachable(roles: Vec<Role>) -> anyhow::Result<Service> {
-    let service = Service::new(roles)?;
+async fn reachable(roles: Vec<Role>, entry: &Entry) -> anyhow::Result<Service> {
+    let service = Service::new(roles, entry)?;
     service.stats().await?;
     Ok(service)
 }

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
-use reqwest::{Client, StatusCode};
-use scalekit_service::contract::{AuditPage, Problem, Stats};
+use http::StatusCode;
+use scalekit_service::contract::{AuditPage, Stats};
 use tokio_util::sync::CancellationToken;
 
+use super::access::Entry;
+use super::http::Http;
 use crate::deploy::Role;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-const TIMEOUT: Duration = Duration::from_secs(30);
 /// How often the backlog is looked at while it drains.
 const DRAIN_POLL: Duration = Duration::from_millis(100);
 /// A seed that is turned away for want of room is sent again for this long.
@@ -21,7 +21,7 @@ const SEED_PATIENCE: Duration = Duration::from_secs(30);
 /// A service under test: its API first, then its other processes.
 #[derive(Clone)]
 pub(super) struct Service {
-    client: Client,
+    http: Http,
     pub(super) roles: Vec<Role>,
 }
 
@@ -34,9 +34,10 @@ pub(super) enum Drained {
 }
 
 impl Service {
-    pub(super) fn new(roles: Vec<Role>) -> anyhow::Result<Self> {
-        let client = Client::builder().connect_timeout(CONNECT_TIMEOUT).timeout(TIMEOUT).build();
-        Ok(Self { client: client.context("cannot set up the HTTP client")?, roles })
+    /// # Errors
+    /// Authorities that cannot be used.
+    pub(super) fn new(roles: Vec<Role>, entry: &Entry) -> anyhow::Result<Self> {
+        Ok(Self { http: entry.http()?, roles })
     }
 
     fn api(&self) -> &str {
@@ -48,8 +49,8 @@ impl Service {
         let mut all = BTreeMap::new();
         for role in &self.roles {
             let url = format!("{}/v1/stats", role.url.trim_end_matches('/'));
-            let response = self.client.get(&url).send().await.with_context(|| format!("GET {url}"))?;
-            let stats = response.error_for_status().with_context(|| format!("GET {url}"))?.json().await;
+            let reply = self.http.get(&url).await?;
+            let stats = reply.success().with_context(|| format!("GET {url}"))?.json();
             all.insert(
                 role.name.clone(),
                 stats.with_context(|| format!("{url} gave no counters of scalekit's service"))?,
@@ -71,19 +72,17 @@ impl Service {
                 if stop() {
                     return Ok(());
                 }
-                let request =
-                    self.client.post(&url).header("content-type", "application/json").body(body.clone());
-                let response = request.send().await.with_context(|| format!("POST {url}"))?;
-                match response.status() {
+                let reply = self.http.post(&url, body.clone()).await?;
+                match reply.status {
                     StatusCode::ACCEPTED => break,
-                    StatusCode::SERVICE_UNAVAILABLE if tokio::time::Instant::now() < deadline => {
+                    // The token's own rate is a bound of the seed, too.
+                    StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
+                        if tokio::time::Instant::now() < deadline =>
+                    {
                         tokio::time::sleep(DRAIN_POLL).await;
                     }
                     status => {
-                        let detail = response
-                            .json::<Problem>()
-                            .await
-                            .map_or_else(|_| String::new(), |problem| format!(": {}", problem.detail));
+                        let detail = reply.detail();
                         bail!("POST {url} gave {status}{detail}; the documents to read could not be created");
                     }
                 }
@@ -134,12 +133,12 @@ impl Service {
         op_prefix: &str,
         after: Option<&str>,
     ) -> anyhow::Result<AuditPage> {
-        let url = format!("{}/v1/audit/{collection}", self.api());
-        let mut query = vec![("op_prefix", op_prefix)];
-        query.extend(after.map(|after| ("after", after)));
-        let response =
-            self.client.get(&url).query(&query).send().await.with_context(|| format!("GET {url}"))?;
-        let page = response.error_for_status().with_context(|| format!("GET {url}"))?.json().await;
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        query.append_pair("op_prefix", op_prefix);
+        after.map(|after| query.append_pair("after", after));
+        let url = format!("{}/v1/audit/{collection}?{}", self.api(), query.finish());
+        let reply = self.http.get(&url).await?;
+        let page = reply.success().with_context(|| format!("GET {url}"))?.json();
         page.with_context(|| format!("{url} gave no page of an audit"))
     }
 }

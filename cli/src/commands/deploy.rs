@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use serde_json::json;
 
+use super::access::{self, Entry};
 use super::control::Service;
 use super::interrupt::Interrupt;
 use super::{control_runtime, options, print};
@@ -27,7 +28,9 @@ pub(super) fn deploy(global: &Global, args: &DeployArgs) -> anyhow::Result<ExitS
             // Only the name counts here, but a profile that cannot be read should say so.
             let profile = profile::load(&global.profile, Layer::default())?;
             match action {
-                DeployAction::Status => status(global, &state, &profile),
+                DeployAction::Status(token) => {
+                    status(global, &state, &profile, &Entry::new(&profile, token)?)
+                }
                 DeployAction::Logs { lines } => logs(&state, &profile, *lines),
                 DeployAction::Down { purge } => down(&state, &profile, *purge),
             }
@@ -61,15 +64,19 @@ pub(super) async fn record(state: &StateDir, running: Running) -> anyhow::Result
 fn up(global: &Global, args: &DeployArgs, state: &StateDir) -> anyhow::Result<ExitStatus> {
     let mut layer = Layer::default();
     options::backend(&args.backend, &mut layer)?;
+    options::access(&args.access, &mut layer);
     layer.deploy.section().listen = args.listen.clone().into();
     let profile = profile::load(&global.profile, layer)?;
     refuse_if_up(state, &profile)?;
+    let servers = profile.deploy.servers()?;
+    access::checked(&profile)?;
     let dir = state.deployment(&profile.name);
     let binary = std::env::current_exe().context("cannot find this program's own file")?;
     let deployment = control_runtime()?.block_on(async {
         let interrupt = Interrupt::listen()?;
         let request = deploy::Request {
             profile: &profile,
+            servers: &servers,
             dir: &dir,
             binary: &binary,
             lifetime: Lifetime::Detached,
@@ -107,9 +114,9 @@ fn find(state: &StateDir, profile: &Profile) -> anyhow::Result<Deployment> {
 }
 
 /// Exit status 1 if any part of it is down.
-fn status(global: &Global, state: &StateDir, profile: &Profile) -> anyhow::Result<ExitStatus> {
+fn status(global: &Global, state: &StateDir, profile: &Profile, entry: &Entry) -> anyhow::Result<ExitStatus> {
     let deployment = find(state, profile)?;
-    let service = Service::new(deployment.roles.clone())?;
+    let service = Service::new(deployment.roles.clone(), entry)?;
     let stats = control_runtime()?.block_on(service.stats());
     let all_alive = deployment.processes.iter().all(|process| process.is_alive());
     if global.json {

@@ -14,7 +14,7 @@ use serde::Serialize;
 use self::subject::Subject;
 use super::{print, use_color};
 use crate::args::{DoctorArgs, Global};
-use crate::backends::{self, RedisUrl};
+use crate::backends::{self, MongoUrl, RedisUrl};
 use crate::checkup::{self, Generator, Paint, Row, Service, Situation, Verdict};
 use crate::exit::ExitStatus;
 use crate::host::counters::{Deltas, Sampler, Series, Snapshot, snapshot};
@@ -68,7 +68,7 @@ struct ServiceFacts {
 /// Where the servers behind the service are.
 struct Servers {
     redis: Vec<RedisUrl>,
-    mongo: Option<String>,
+    mongo: Option<MongoUrl>,
 }
 
 pub(super) fn doctor(global: &Global, args: &DoctorArgs) -> anyhow::Result<ExitStatus> {
@@ -82,7 +82,7 @@ pub(super) fn doctor(global: &Global, args: &DoctorArgs) -> anyhow::Result<ExitS
     let seconds = args.seconds.min(LONGEST_S);
     let Watched { now, series, servers: local, backend_series } =
         watch(&root, pid, local, seconds, &servers)?;
-    let readings = backends::read(&servers.redis, servers.mongo.as_deref());
+    let readings = backends::read(&servers.redis, servers.mongo.as_ref());
     let generator = profile.load.agents.is_empty().then(|| generator(&profile, &subject, &root));
     let is_ours = subject.deployment.is_some();
     let situation = Situation {
@@ -176,35 +176,40 @@ impl Servers {
     /// Each with the name of what it is.
     fn urls(&self) -> Vec<(&'static str, &str)> {
         let redis = self.redis.iter().map(|redis| match redis.name {
-            Some("cache") => ("the Redis of the cache", redis.url.as_str()),
-            _ => ("Redis", redis.url.as_str()),
+            Some("cache") => ("the Redis of the cache", redis.url.expose()),
+            _ => ("Redis", redis.url.expose()),
         });
-        redis.chain(self.mongo.as_deref().map(|url| ("MongoDB", url))).collect()
+        redis.chain(self.mongo.as_ref().map(|mongo| ("MongoDB", mongo.url.expose()))).collect()
     }
 
     /// Those that flags name; else those of the deployment; else those of the profile.
     fn of(args: &DoctorArgs, profile: &Profile, subject: &Subject) -> Result<Self, ProfileError> {
-        let deploy = &profile.deploy;
-        let (redis, cache, mongo) = match &subject.deployment {
-            Some(deployed) => (&deployed.redis_url, &deployed.cache_url, &deployed.mongo_url),
-            None => (&deploy.redis_url, &deploy.cache_url, &deploy.mongo_url),
+        let known = match &subject.deployment {
+            Some(deployed) => profile::Servers {
+                redis: deployed.redis_url.clone(),
+                cache: deployed.cache_url.clone(),
+                mongo: deployed.mongo_url.clone(),
+                authorities: deployed.authorities(),
+            },
+            None => profile.deploy.servers()?,
         };
         // The cache of what is not asked about is none of its business.
-        let cache = if args.redis_url.is_some() { &None } else { cache };
-        let redis = args.redis_url.as_deref().or(redis.as_deref());
-        let cache = args.cache_url.as_deref().or(cache.as_deref());
-        let redis = RedisUrl::of(redis, cache).map_err(|problem| {
+        let cache = known.cache.filter(|_| args.redis_url.is_none());
+        let redis = args.redis_url.as_ref().or(known.redis.as_ref());
+        let cache = args.cache_url.as_ref().or(cache.as_ref());
+        let authorities = known.authorities;
+        let redis = RedisUrl::of(redis, cache, authorities.as_ref()).map_err(|problem| {
             let flag = if args.redis_url.is_some() { "--redis-url" } else { "deploy.redis_url" };
             flag_error(flag, problem, "write, for example, redis://127.0.0.1:6379")
         })?;
         let flag = if args.mongo_url.is_some() { "--mongo-url" } else { "deploy.mongo_url" };
-        let mongo = args.mongo_url.clone().or_else(|| mongo.clone());
+        let mongo = args.mongo_url.clone().or(known.mongo);
         if let Some(url) = &mongo {
             backends::check_mongo_url(url).map_err(|problem| {
                 flag_error(flag, problem, "write, for example, mongodb://127.0.0.1:27017")
             })?;
         }
-        Ok(Self { redis, mongo })
+        Ok(Self { redis, mongo: mongo.map(|url| MongoUrl { url, authorities }) })
     }
 }
 

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
+use scalekit_service::authorities::Authorities;
 use scalekit_service::contract::Stats;
+use scalekit_service::server_url::ServerUrl;
 use scalekit_service::store::Stamp;
 use scalekit_service::store::mongo::Mongo;
 
@@ -33,7 +35,7 @@ pub(super) struct Experiment<'a> {
     /// The service under test, where it is scalekit's own.
     pub(super) service: Option<Service>,
     /// Where its documents are, if they can be read without it.
-    pub(super) mongo: Option<(String, String)>,
+    pub(super) mongo: Option<Documents>,
     pub(super) interrupt: &'a Interrupt,
     /// Where its latencies are logged while it lasts.
     pub(super) folder: &'a RunFolder,
@@ -43,6 +45,13 @@ pub(super) struct Experiment<'a> {
     pub(super) subject: Option<Subject>,
     /// The servers whose counters are read beside it.
     pub(super) servers: Servers,
+}
+
+/// A database that the audit reads itself.
+pub(super) struct Documents {
+    pub(super) url: ServerUrl,
+    pub(super) database: String,
+    pub(super) authorities: Option<Authorities>,
 }
 
 /// Names one run.
@@ -196,8 +205,8 @@ impl Experiment<'_> {
         let prefix = format!("{token}-");
         match &self.mongo {
             // Past the service: its word is not evidence where the database can be asked.
-            Some((url, database)) => {
-                let mongo = Mongo::connect(url, database).await?;
+            Some(Documents { url, database, authorities }) => {
+                let mongo = Mongo::open(url, database, authorities.as_ref()).await?;
                 let each = |stamp: Stamp| {
                     if !stamp.deleted {
                         audit.found(&stamp.id, &stamp.op_id);

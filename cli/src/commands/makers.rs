@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use super::access::Entry;
 use super::{agent, planning};
 use crate::agent::{AgentError, Crowd, Token};
 use crate::args::AgentsArgs;
@@ -22,11 +23,18 @@ impl<'a> Makers<'a> {
     }
 
     /// The plan, as far as it can be known to be sound before the agents have seen it.
-    pub(super) fn plan(&self, profile: &Profile, url: &str, token: &str) -> Result<Plan, PlanError> {
-        match u32::try_from(self.agents.len()).unwrap_or(u32::MAX) {
-            0 => planning::plan(profile, url, token),
-            count => planning::plan_for_agents(profile, url, token, count),
-        }
+    pub(super) fn plan(
+        &self,
+        profile: &Profile,
+        url: &str,
+        token: &str,
+        entry: &Entry,
+    ) -> Result<Plan, PlanError> {
+        let plan = match u32::try_from(self.agents.len()).unwrap_or(u32::MAX) {
+            0 => planning::plan(profile, url, token)?,
+            count => planning::plan_for_agents(profile, url, token, count)?,
+        };
+        Ok(Plan { authorization: entry.authorization.clone(), ..plan })
     }
 
     /// A service of this machine that listens there must be within reach of all.

@@ -1,5 +1,6 @@
 //! One file a subcommand, and the only place where profile, deployment, load, audit and report meet.
 
+mod access;
 mod agent;
 mod bench;
 mod control;
@@ -9,6 +10,7 @@ mod display;
 mod doctor;
 mod experiment;
 mod facts;
+mod http;
 mod interrupt;
 mod latency_log;
 mod live;
@@ -24,6 +26,7 @@ mod run;
 mod sampler;
 mod serve;
 mod subject;
+mod token;
 mod tune;
 mod validate;
 mod watching;
@@ -60,6 +63,7 @@ pub(crate) fn run(cli: Cli) -> ExitStatus {
         CliCommand::Report(args) => report::report(&global, &args),
         CliCommand::Agent(args) => agent::agent(&args),
         CliCommand::Serve(args) => serve::serve(&global, &args),
+        CliCommand::Token(args) => token::token(&global, &args),
         CliCommand::Completions(args) => manual::completions(&args),
         CliCommand::Man(args) => manual::pages(&args),
     };

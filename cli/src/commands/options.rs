@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Read as _;
 
-use crate::args::{AgentsArgs, BackendArgs, BenchArgs, ConnectArgs, LoadArgs};
+use crate::args::{AccessArgs, AgentsArgs, BackendArgs, BenchArgs, ConnectArgs, LoadArgs};
 use crate::criteria::{self, Criterion, Spec};
 use crate::profile::{
     self, Backend, CriterionSpec, DeployMode, Headers, HttpVersion, Layer, Profile, ProfileError,
@@ -44,7 +44,23 @@ pub(super) fn backend(args: &BackendArgs, layer: &mut Layer) -> Result<(), Profi
     deploy.redis_url = args.redis_url.clone().into();
     deploy.cache_url = args.cache_url.clone().into();
     deploy.mongo_url = args.mongo_url.clone().into();
+    let secrets = &args.secrets;
+    deploy.redis_url_file = secrets.redis_url_file.clone().into();
+    deploy.cache_url_file = secrets.cache_url_file.clone().into();
+    deploy.mongo_url_file = secrets.mongo_url_file.clone().into();
+    deploy.backend_ca = secrets.backend_ca.clone().into();
     Ok(())
+}
+
+/// Who may ask the service.
+pub(super) fn access(args: &AccessArgs, layer: &mut Layer) {
+    let deploy = layer.deploy.section();
+    deploy.tokens_file = args.token_file.clone().into();
+    if args.tls_cert.is_some() || args.tls_key.is_some() {
+        let tls = deploy.tls.section();
+        tls.cert = args.tls_cert.clone().into();
+        tls.key = args.tls_key.clone().into();
+    }
 }
 
 pub(super) fn load(args: &LoadArgs, layer: &mut Layer) -> Result<(), ProfileError> {

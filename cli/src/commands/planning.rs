@@ -73,6 +73,7 @@ fn draft(profile: &Profile, url: &str, token: &str) -> Result<Plan, load::PlanEr
         iterations: spec.iterations,
         seed: spec.seed,
         data: spec.data.as_deref().map(|path| Data::read(path).map(Arc::new)).transpose()?,
+        authorization: None,
         cookies: spec.cookies,
         share: Share::ALL,
         think_time: spec.think_time,
@@ -109,9 +110,14 @@ fn connect_options(spec: &profile::Load) -> ConnectOptions {
             profile::HttpVersion::Http1 => load::HttpVersion::Http1,
             profile::HttpVersion::Http2 => load::HttpVersion::Http2,
         },
-        tls: TlsOptions {
-            ca: spec.tls.ca.as_ref().map(PathBuf::from),
-            insecure_skip_verify: spec.tls.insecure_skip_verify,
-        },
+        tls: tls_options(spec),
+    }
+}
+
+/// What users, and this tool's own questions, trust.
+pub(super) fn tls_options(spec: &profile::Load) -> TlsOptions {
+    TlsOptions {
+        ca: spec.tls.ca.as_ref().map(PathBuf::from),
+        insecure_skip_verify: spec.tls.insecure_skip_verify,
     }
 }

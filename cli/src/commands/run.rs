@@ -5,9 +5,10 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde_json::json;
 
+use super::access::{self, Entry};
 use super::bench::{conclude, discard_on_error, print_notes};
 use super::control::Service;
-use super::experiment::{Experiment, RunName};
+use super::experiment::{Documents, Experiment, RunName};
 use super::interrupt::Interrupt;
 use super::makers::Makers;
 use super::subject::Subject;
@@ -27,6 +28,7 @@ pub(super) fn run(global: &Global, args: &RunArgs) -> anyhow::Result<ExitStatus>
     options::load(&args.load, &mut layer)?;
     options::backend(&args.backend, &mut layer)?;
     options::agents(&args.agents, &mut layer);
+    options::access(&args.access, &mut layer);
     let profile = profile::load(&global.profile, layer)?;
     if let Some(url) = &profile.load.url {
         let message = format!("the profile loads {url}, and `run` deploys a service of its own");
@@ -35,18 +37,30 @@ pub(super) fn run(global: &Global, args: &RunArgs) -> anyhow::Result<ExitStatus>
         );
     }
     print_notes(&profile);
+    access::checked(&profile)?;
+    let servers = profile.deploy.servers()?;
+    let entry = Entry::new(&profile, &args.token)?;
+    access::expect_token(&profile, &entry)?;
     let (specs, criteria) = options::criteria_of(&profile)?;
     let name = RunName::new();
     let makers = Makers::new(&profile, &args.agents)?;
     makers.expect_reach(profile.deploy.listen)?;
     // Any address will do to check the load; where the service listens is known once it is up.
-    makers.plan(&profile, "http://127.0.0.1:1/", &name.token)?;
+    makers.plan(&profile, "http://127.0.0.1:1/", &name.token, &entry)?;
     let state = StateDir::of_user()?;
     let folder = report::prepare(&args.load.out, &name.id)?;
     let dir = if args.keep { state.deployment(&profile.name) } else { state.run(&name.id) };
     let keep = args.keep.then_some(&state);
-    let job =
-        Job { profile: &profile, specs, criteria: &criteria, run: name, folder: &folder, makers: &makers };
+    let job = Job {
+        profile: &profile,
+        servers: &servers,
+        entry: &entry,
+        specs,
+        criteria: &criteria,
+        run: name,
+        folder: &folder,
+        makers: &makers,
+    };
     let runtime = control_runtime()?;
     let (report, stopped) = discard_on_error(runtime.block_on(job.run_once(&dir, keep)), &folder)?;
     let status = conclude(global, report, &criteria, &folder)?;
@@ -64,6 +78,8 @@ pub(super) fn run(global: &Global, args: &RunArgs) -> anyhow::Result<ExitStatus>
 /// What is to be done with the service once it is up, checked.
 struct Job<'a> {
     profile: &'a Profile,
+    servers: &'a profile::Servers,
+    entry: &'a Entry,
     specs: Vec<Spec>,
     criteria: &'a [Criterion],
     run: RunName,
@@ -130,7 +146,14 @@ impl Job<'_> {
         let binary = std::env::current_exe().context("cannot find this program's own file")?;
         let lifetime = if keep.is_some() { Lifetime::Detached } else { Lifetime::Command };
         eprintln!("{:>9} the service ({})", "starting", profile.description.trim_end_matches('.'));
-        let request = deploy::Request { profile, dir, binary: &binary, lifetime, stop: &interrupt.stop };
+        let request = deploy::Request {
+            profile,
+            servers: self.servers,
+            dir,
+            binary: &binary,
+            lifetime,
+            stop: &interrupt.stop,
+        };
         let running = match deploy::up(&request).await {
             Ok(running) => running,
             Err(error) => {
@@ -154,10 +177,14 @@ impl Job<'_> {
         deployment: &Deployment,
         interrupt: &Interrupt,
     ) -> anyhow::Result<Report> {
-        let Self { profile, specs, criteria, run, folder, makers } = self;
-        let plan = makers.plan(profile, deployment.api_url(), &run.token)?;
-        let service = Some(Service::new(deployment.roles.clone())?);
-        let mongo = deployment.mongo_url.clone().map(|url| (url, deployment.mongo_database.clone()));
+        let Self { profile, servers, entry, specs, criteria, run, folder, makers } = self;
+        let plan = makers.plan(profile, deployment.api_url(), &run.token, entry)?;
+        let service = Some(Service::new(deployment.roles.clone(), entry)?);
+        let mongo = deployment.mongo_url.clone().map(|url| Documents {
+            url,
+            database: deployment.mongo_database.clone(),
+            authorities: servers.authorities.clone(),
+        });
         // The service has its processes; from here on this one only generates load.
         memory::allow_huge_pages(false);
         let experiment = Experiment {

@@ -10,11 +10,12 @@ use scalekit_service::config::{self, Config, DirectStore, Role};
 use scalekit_service::contract;
 use scalekit_service::journal::embedded::BacklogBounds;
 use scalekit_service::serve as service;
+use scalekit_service::server_url::ServerUrl;
 use scalekit_service::worker::BatchSettings;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::options;
+use super::{access, options};
 use crate::args::{Global, ServeArgs, ServeRole};
 use crate::exit::ExitStatus;
 use crate::profile::{self, Backend, DeployMode, Durability, Layer, Profile, Whole, flag_error};
@@ -22,6 +23,7 @@ use crate::profile::{self, Backend, DeployMode, Durability, Layer, Profile, Whol
 pub(super) fn serve(global: &Global, args: &ServeArgs) -> anyhow::Result<ExitStatus> {
     let mut layer = Layer::default();
     options::backend(&args.backend, &mut layer)?;
+    options::access(&args.access, &mut layer);
     let deploy = layer.deploy.section();
     deploy.listen = args.listen.clone().into();
     deploy.api_threads = args.threads.map(Whole).into();
@@ -72,12 +74,13 @@ fn config(profile: &Profile, args: &ServeArgs) -> anyhow::Result<Config> {
         )
         .into());
     }
-    let url = |url: &Option<String>, flag: &str| {
-        url.clone().ok_or_else(|| {
+    let servers = deploy.servers()?;
+    let url = |url: Option<ServerUrl>, flag: &str| {
+        url.ok_or_else(|| {
             flag_error(
                 flag,
                 "is needed for the backend `redis-mongo`",
-                format!("give {flag} URL; `scalekit deploy` starts servers of its own"),
+                format!("give {flag} URL, or {flag}-file FILE; `scalekit deploy` starts servers of its own"),
             )
         })
     };
@@ -86,15 +89,17 @@ fn config(profile: &Profile, args: &ServeArgs) -> anyhow::Result<Config> {
             config::Backend::Direct(DirectStore::Embedded { data_dir: args.data_dir.clone() })
         }
         Backend::RedisMongo if is_direct => config::Backend::Direct(DirectStore::Mongo {
-            url: url(&deploy.mongo_url, "--mongo-url")?,
+            url: url(servers.mongo, "--mongo-url")?,
             database: deploy.mongo_database.clone(),
+            authorities: servers.authorities,
         }),
         Backend::Embedded => config::Backend::Embedded { data_dir: args.data_dir.clone() },
         Backend::RedisMongo => config::Backend::RedisMongo {
-            redis_url: url(&deploy.redis_url, "--redis-url")?,
-            cache_url: deploy.cache_url.clone(),
-            mongo_url: url(&deploy.mongo_url, "--mongo-url")?,
+            redis_url: url(servers.redis, "--redis-url")?,
+            cache_url: servers.cache,
+            mongo_url: url(servers.mongo, "--mongo-url")?,
             mongo_database: deploy.mongo_database.clone(),
+            authorities: servers.authorities,
         },
     };
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
@@ -102,6 +107,7 @@ fn config(profile: &Profile, args: &ServeArgs) -> anyhow::Result<Config> {
         role,
         backend,
         listen: deploy.listen,
+        access: access::checked(profile)?,
         backlog: deploy.limits.backlog,
         max_connections: deploy.limits.max_connections as usize,
         durability: match deploy.durability {

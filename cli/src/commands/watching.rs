@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::subject::Subject;
-use crate::backends::{RedisUrl, Watch};
+use crate::backends::{MongoUrl, RedisUrl, Watch};
 use crate::deploy::Deployment;
 use crate::host::counters::{Column, Kind, Sampler, Series};
 use crate::host::findings::{self, Attribution, DiskCap, Latency, attribute};
@@ -19,16 +19,18 @@ use crate::root::Root;
 #[derive(Clone, Default)]
 pub(super) struct Servers {
     redis: Vec<RedisUrl>,
-    mongo: Option<String>,
+    mongo: Option<MongoUrl>,
 }
 
 impl Servers {
     /// Those of a deployment.
     pub(super) fn deployed(deployment: &Deployment) -> Self {
-        let (journal, cache) = (deployment.redis_url.as_deref(), deployment.cache_url.as_deref());
+        let (journal, cache) = (deployment.redis_url.as_ref(), deployment.cache_url.as_ref());
+        let authorities = deployment.authorities();
         // The service was started with these URLs, and so they are some.
-        let redis = RedisUrl::of(journal, cache).unwrap_or_default();
-        Self { redis, mongo: deployment.mongo_url.clone() }
+        let redis = RedisUrl::of(journal, cache, authorities.as_ref()).unwrap_or_default();
+        let mongo = deployment.mongo_url.clone().map(|url| MongoUrl { url, authorities });
+        Self { redis, mongo }
     }
 }
 

@@ -10,12 +10,12 @@ use scalekit_service::store::Store as _;
 use scalekit_service::store::mongo::Mongo;
 use tokio::time::{Instant, sleep};
 
-use crate::profile::{Backend, DeployMode, Profile};
+use crate::profile::{Backend, DeployMode, Profile, Servers};
 
 use super::DeployError;
 use super::parts::{self, Urls};
 use super::process::{self, POLL, ProcessSpec, Started};
-use super::state::{Deployment, Role, create_dir, write_private};
+use super::state::{Deployment, Role, UrlFiles, create_dir, write_private};
 
 /// How long a process may take to finish its work after it was asked to end.
 pub(crate) const STOP_GRACE: Duration = Duration::from_secs(30);
@@ -32,6 +32,8 @@ pub(crate) enum Lifetime {
 /// What to bring up.
 pub(crate) struct Request<'a> {
     pub(crate) profile: &'a Profile,
+    /// Where its Redis and MongoDB are, as far as it says.
+    pub(crate) servers: &'a Servers,
     /// Of the deployment; created.
     pub(crate) dir: &'a Path,
     /// This program.
@@ -98,11 +100,12 @@ async fn bring_up(request: &Request<'_>, processes: &mut Vec<Started>) -> Result
         Backend::RedisMongo if deploy.mode == DeployMode::Direct => &["api"],
         Backend::RedisMongo => &["worker", "api"],
     };
+    let scheme = if deploy.tls.is_some() { "https" } else { "http" };
     let mut roles = Vec::new();
     for name in names {
         let spec = parts::service(name, binary, dir, deploy, &urls, &profile_file);
         let address = starting.service(&spec).await?;
-        roles.insert(0, Role { name: (*name).into(), url: format!("http://{address}") });
+        roles.insert(0, Role { name: (*name).into(), url: format!("{scheme}://{address}") });
     }
     Ok(Deployment {
         profile: profile.name.clone(),
@@ -112,6 +115,12 @@ async fn bring_up(request: &Request<'_>, processes: &mut Vec<Started>) -> Result
         mongo_database: deploy.mongo_database.clone(),
         redis_url: urls.redis,
         cache_url: urls.cache,
+        files: UrlFiles {
+            redis: deploy.redis_url_file.clone(),
+            cache: deploy.cache_url_file.clone(),
+            mongo: deploy.mongo_url_file.clone(),
+            authorities: deploy.backend_ca.clone(),
+        },
         processes: processes.iter().map(|process| process.identity.clone()).collect(),
     })
 }
@@ -134,11 +143,9 @@ impl Starting<'_> {
     /// Redis and MongoDB: those that URLs name, and for the rest programs found on PATH.
     async fn backends(&mut self) -> Result<Urls, DeployError> {
         let (dir, deploy) = (self.request.dir, &self.request.profile.deploy);
-        let mut urls = Urls {
-            redis: deploy.redis_url.clone(),
-            cache: deploy.cache_url.clone(),
-            mongo: deploy.mongo_url.clone(),
-        };
+        let servers = self.request.servers;
+        let mut urls =
+            Urls { redis: servers.redis.clone(), cache: servers.cache.clone(), mongo: servers.mongo.clone() };
         // Look for all programs before any is started.
         let redis = (urls.redis.is_none() && deploy.mode != DeployMode::Direct)
             .then(|| parts::find("redis-server", "Debian: apt-get install redis-server", "--redis-url"))
@@ -149,16 +156,18 @@ impl Starting<'_> {
         if let Some(program) = redis {
             let port = parts::free_port()?;
             urls.redis = Some(
-                self.redis(parts::journal_redis(program.clone(), port, dir, deploy.durability), port).await?,
+                self.redis(parts::journal_redis(program.clone(), port, dir, deploy.durability), port)
+                    .await?
+                    .into(),
             );
             if urls.cache.is_none() {
                 let port = parts::free_port()?;
-                urls.cache = Some(self.redis(parts::cache_redis(program, port, dir), port).await?);
+                urls.cache = Some(self.redis(parts::cache_redis(program, port, dir), port).await?.into());
             }
         }
         if let Some(program) = mongod {
             let port = parts::free_port()?;
-            urls.mongo = Some(self.mongod(parts::mongod(program, port, dir), port).await?);
+            urls.mongo = Some(self.mongod(parts::mongod(program, port, dir), port).await?.into());
         }
         Ok(urls)
     }

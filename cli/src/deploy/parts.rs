@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
+use scalekit_service::server_url::ServerUrl;
+
 use crate::profile::{Backend, Deploy, Durability};
 
 use super::DeployError;
@@ -80,9 +82,9 @@ pub(super) fn mongod(program: PathBuf, port: u16, dir: &Path) -> ProcessSpec {
 /// Where the backends are, once they are known.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Urls {
-    pub(super) redis: Option<String>,
-    pub(super) cache: Option<String>,
-    pub(super) mongo: Option<String>,
+    pub(super) redis: Option<ServerUrl>,
+    pub(super) cache: Option<ServerUrl>,
+    pub(super) mongo: Option<ServerUrl>,
 }
 
 /// A process of the service itself. It reads the resolved profile from `profile_file`.
@@ -105,11 +107,16 @@ pub(super) fn service(
         args.extend(["--data-dir".into(), dir.join("data").into()]);
     }
     let env = [
-        ("SCALEKIT_REDIS_URL", &urls.redis),
-        ("SCALEKIT_CACHE_URL", &urls.cache),
-        ("SCALEKIT_MONGO_URL", &urls.mongo),
+        ("SCALEKIT_REDIS_URL", &urls.redis, &deploy.redis_url_file),
+        ("SCALEKIT_CACHE_URL", &urls.cache, &deploy.cache_url_file),
+        ("SCALEKIT_MONGO_URL", &urls.mongo, &deploy.mongo_url_file),
     ];
-    let env = env.into_iter().filter_map(|(variable, url)| Some((variable, url.clone()?))).collect();
+    // Those of files are read by the process itself, as its profile says.
+    let given = |(variable, url, file): (_, &Option<ServerUrl>, &Option<PathBuf>)| {
+        let url = url.as_ref().filter(|_| file.is_none())?;
+        Some((variable, url.expose().to_owned()))
+    };
+    let env = env.into_iter().filter_map(given).collect();
     ProcessSpec { name, program: binary.to_owned(), args, env, log: dir.join(name).with_extension("log") }
 }
 

@@ -5,6 +5,8 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use scalekit_service::authorities::Authorities;
+use scalekit_service::server_url::{self, ServerUrl};
 use serde::{Deserialize, Serialize};
 
 use super::DeployError;
@@ -27,18 +29,69 @@ pub(crate) struct Deployment {
     /// The API first.
     pub(crate) roles: Vec<Role>,
     /// Where the audit finds the documents; `None` for the embedded store.
-    pub(crate) mongo_url: Option<String>,
+    #[serde(default, serialize_with = "server_url::expose_to")]
+    pub(crate) mongo_url: Option<ServerUrl>,
     pub(crate) mongo_database: String,
     /// Where journal and cache are; `None` for the embedded ones, and in records of before there was this.
+    #[serde(default, serialize_with = "server_url::expose_to")]
+    pub(crate) redis_url: Option<ServerUrl>,
+    #[serde(default, serialize_with = "server_url::expose_to")]
+    pub(crate) cache_url: Option<ServerUrl>,
+    /// The files that URLs came from: those URLs are in no record.
     #[serde(default)]
-    pub(crate) redis_url: Option<String>,
-    #[serde(default)]
-    pub(crate) cache_url: Option<String>,
+    pub(crate) files: UrlFiles,
     /// In the order of their start.
     pub(crate) processes: Vec<Identity>,
 }
 
+/// Files with what is needed to reach Redis and MongoDB.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct UrlFiles {
+    pub(crate) redis: Option<PathBuf>,
+    pub(crate) cache: Option<PathBuf>,
+    pub(crate) mongo: Option<PathBuf>,
+    /// Of authorities.
+    pub(crate) authorities: Option<PathBuf>,
+}
+
 impl Deployment {
+    /// Without the URLs that files hold.
+    fn written(&self) -> Self {
+        let mut written = self.clone();
+        for (url, file) in written.urls() {
+            if file.is_some() {
+                *url = None;
+            }
+        }
+        written
+    }
+
+    /// With them. A file that is gone is no obstacle to ending what runs.
+    fn read_files(&mut self) {
+        for (url, file) in self.urls() {
+            match file.as_deref().map(ServerUrl::read) {
+                Some(Ok(read)) => *url = Some(read),
+                Some(Err(problem)) => tracing::warn!("{problem}"),
+                None => {}
+            }
+        }
+    }
+
+    fn urls(&mut self) -> [(&mut Option<ServerUrl>, &mut Option<PathBuf>); 3] {
+        let files = &mut self.files;
+        [
+            (&mut self.redis_url, &mut files.redis),
+            (&mut self.cache_url, &mut files.cache),
+            (&mut self.mongo_url, &mut files.mongo),
+        ]
+    }
+
+    /// Whom Redis and MongoDB are trusted by.
+    pub(crate) fn authorities(&self) -> Option<Authorities> {
+        let read = self.files.authorities.as_deref().map(Authorities::read)?;
+        read.inspect_err(|problem| tracing::warn!("{problem}")).ok()
+    }
+
     pub(crate) fn api_url(&self) -> &str {
         self.roles.first().map_or("", |role| &role.url)
     }
@@ -102,14 +155,17 @@ impl StateDir {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(DeployError::File { what: "cannot read", path, source }),
         };
-        let deployment = serde_json::from_str(&text);
-        deployment.map(Some).map_err(|error| DeployError::Record { path, problem: error.to_string() })
+        let deployment = serde_json::from_str(&text).map(|mut deployment: Deployment| {
+            deployment.read_files();
+            Some(deployment)
+        });
+        deployment.map_err(|error| DeployError::Record { path, problem: error.to_string() })
     }
 
     pub(crate) fn save(&self, deployment: &Deployment) -> Result<(), DeployError> {
         let path = self.record(&deployment.profile);
         create_dir(&self.deployment(&deployment.profile))?;
-        let text = serde_json::to_vec_pretty(deployment)
+        let text = serde_json::to_vec_pretty(&deployment.written())
             .map_err(|error| DeployError::Record { path: path.clone(), problem: error.to_string() })?;
         write_private(&path, &text)
     }
@@ -156,6 +212,7 @@ mod tests {
             dir: dir.path().into(),
             roles: vec![Role { name: "api".into(), url: "http://127.0.0.1:1".into() }],
             mongo_url: Some("mongodb://u:p@h".into()),
+            files: UrlFiles::default(),
             mongo_database: "scalekit".into(),
             redis_url: Some("redis://:p@h".into()),
             cache_url: None,
@@ -167,6 +224,30 @@ mod tests {
         assert_eq!(mode & 0o077, 0, "it may hold a password");
         state.forget("my profile").unwrap();
         assert_eq!(state.load("my profile").unwrap(), None);
+    }
+
+    #[test]
+    fn a_url_from_a_file_is_in_no_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir(dir.path().to_owned());
+        let file = dir.path().join("url");
+        fs::write(&file, "redis://u:hunter2@h").unwrap();
+        let deployment = Deployment {
+            profile: "p".into(),
+            dir: dir.path().into(),
+            roles: vec![],
+            mongo_url: Some("mongodb://h".into()),
+            mongo_database: "scalekit".into(),
+            redis_url: Some("redis://u:hunter2@h".into()),
+            cache_url: None,
+            files: UrlFiles { redis: Some(file.clone()), ..UrlFiles::default() },
+            processes: vec![],
+        };
+        state.save(&deployment).unwrap();
+        assert!(!fs::read_to_string(state.record("p")).unwrap().contains("hunter2"));
+        assert_eq!(state.load("p").unwrap(), Some(deployment));
+        fs::remove_file(file).unwrap();
+        assert_eq!(state.load("p").unwrap().unwrap().redis_url, None);
     }
 
     #[test]

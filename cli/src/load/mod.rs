@@ -7,6 +7,7 @@
 //! `withheld`).
 
 mod agenda;
+mod authorization;
 mod cgroup;
 mod check;
 mod chunked;
@@ -62,6 +63,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use authorization::Authorization;
 pub(crate) use check::Check;
 pub(crate) use connecting::{ConnectOptions, Connecting, HttpVersion};
 pub(crate) use data::Data;
@@ -77,6 +79,6 @@ pub(crate) use running::RunningTrend;
 pub(crate) use running::{JUDGING_INTERVAL, Running, Watch};
 pub(crate) use series::{Interval, SecondLatency, SeriesBuilder};
 pub(crate) use tick::{Phase, Tick};
-pub(crate) use tls::TlsOptions;
+pub(crate) use tls::{TlsOptions, control_tls};
 pub(crate) use transactions::seed_requests;
 pub(crate) use unite::unite;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::authorization::Authorization;
 use super::check::Check;
 use super::connecting::Connecting;
 use super::data::{Data, DataError};
@@ -50,6 +51,8 @@ pub(crate) struct Plan {
     pub(crate) seed: u64,
     /// What `${data.…}` stands for.
     pub(crate) data: Option<Arc<Data>>,
+    /// Sent with every request that has no such header of its own.
+    pub(crate) authorization: Option<Authorization>,
     /// Each user keeps the cookies that it is given, until its next iteration.
     pub(crate) cookies: bool,
     /// Before the measured part; its requests are sent but not measured.

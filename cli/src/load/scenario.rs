@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::sync::Arc;
 
+use super::authorization::Authorization;
 use super::check::{Check, Needle};
 use super::cookies::CookieHeader;
 use super::data::Data;
@@ -241,7 +242,14 @@ fn safe_cells(
 
 /// The request line and the headers that every request has.
 fn head(plan: &Plan, method: &str, path: &str) -> String {
-    format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n{USER_AGENT}{}", plan.target.authority, closing(plan))
+    let (authority, closing) = (&plan.target.authority, closing(plan));
+    format!("{method} {path} HTTP/1.1\r\nHost: {authority}\r\n{USER_AGENT}{}{closing}", authorization(plan))
+}
+
+/// Characters that a template takes for its own are none of a token's.
+fn authorization(plan: &Plan) -> String {
+    let header = |value: &Authorization| format!("Authorization: {}\r\n", value.expose());
+    plan.authorization.as_ref().map(header).unwrap_or_default()
 }
 
 /// The server closes a connection that is not used again: then the port is free at once, which waits for a minute on
@@ -262,6 +270,9 @@ fn head_of(plan: &Plan, step: &Step, path: &str) -> String {
     }
     for (name, value) in &step.headers {
         text += &format!("{name}: {value}\r\n");
+    }
+    if !given("authorization") {
+        text += &authorization(plan);
     }
     if !given("connection") {
         text += closing(plan);
@@ -300,6 +311,18 @@ pub(super) mod tests {
             "POST /a?b HTTP/1.1\r\nhost: x\r\nUser-Agent: y\r\nX-A: b c\r\nContent-Length: 4\r\n\r\nbody"
         );
         assert!(rendered(request("PUT", &[], "")).ends_with("Content-Length: 0\r\n\r\n"));
+    }
+
+    #[test]
+    fn a_token_goes_with_every_request_that_has_none_of_its_own() {
+        let authorization = Some(Authorization::bearer("a-token").unwrap());
+        let plan = Plan { authorization, ..request("GET", &[], "") };
+        let text = rendered(&plan, 0, Job::default());
+        assert!(text.contains("\r\nAuthorization: Bearer a-token\r\n"), "{text}");
+        let own =
+            Plan { authorization: plan.authorization, ..request("GET", &[("authorization", "own")], "") };
+        let text = rendered(&own, 0, Job::default());
+        assert!(text.contains("\r\nauthorization: own\r\n") && !text.contains("a-token"), "{text}");
     }
 
     #[test]

@@ -46,6 +46,7 @@ pub(super) fn any_plan() -> Plan {
         iterations: None,
         seed: 1,
         data: None,
+        authorization: None,
         cookies: false,
         warmup: Duration::ZERO,
         duration: Duration::from_secs(1),

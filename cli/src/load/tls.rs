@@ -58,6 +58,14 @@ pub(super) fn client_config(options: &TlsOptions, http: HttpVersion) -> Result<A
     Ok(Arc::new(config))
 }
 
+/// The same trust for who only asks how things stand.
+///
+/// # Errors
+/// As for the users.
+pub(crate) fn control_tls(options: &TlsOptions) -> Result<Arc<ClientConfig>, PlanError> {
+    client_config(options, HttpVersion::Http1)
+}
+
 fn roots(ca: Option<&Path>) -> Result<RootCertStore, PlanError> {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     let Some(path) = ca else { return Ok(roots) };

@@ -39,16 +39,29 @@ pub(super) fn check(resolver: &Resolver<'_>, profile: &mut Profile) -> Checked {
 fn backend(resolver: &Resolver<'_>, profile: &Profile) -> Checked {
     let deploy = &profile.deploy;
     let urls = [
-        ("redis_url", &deploy.redis_url),
-        ("cache_url", &deploy.cache_url),
-        ("mongo_url", &deploy.mongo_url),
+        ("redis_url", deploy.redis_url.is_some()),
+        ("cache_url", deploy.cache_url.is_some()),
+        ("mongo_url", deploy.mongo_url.is_some()),
+        ("redis_url_file", deploy.redis_url_file.is_some()),
+        ("cache_url_file", deploy.cache_url_file.is_some()),
+        ("mongo_url_file", deploy.mongo_url_file.is_some()),
+        ("backend_ca", deploy.backend_ca.is_some()),
     ];
-    for (key, url) in urls {
+    for (key, is_set) in urls {
         let path = ["deploy", key];
-        if deploy.backend == Backend::Embedded && url.is_some() {
+        if deploy.backend == Backend::Embedded && is_set {
             let message = "has no use with the backend `embedded`";
             let help = format!("set deploy.backend to redis-mongo (or -p redis-mongo), or {key} to null");
             return Err(resolver.error(&path, message, help));
+        }
+        let by_file = format!("{key}_file");
+        if is_set && urls.contains(&(by_file.as_str(), true)) {
+            let message = format!("is set, and so is deploy.{by_file}");
+            return Err(resolver.error(
+                &path,
+                message,
+                format!("set one of the two to null: {key} or {by_file}"),
+            ));
         }
     }
     Ok(())

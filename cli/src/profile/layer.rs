@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use scalekit_service::server_url::ServerUrl;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
@@ -15,6 +16,7 @@ use super::thresholds::CriteriaLayer;
 use super::types::{Backend, DeployMode, DeployTarget, Durability, ScenarioKind};
 use super::units::{Rate, Size, Span, Whole};
 
+impl Merge for ServerUrl {}
 impl Merge for String {}
 impl Merge for Whole {}
 impl Merge for Span {}
@@ -92,13 +94,31 @@ section! {
         /// Address and port the API listens on; port 0 takes any free one.
         listen: String,
         /// URL of the journal's Redis, `redis://[user:password@]host:port`; only with `redis-mongo`.
-        redis_url: String,
+        #[schemars(with = "Setting<String>")]
+        redis_url: ServerUrl,
         /// URL of the cache's Redis; the journal's, when left out; only with `redis-mongo`.
-        cache_url: String,
+        #[schemars(with = "Setting<String>")]
+        cache_url: ServerUrl,
         /// URL of MongoDB, `mongodb://host:port`; only with `redis-mongo`.
-        mongo_url: String,
+        #[schemars(with = "Setting<String>")]
+        mongo_url: ServerUrl,
+        /// A file with the URL of the journal's Redis and nothing else, such as a mounted secret, instead of `redis_url`;
+        /// relative to this file.
+        redis_url_file: String,
+        /// The same, instead of `cache_url`.
+        cache_url_file: String,
+        /// The same, instead of `mongo_url`.
+        mongo_url_file: String,
+        /// A PEM file of the authorities that Redis (`rediss://`) and MongoDB (`tls=true`) are trusted by; the public
+        /// ones, when left out.
+        backend_ca: String,
         /// Name of the MongoDB database.
         mongo_database: String,
+        /// A file of hashed bearer tokens, one of which each request must have; relative to this file. Anybody may ask
+        /// anything, when left out.
+        tokens_file: String,
+        /// The certificate that the service speaks HTTPS with; plain HTTP, when left out.
+        tls: ServeTlsLayer,
         /// What an acknowledged write has survived: `fsync` (a power cut) or `os` (the process).
         durability: Durability,
         /// Most database operations, such as `100/s` (1/s to 1000000/s).
@@ -113,6 +133,16 @@ section! {
         ready_timeout: Span,
         /// How long to wait after the load until the journal is empty (1s to 24h).
         drain_timeout: Span,
+    }
+}
+
+section! {
+    /// The certificate that the service speaks HTTPS with.
+    ServeTlsLayer {
+        /// A PEM file: the certificate, then those up to an authority; relative to this file.
+        cert: String,
+        /// A PEM file with the private key of the certificate; relative to this file.
+        key: String,
     }
 }
 

@@ -6,6 +6,7 @@
 mod agents;
 mod contradictions;
 mod error;
+mod files;
 mod formula;
 mod host;
 mod host_layer;
@@ -16,6 +17,7 @@ mod model;
 mod named;
 mod ports;
 mod resolve;
+mod servers;
 mod setting;
 mod source;
 mod steps;
@@ -36,6 +38,7 @@ pub(crate) use host::{ProcessLimits, Sysctl};
 pub(crate) use http_version::HttpVersion;
 pub(crate) use layer::{Headers, Layer};
 pub(crate) use ports::PortSet;
+pub(crate) use servers::Servers;
 pub(crate) use steps::{StageText, Stages};
 pub(crate) use types::{
     Backend, CriterionSpec, Deploy, DeployMode, Durability, Load, Profile, ScenarioKind, StepSpec,

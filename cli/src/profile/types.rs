@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use scalekit_service::server_url::ServerUrl;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -108,12 +109,22 @@ pub(crate) struct Deploy {
     /// Port 0 takes any free one.
     pub(crate) listen: SocketAddr,
     #[serde(serialize_with = "written::url_without_password")]
-    pub(crate) redis_url: Option<String>,
+    pub(crate) redis_url: Option<ServerUrl>,
     #[serde(serialize_with = "written::url_without_password")]
-    pub(crate) cache_url: Option<String>,
+    pub(crate) cache_url: Option<ServerUrl>,
     #[serde(serialize_with = "written::url_without_password")]
-    pub(crate) mongo_url: Option<String>,
+    pub(crate) mongo_url: Option<ServerUrl>,
+    /// Files with URLs instead; all paths are absolute.
+    pub(crate) redis_url_file: Option<PathBuf>,
+    pub(crate) cache_url_file: Option<PathBuf>,
+    pub(crate) mongo_url_file: Option<PathBuf>,
+    /// Whom Redis and MongoDB are trusted by.
+    pub(crate) backend_ca: Option<PathBuf>,
     pub(crate) mongo_database: String,
+    /// Of hashed tokens. `None`: anybody may ask anything.
+    pub(crate) tokens_file: Option<PathBuf>,
+    /// `None`: plain HTTP.
+    pub(crate) tls: Option<ServeTls>,
     pub(crate) durability: Durability,
     /// Most database operations a second.
     #[serde(rename = "database_ops", serialize_with = "written::rate")]
@@ -126,6 +137,13 @@ pub(crate) struct Deploy {
     pub(crate) ready_timeout: Duration,
     #[serde(serialize_with = "written::span")]
     pub(crate) drain_timeout: Duration,
+}
+
+/// The service's certificate and its key, as PEM files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct ServeTls {
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 /// How the worker batches.
@@ -217,7 +235,7 @@ pub(crate) struct StepSpec {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Load {
     /// `None`: the deployed service.
-    #[serde(serialize_with = "written::url_without_password")]
+    #[serde(serialize_with = "written::text_without_password")]
     pub(crate) url: Option<String>,
     pub(crate) scenario: ScenarioKind,
     pub(crate) transactions: TransactionsSpec,

@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use scalekit_service::server_url::{self, ServerUrl};
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
@@ -38,24 +39,17 @@ pub(super) fn rate<S: Serializer>(per_second: &u32, output: S) -> Result<S::Ok, 
 }
 
 pub(super) fn url_without_password<S: Serializer>(
+    url: &Option<ServerUrl>,
+    output: S,
+) -> Result<S::Ok, S::Error> {
+    url.as_ref().map(ToString::to_string).serialize(output)
+}
+
+pub(super) fn text_without_password<S: Serializer>(
     url: &Option<String>,
     output: S,
 ) -> Result<S::Ok, S::Error> {
-    url.as_deref().map(blank_password).serialize(output)
-}
-
-/// `redis://user:secret@host` → `redis://user:***@host`.
-fn blank_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    // The last @ of the authority: a password may hold one itself. If a password holds a slash, there is no @
-    // before it, so the last @ of all counts.
-    let at = rest[..authority_end].rfind('@').or_else(|| rest.rfind('@'));
-    let user = at.and_then(|at| rest[..at].split_once(':').map(|(user, _)| user));
-    match (at, user) {
-        (Some(at), Some(user)) => format!("{scheme}://{user}:***{}", &rest[at..]),
-        _ => url.to_owned(),
-    }
+    url.as_deref().map(server_url::blank).serialize(output)
 }
 
 /// Headers that prove who one is; their values stay out of reports.
@@ -90,23 +84,4 @@ pub(super) fn criteria<S: Serializer>(specs: &[CriterionSpec], output: S) -> Res
         });
     }
     by_metric.serialize(output)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn passwords_are_blanked() {
-        for (url, blanked) in [
-            ("redis://127.0.0.1:6379", "redis://127.0.0.1:6379"),
-            ("redis://:secret@h:6379/0", "redis://:***@h:6379/0"),
-            ("redis://u:se@cret@h", "redis://u:***@h"),
-            ("mongodb://u:se/cret@h:1/db?a=b", "mongodb://u:***@h:1/db?a=b"),
-            ("mongodb://u@h", "mongodb://u@h"),
-            ("nonsense", "nonsense"),
-        ] {
-            assert_eq!(blank_password(url), blanked);
-        }
-    }
 }

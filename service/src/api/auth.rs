@@ -119,7 +119,8 @@ impl Visitor {
         };
         let Some(limit) = &known.limit else { return Ok(()) };
         limit.take().map_err(|wait| {
-            let detail = format!("the token {:?} may send {} requests a second", known.line.name, limit.per_second());
+            let detail =
+                format!("the token {:?} may send {} requests a second", known.line.name, limit.per_second());
             ApiError::too_many_requests(detail, wait)
         })
     }
@@ -134,7 +135,8 @@ impl Visitor {
         {
             return Ok(Arc::clone(&last.known));
         }
-        let token = bearer(header).ok_or_else(|| ApiError::unauthorized(format!("expected {SEND}"), INVALID))?;
+        let token =
+            bearer(header).ok_or_else(|| ApiError::unauthorized(format!("expected {SEND}"), INVALID))?;
         let known = self.guard.find(&token::hash(token));
         *last = known.as_ref().map(|known| Accepted {
             header: header.to_vec().into(),
@@ -183,7 +185,8 @@ mod tests {
     }
 
     fn write(file: &Path, lines: &[(&str, &str, Option<&str>)]) {
-        let line = |&(name, token, rate): &(&str, &str, Option<&str>)| token::line(name, token, rate).unwrap();
+        let line =
+            |&(name, token, rate): &(&str, &str, Option<&str>)| token::line(name, token, rate).unwrap();
         std::fs::write(file, lines.iter().map(line).collect::<Vec<_>>().join("\n")).unwrap();
     }
 
@@ -223,7 +226,8 @@ mod tests {
         for path in ["/healthz", "/readyz"] {
             assert!(visitor.admit(path, &headers(&[])).is_ok());
         }
-        for path in ["/metrics", "/v1/stats", "/v1/transactions", "/", "/healthz/", "/v1/healthz", "/nowhere"] {
+        for path in ["/metrics", "/v1/stats", "/v1/transactions", "/", "/healthz/", "/v1/healthz", "/nowhere"]
+        {
             assert!(visitor.admit(path, &headers(&[])).is_err(), "{path}");
         }
     }
@@ -240,7 +244,9 @@ mod tests {
         assert!(refused(&visitor, &["Bearer old-token"]).is_none());
         assert!(refused(&visitor, &["Bearer new-token"]).is_none());
         // What cannot be understood changes nothing.
-        for (text, part) in [("", "tokens:1: there is no token"), ("x", "tokens:1: "), ("\n\nnew z", "tokens:3: ")] {
+        for (text, part) in
+            [("", "tokens:1: there is no token"), ("x", "tokens:1: "), ("\n\nnew z", "tokens:3: ")]
+        {
             std::fs::write(&file, text).unwrap();
             let problem = guard.reload().unwrap_err();
             assert!(problem.contains(part), "{problem}");

@@ -34,7 +34,11 @@ impl<S> Impatient<S> {
     }
 
     /// Looks at what came of a write.
-    fn judge(&mut self, context: &mut Context<'_>, wrote: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn judge(
+        &mut self,
+        context: &mut Context<'_>,
+        wrote: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
         if wrote.is_ready() {
             if let (Poll::Ready(Ok(bytes)), Some(window)) = (&wrote, &mut self.window) {
                 window.written += *bytes as u64;
@@ -49,7 +53,10 @@ impl<S> Impatient<S> {
         loop {
             let (Some(timer), Some(window)) = (&mut self.timer, &self.window) else { return Poll::Pending };
             ready!(timer.as_mut().poll(context));
-            let least = u64::try_from(self.patience.as_millis()).unwrap_or(u64::MAX).saturating_mul(MIN_BYTES_PER_SECOND) / 1000;
+            let least = u64::try_from(self.patience.as_millis())
+                .unwrap_or(u64::MAX)
+                .saturating_mul(MIN_BYTES_PER_SECOND)
+                / 1000;
             if window.written < least.max(1) {
                 let error = io::Error::new(io::ErrorKind::TimedOut, "the client does not read its answer");
                 return Poll::Ready(Err(error));
@@ -79,7 +86,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let wrote = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.judge(context, wrote)
     }

@@ -55,7 +55,12 @@ impl Tls {
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(&certificate) as _);
         config.alpn_protocols = vec![ALPN.to_vec()];
-        Ok(Self { files: files.clone(), provider, certificate, acceptor: TlsAcceptor::from(Arc::new(config)) })
+        Ok(Self {
+            files: files.clone(),
+            provider,
+            certificate,
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+        })
     }
 }
 
@@ -78,7 +83,9 @@ fn read(files: &TlsFiles, provider: &CryptoProvider) -> Result<CertifiedKey, Str
         CertificateDer::pem_slice_iter(&reload::read(&files.cert, MAX_FILE_BYTES)?).collect();
     let chain = chain.map_err(|error| format!("{cert} is not a PEM file of certificates: {error}"))?;
     if chain.is_empty() {
-        return Err(format!("there is no certificate in {cert}; expected PEM, `-----BEGIN CERTIFICATE-----`"));
+        return Err(format!(
+            "there is no certificate in {cert}; expected PEM, `-----BEGIN CERTIFICATE-----`"
+        ));
     }
     // The parser's own words are left out: they may quote the key.
     let private = PrivateKeyDer::from_pem_slice(&reload::read(&files.key, MAX_FILE_BYTES)?).map_err(|_| {

@@ -80,7 +80,7 @@ impl Mongo {
         };
         let mut options = ClientOptions::parse(url.expose()).await.map_err(invalid)?;
         if let (Some(authorities), Some(Tls::Enabled(tls))) = (authorities, &mut options.tls) {
-            tls.ca_file_path.get_or_insert_with(|| authorities.file.clone());
+            tls.ca_file_path.get_or_insert_with(|| authorities.file().to_owned());
         }
         options.app_name.get_or_insert_with(|| "scalekit".to_owned());
         options.max_pool_size.get_or_insert(MAX_POOL_SIZE);

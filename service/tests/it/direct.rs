@@ -18,7 +18,7 @@ async fn direct(kind: Kind) -> Harness {
     let mut config = harness.config(Role::Api, "none");
     config.backend = Backend::Direct(match config.backend {
         Backend::RedisMongo { mongo_url, mongo_database, .. } => {
-            DirectStore::Mongo { url: mongo_url, database: mongo_database }
+            DirectStore::Mongo { url: mongo_url, database: mongo_database, authorities: None }
         }
         Backend::Embedded { data_dir } => DirectStore::Embedded { data_dir: data_dir.join("direct") },
         Backend::Direct(_) => unreachable!("the harness does not start that"),

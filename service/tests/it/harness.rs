@@ -411,6 +411,10 @@ fn config(
         },
         _ => Backend::Embedded { data_dir: dir.join("data") },
     };
+    config_of(role, backend, options, worker_name)
+}
+
+pub(crate) fn config_of(role: Role, backend: Backend, options: &Options, worker_name: &str) -> Config {
     Config {
         role,
         backend,

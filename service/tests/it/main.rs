@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests, of which only the functions count as such")]
 
+mod access;
 mod direct;
 mod errors;
 mod faults;

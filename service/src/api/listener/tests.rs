@@ -44,8 +44,7 @@ impl Server {
             .route("/large", axum::routing::get(async || vec![b'x'; LARGE_BYTES]));
         let limits = ConnectionLimits { max_connections, shutdown_grace: Duration::from_secs(5), patience };
         let listener = TcpListener::from_std(socket).unwrap();
-        let serving =
-            tokio::spawn(serve(listener, router, limits, door, Arc::clone(&metrics), stop.clone()));
+        let serving = tokio::spawn(serve(listener, router, limits, door, Arc::clone(&metrics), stop.clone()));
         Self { address, metrics, stop, serving }
     }
 
@@ -196,10 +195,15 @@ async fn a_refusal_is_read_even_by_who_sends_a_large_body() {
     let dir = tempfile::tempdir().unwrap();
     let line = token::line("ci", "a-token", Some("1/s")).unwrap();
     let server = Server::start(4, Patience::USUAL, guarded(dir.path(), &[line]));
-    assert!(server.ask("GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.ends_with("ok"));
+    assert!(
+        server.ask("GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.ends_with("ok")
+    );
     let body = "x".repeat(1 << 20);
     let post = |extra: &str| {
-        format!("POST / HTTP/1.1\r\nHost: x\r\n{extra}Connection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+        format!(
+            "POST / HTTP/1.1\r\nHost: x\r\n{extra}Connection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
     };
     let answer = server.ask(&post("")).await;
     assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
@@ -257,7 +261,10 @@ async fn https_is_spoken_with_both_versions_and_a_new_certificate_is_shown() {
     let _ = tokio::time::timeout(LONG, plain.read_to_end(&mut answer)).await.expect("it stays open");
     assert!(!answer.starts_with(b"HTTP"));
     certificate(dir.path());
-    assert!(secure(&server, dir.path(), rustls::ALL_VERSIONS).await.is_err(), "it is trusted before it is shown");
+    assert!(
+        secure(&server, dir.path(), rustls::ALL_VERSIONS).await.is_err(),
+        "it is trusted before it is shown"
+    );
     let stop = CancellationToken::new();
     let watching = tokio::spawn(super::super::reload::watch(tls, Duration::from_millis(10), stop.clone()));
     let shown = async {
