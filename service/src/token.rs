@@ -48,6 +48,8 @@ pub fn hash(token: &[u8]) -> TokenHash {
 /// # Errors
 /// A name or a rate that the file could not have; says what was expected.
 pub fn line(name: &str, token: &str, rate: Option<&str>) -> Result<String, String> {
+    // A space in it would make it two words of the line.
+    check_name(name)?;
     let line = format!("{name}  {ALGORITHM}{}", hex(&hash(token.as_bytes())));
     let line = rate.map_or_else(|| line.clone(), |rate| format!("{line}  {rate}"));
     parse_line(&line).map(|_| line)
@@ -86,16 +88,19 @@ pub fn parse(text: &str) -> Result<Vec<TokenLine>, String> {
     Ok(tokens)
 }
 
+fn check_name(name: &str) -> Result<(), String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if (1..=MAX_NAME_BYTES).contains(&name.len()) && name.bytes().all(plain) {
+        return Ok(());
+    }
+    Err(format!("expected a name of 1 to {MAX_NAME_BYTES} letters, digits, `-`, `_` or `.` first"))
+}
+
 fn parse_line(line: &str) -> Result<TokenLine, String> {
     let mut words = line.split_ascii_whitespace();
     let (name, kept, rate) =
         (words.next().unwrap_or_default(), words.next().unwrap_or_default(), words.next());
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    if !(1..=MAX_NAME_BYTES).contains(&name.len()) || !name.bytes().all(plain) {
-        return Err(format!(
-            "expected a name of 1 to {MAX_NAME_BYTES} letters, digits, `-`, `_` or `.` first"
-        ));
-    }
+    check_name(name)?;
     if let Some(more) = words.next() {
         return Err(format!("expected `NAME  sha256:HEX  [RATE]`, found {more:?} after that"));
     }

@@ -61,6 +61,7 @@ fn plan(target: SocketAddr) -> Plan {
         iterations: None,
         seed: 1,
         data: None,
+        authorization: None,
         cookies: false,
         think_time: Duration::from_millis(20),
         warmup: Duration::from_millis(300),

@@ -6,6 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use scalekit_service::server_url::ServerUrl;
+
 use super::units::Span;
 use super::*;
 
@@ -106,6 +108,7 @@ fn default_is_complete_and_equals_local() {
         ("DeployLayer", &text["deploy"]),
         ("WorkerLayer", &text["deploy"]["worker"]),
         ("LimitsLayer", &text["deploy"]["limits"]),
+        ("TelemetryLayer", &text["deploy"]["telemetry"]),
         ("LoadLayer", &text["load"]),
         ("TransactionsLayer", &text["load"]["transactions"]),
         ("RequestLayer", &text["load"]["request"]),
@@ -330,7 +333,7 @@ fn a_resolved_profile_keeps_secrets_to_itself() {
     let text = "extends: redis-mongo\ndeploy: {redis_url: 'redis://u:hunter2@h:1'}\n\
                 load: {request: {headers: {Authorization: Bearer hunter2, Accept: '*/*'}}}\n";
     let profile = load_text(text).unwrap();
-    assert_eq!(profile.deploy.redis_url.as_deref(), Some("redis://u:hunter2@h:1"));
+    assert_eq!(profile.deploy.redis_url.as_ref().map(ServerUrl::expose), Some("redis://u:hunter2@h:1"));
     let json = serde_json::to_string(&profile).unwrap();
     assert!(!json.contains("hunter2") && json.contains("*/*"), "{json}");
 }

@@ -15,9 +15,22 @@ pub(super) fn address(text: &str) -> Result<(), String> {
 pub(super) fn url(text: &str, schemes: &[&str]) -> Result<(), String> {
     let expected = || format!("a URL such as {}://host:port", schemes[0]);
     let (scheme, rest) = text.split_once("://").ok_or_else(expected)?;
-    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let hosts = authority.rsplit_once('@').map_or(authority, |(_, hosts)| hosts);
     let clean = text.chars().all(|c| !c.is_whitespace() && !c.is_control());
-    (schemes.contains(&scheme) && !host.is_empty() && clean).then_some(()).ok_or_else(expected)
+    // MongoDB's have several.
+    let reachable = hosts.split(',').all(host_and_port);
+    (schemes.contains(&scheme) && reachable && clean).then_some(()).ok_or_else(expected)
+}
+
+/// `host`, `host:port`, `[v6]` or `[v6]:port`.
+fn host_and_port(text: &str) -> bool {
+    let (host, rest) = match text.strip_prefix('[').and_then(|inner| inner.split_once(']')) {
+        Some((host, rest)) => (host, rest),
+        None => text.split_at(text.find(':').unwrap_or(text.len())),
+    };
+    let port = rest.strip_prefix(':');
+    !host.is_empty() && (rest.is_empty() || port.is_some_and(|port| port.parse::<u16>().is_ok()))
 }
 
 /// The name of a database or a collection.
@@ -112,5 +125,38 @@ mod tests {
             assert!(error.contains(part), "{texts:?}: {error}");
         }
         assert_eq!(read(&["10.0.0.0-10.0.255.255"]).unwrap().split(' ').count(), MAX_ADDRESSES);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_has_hosts_and_ports_that_can_be_reached() {
+        for good in [
+            "redis://h",
+            "redis://h:6379/0",
+            "redis://:p@ss@h:1",
+            "redis://[::1]:6379",
+            "redis://[::1]",
+            "mongodb://u:p@a:1,b:2/?replicaSet=r",
+        ] {
+            assert_eq!(url(good, &["redis", "mongodb"]), Ok(()), "{good}");
+        }
+        for bad in [
+            "h:1",
+            "redis://",
+            "redis://:p@",
+            "redis://h:port",
+            "redis://h:70000",
+            "redis://h:",
+            "redis://[::1]x",
+            "redis://a,,b",
+            "http://h",
+            "redis://h h",
+        ] {
+            assert!(url(bad, &["redis", "mongodb"]).is_err(), "{bad}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use axum::http::{StatusCode, header};
 use axum::routing::post;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::listener::{self, ConnectionLimits};
+use crate::api::listener::{self, ConnectionLimits, Door, Patience};
 
 /// Answers `POST /v1/transactions` with 202 and this body, whatever is sent, until `stop`.
 ///
@@ -30,9 +30,9 @@ pub async fn serve_constant(
     let limits = ConnectionLimits {
         max_connections: 20_000,
         shutdown_grace: Duration::from_secs(1),
-        head_timeout: listener::HEAD_TIMEOUT,
+        patience: Patience::USUAL,
     };
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    listener::serve(listener, router, limits, std::sync::Arc::default(), stop).await;
+    listener::serve(listener, router, limits, Door::default(), std::sync::Arc::default(), stop).await;
     Ok(())
 }

@@ -121,7 +121,7 @@ fn errors_from_the_command_line_name_the_flag() {
     assert!(error.starts_with("--threads: deploy.api_threads: expected 1 to 1024, found 0"), "{error}");
 
     let mut flags = Layer::default();
-    flags.deploy.section().redis_url = Some("redis://h".to_owned()).into();
+    flags.deploy.section().redis_url = Some(ServerUrl::from("redis://h")).into();
     let error = load("local", flags).unwrap_err().to_string();
     assert!(error.starts_with("--redis-url: deploy.redis_url: has no use"), "{error}");
 
