@@ -3,6 +3,7 @@
 mod access;
 mod host;
 mod load;
+mod telemetry;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ pub(crate) use access::{AccessArgs, SecretArgs, ServiceTokenArgs, TokenAction, T
 
 pub(crate) use host::{DoctorArgs, RollbackArgs, TuneAction, TuneArgs};
 pub(crate) use load::{AgentArgs, AgentsArgs, BenchArgs, ConnectArgs, LoadArgs};
+pub(crate) use telemetry::{LogFormat, TelemetryArgs};
 
 /// The profile when none is named.
 pub(crate) const DEFAULT_PROFILE: &str = "default";
@@ -229,6 +231,8 @@ pub(crate) struct ServeArgs {
     /// Write the address here once requests are served
     #[arg(long, value_name = "FILE")]
     pub(crate) ready_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) telemetry: TelemetryArgs,
 }
 
 #[derive(Debug, Args)]

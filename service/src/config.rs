@@ -10,6 +10,7 @@ use crate::authorities::Authorities;
 use crate::contract::Durability;
 use crate::journal::embedded::BacklogBounds;
 use crate::server_url::ServerUrl;
+use crate::telemetry::TraceSettings;
 use crate::worker::BatchSettings;
 
 /// Which parts the process runs.
@@ -86,4 +87,6 @@ pub struct Config {
     pub shutdown_grace: Duration,
     /// The name of this worker, stable over restarts.
     pub worker_name: String,
+    /// `None`: nothing is traced.
+    pub traces: Option<TraceSettings>,
 }

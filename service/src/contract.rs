@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Most reads in one transaction, and most writes (counted separately).
 pub const MAX_OPERATIONS_PER_REQUEST: usize = 64;
@@ -15,7 +16,7 @@ pub const MAX_ID_BYTES: usize = 256;
 pub const RESERVED_FIELD: &str = "_sk";
 
 /// What a write does to its document.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum WriteOp {
     /// Create; a document that exists already under this id makes it a dead letter.
@@ -29,7 +30,7 @@ pub enum WriteOp {
 }
 
 /// One document to read.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReadRequest {
     pub collection: String,
@@ -37,7 +38,7 @@ pub struct ReadRequest {
 }
 
 /// How durable an acknowledged write is, weakest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
     /// In the memory of the journal process; lost when that process dies.
@@ -68,7 +69,7 @@ pub const RESERVED_COLLECTIONS: [&str; 4] = ["audit", "stats", "transactions", "
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// The answer to an accepted single write.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Accepted {
     pub id: String,
     pub write_id: String,
@@ -76,10 +77,11 @@ pub struct Accepted {
 }
 
 /// The answer of `GET /v1/writes/{write_id}`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct WriteStatus {
     pub write_id: String,
     /// `accepted`, `stored` or `dead`.
+    #[schema(pattern = "^(accepted|stored|dead)$")]
     pub status: String,
     /// Why, if dead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -87,7 +89,7 @@ pub struct WriteStatus {
 }
 
 /// An RFC 9457 problem document.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// `about:blank`: the status says what kind of problem it is.
     #[serde(rename = "type")]
@@ -99,7 +101,7 @@ pub struct Problem {
 }
 
 /// A page of `GET /v1/audit/{collection}`: what the store itself holds, past every cache.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AuditPage {
     pub documents: Vec<AuditedDocument>,
     /// Ask again with this as `after`; absent on the last page.
@@ -108,7 +110,7 @@ pub struct AuditPage {
 }
 
 /// One document of an [`AuditPage`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AuditedDocument {
     pub id: String,
     /// `_sk.op`
@@ -117,7 +119,7 @@ pub struct AuditedDocument {
 }
 
 /// The answer of `/v1/stats`. Counts are since the start of the process.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Stats {
     /// `api`, `worker` or `all`.
     pub role: String,
@@ -139,10 +141,11 @@ pub struct Stats {
     pub worker: Option<WorkerStats>,
     pub requests: u64,
     /// Requests by status, as far as there were any.
+    #[schema(value_type = std::collections::BTreeMap<String, u64>)]
     pub requests_by_status: std::collections::BTreeMap<u16, u64>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct JournalStats {
     pub kind: String,
     /// What a 202 means right now: `fsync`, `os` or `memory`; `database` without a journal.
@@ -151,13 +154,19 @@ pub struct JournalStats {
     pub reachable: bool,
     /// Entries that are not stored yet.
     pub backlog_entries: u64,
+    /// Their size; 0 where the journal does not tell.
+    #[serde(default)]
+    pub backlog_bytes: u64,
     pub backlog_age_ms: u64,
     pub appended: u64,
     pub repeated: u64,
     pub accepted_writes: u64,
+    /// Appends that failed, or whose outcome is unknown.
+    #[serde(default)]
+    pub append_failures: u64,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StoreStats {
     pub kind: String,
     /// Database operations of this process, reads and writes.
@@ -166,17 +175,32 @@ pub struct StoreStats {
     pub operations_limit: u32,
     /// Most operations that it started within any one second.
     pub operations_peak: u32,
+    /// Operations that had to wait for the limit, and for how long all together.
+    #[serde(default)]
+    pub operations_delayed: u64,
+    #[serde(default)]
+    pub operations_delayed_ms: u64,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct CacheStats {
     pub kind: String,
+    /// Documents that the cache answered, on whichever level.
     pub hits: u64,
+    /// Of these, in the process itself.
+    #[serde(default)]
+    pub l1_hits: u64,
+    /// Of these, in Redis.
+    #[serde(default)]
+    pub l2_hits: u64,
     pub misses: u64,
     pub errors: u64,
+    /// Of the misses, those that another request was reading already.
+    #[serde(default)]
+    pub shared_reads: u64,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct WorkerStats {
     pub batches: u64,
     pub stored: u64,

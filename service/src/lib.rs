@@ -12,11 +12,13 @@ mod direct;
 pub mod journal;
 pub mod metrics;
 pub mod operation;
+mod rarely;
 mod recall;
 pub mod redis_link;
 pub mod serve;
 pub mod server_url;
 pub mod store;
+pub mod telemetry;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod token;

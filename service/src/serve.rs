@@ -26,7 +26,8 @@ use crate::recall::recall;
 use crate::redis_link::RedisLink;
 use crate::store::embedded::Embedded;
 use crate::store::mongo::Mongo;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, Traced};
+use crate::telemetry::Traces;
 use crate::worker::Worker;
 use crate::worker::governor::Limiter;
 
@@ -82,7 +83,7 @@ pub async fn run(
     for warning in config.access.warnings(address.ip().to_canonical().is_loopback()) {
         tracing::warn!(%address, "{warning}");
     }
-    let parts = connect(&config).await?;
+    let mut parts = connect(&config).await?;
     let real = parts.journal.durability();
     if real < config.durability {
         return Err(ServeError::Config(format!(
@@ -95,23 +96,38 @@ pub async fn run(
     let listener = tokio::net::TcpListener::from_std(listener)
         .map_err(|source| ServeError::Io { what: "the listening socket".into(), source })?;
     let metrics = Arc::new(Metrics::default());
+    let instance = uuid::Uuid::now_v7().to_string();
+    let traces = match &config.traces {
+        Some(settings) => {
+            let failed = metrics.trace_exports_failed.clone();
+            Traces::start(settings, config.role.as_str(), &instance, failed).map_err(ServeError::Config)?
+        }
+        None => Traces::default(),
+    };
+    if traces.is_on() {
+        parts.store = Arc::new(Traced(parts.store));
+    }
     let gate = Arc::new(Gate::new(config.backlog_bounds, MAX_BACKLOG_AGE));
     let watching =
         tokio::spawn(Arc::clone(&gate).watch(Arc::clone(&parts.journal), Arc::clone(&metrics), stop.clone()));
     let is_direct = config.backend.is_direct();
     // Without a worker nobody else needs a part of the operations.
     let sharing = if is_direct { Role::All } else { config.role };
-    let limiter = Arc::new(Limiter::new(share(sharing, config.database_ops_per_s)));
+    let limiter = Arc::new(Limiter::observed(
+        share(sharing, config.database_ops_per_s),
+        metrics.governor_wait_seconds.clone(),
+    ));
     let process = Arc::new(Process {
         role: config.role.as_str(),
         mode: if is_direct { "direct" } else { "write-behind" },
-        instance: uuid::Uuid::now_v7().to_string(),
+        instance,
         started: Instant::now(),
         journal: Arc::clone(&parts.journal),
         cache: Arc::clone(&parts.cache),
         store: Arc::clone(&parts.store),
         gate: Arc::clone(&gate),
         metrics: Arc::clone(&metrics),
+        traces: traces.clone(),
         limiter: Arc::clone(&limiter),
         has_worker: config.role != Role::Api && !is_direct,
     });
@@ -157,6 +173,7 @@ pub async fn run(
             limiter,
             settings: config.batch,
             metrics: Arc::clone(&metrics),
+            traces: traces.clone(),
         };
         // A worker of its own leaves the backlog to its successor: it is as safe in Redis.
         let drain = (config.role == Role::All).then_some(config.shutdown_grace);
@@ -201,6 +218,7 @@ pub async fn run(
             tracing::error!(%error, "a part of the service ended badly");
         }
     }
+    traces.stop().await;
     if worker_failed {
         return Err(ServeError::Worker);
     }

@@ -36,7 +36,7 @@ use std::io::IsTerminal as _;
 use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
 
-use crate::args::{Cli, CliCommand, Color, Global};
+use crate::args::{Cli, CliCommand, Color, Global, LogFormat};
 use crate::criteria::CriteriaError;
 use crate::deploy::DeployError;
 use crate::exit::ExitStatus;
@@ -52,7 +52,11 @@ pub(crate) fn run(cli: Cli) -> ExitStatus {
     // A service has a use for them, and a database that is started here, too.
     let generates = matches!(command, CliCommand::Bench(_) | CliCommand::Agent(_));
     memory::allow_huge_pages(!generates);
-    start_log(&global, matches!(command, CliCommand::Serve(_) | CliCommand::Agent(_)));
+    let format = match &command {
+        CliCommand::Serve(args) => args.telemetry.log_format,
+        _ => LogFormat::Text,
+    };
+    start_log(&global, matches!(command, CliCommand::Serve(_) | CliCommand::Agent(_)), format);
     let result = match command {
         CliCommand::Run(args) => run::run(&global, &args),
         CliCommand::Tune(args) => tune::tune(&global, &args),
@@ -95,7 +99,7 @@ fn status_of(error: &anyhow::Error) -> ExitStatus {
     }
 }
 
-fn start_log(global: &Global, is_service: bool) {
+fn start_log(global: &Global, is_service: bool, format: LogFormat) {
     let level = match (global.verbose, is_service) {
         (0, false) => "warn",
         (0, true) | (1, false) => "info",
@@ -106,7 +110,14 @@ fn start_log(global: &Global, is_service: bool) {
     let ours = format!("warn,scalekit={level},scalekit_service={level}");
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(ours));
     let colored = use_color(global.color, std::io::stderr().is_terminal());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colored).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log.with_ansi(colored).init(),
+        // The fields beside the message, where log stores look for them.
+        LogFormat::Json => {
+            log.json().flatten_event(true).with_current_span(false).with_span_list(false).init()
+        }
+    }
 }
 
 /// <https://no-color.org>: any value but an empty one switches colours off.

@@ -11,6 +11,7 @@ use scalekit_service::contract;
 use scalekit_service::journal::embedded::BacklogBounds;
 use scalekit_service::serve as service;
 use scalekit_service::server_url::ServerUrl;
+use scalekit_service::telemetry::TraceSettings;
 use scalekit_service::worker::BatchSettings;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -102,6 +103,8 @@ fn config(profile: &Profile, args: &ServeArgs) -> anyhow::Result<Config> {
             authorities: servers.authorities,
         },
     };
+    // The name that all of OpenTelemetry's own tools read.
+    let standard = std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok().filter(|url| !url.is_empty());
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     Ok(Config {
         role,
@@ -130,7 +133,28 @@ fn config(profile: &Profile, args: &ServeArgs) -> anyhow::Result<Config> {
         },
         shutdown_grace: deploy.limits.request_timeout,
         worker_name: args.worker_name.clone(),
+        traces: traces(
+            args.telemetry.otlp_endpoint.clone().or(standard),
+            args.telemetry.trace_ratio,
+            profile,
+        )?,
     })
+}
+
+/// The collector that a flag or the environment names, else the profile's.
+fn traces(named: Option<String>, ratio: f64, profile: &Profile) -> anyhow::Result<Option<TraceSettings>> {
+    let Some(endpoint) = named.or_else(|| profile.deploy.telemetry.otlp_endpoint.clone()) else {
+        return Ok(None);
+    };
+    if !endpoint.starts_with("http://") {
+        return Err(flag_error(
+            "--otlp-endpoint",
+            format!("expected an http:// URL, found {endpoint:?}"),
+            "give the collector's OTLP/HTTP port, such as http://127.0.0.1:4318; for TLS run a collector beside the service",
+        )
+        .into());
+    }
+    Ok(Some(TraceSettings { endpoint, ratio }))
 }
 
 /// Each client is a file; the usual soft limit of 1024 would stop a crowd at the door.

@@ -129,6 +129,8 @@ section! {
         worker: WorkerLayer,
         /// What the API refuses, so that it stays up.
         limits: LimitsLayer,
+        /// Where the service tells what it does.
+        telemetry: TelemetryLayer,
         /// How long to wait until the service is ready (1s to 10m).
         ready_timeout: Span,
         /// How long to wait after the load until the journal is empty (1s to 24h).
@@ -173,6 +175,14 @@ section! {
         max_backlog_entries: Whole,
         /// Most journal bytes not yet in the database; beyond it, requests get 503 (1MiB to 1024GiB).
         max_backlog_bytes: Size,
+    }
+}
+
+section! {
+    /// Where the service tells what it does, beside `/metrics`.
+    TelemetryLayer {
+        /// Base URL of an OpenTelemetry collector's OTLP/HTTP port, `http://host:4318`; no traces, when left out.
+        otlp_endpoint: String,
     }
 }
 

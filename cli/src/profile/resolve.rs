@@ -10,15 +10,16 @@ use scalekit_service::contract::{MAX_COLLECTION_BYTES, MAX_OPERATIONS_PER_REQUES
 
 use super::error::ProfileError;
 use super::layer::{
-    DeployLayer, Headers, Layer, LimitsLayer, LoadLayer, RequestLayer, TlsLayer, TransactionsLayer,
-    WorkerLayer,
+    DeployLayer, Headers, Layer, LimitsLayer, LoadLayer, RequestLayer, TelemetryLayer, TlsLayer,
+    TransactionsLayer, WorkerLayer,
 };
 use super::setting::{Merge, Setting};
 use super::source::Source;
 use super::steps::StepLayer;
 use super::text;
 use super::types::{
-    CriterionSpec, Deploy, Limits, Load, Profile, RequestSpec, StepSpec, TlsSpec, TransactionsSpec, Worker,
+    CriterionSpec, Deploy, Limits, Load, Profile, RequestSpec, StepSpec, Telemetry, TlsSpec,
+    TransactionsSpec, Worker,
 };
 use super::units::{Rate, Size, Span, Whole};
 
@@ -208,6 +209,7 @@ impl Resolver<'_> {
             api_threads: self.optional(&["deploy", "api_threads"], &layer.api_threads, 1..=1024)?,
             worker: self.worker(&layer.worker.value().cloned().unwrap_or_default())?,
             limits: self.limits(&layer.limits.value().cloned().unwrap_or_default(), vus)?,
+            telemetry: self.telemetry(&layer.telemetry.value().cloned().unwrap_or_default())?,
             ready_timeout: self.span(
                 &["deploy", "ready_timeout"],
                 &layer.ready_timeout,
@@ -229,6 +231,11 @@ impl Resolver<'_> {
             batch_max_bytes: self.size(&key("batch_max_bytes"), &layer.batch_max_bytes, KIB..=45 * MIB)?,
             linger: self.span(&key("linger"), &layer.linger, Duration::ZERO..=MINUTE)?,
         })
+    }
+
+    fn telemetry(&self, layer: &TelemetryLayer) -> Found<Telemetry> {
+        let key = ["deploy", "telemetry", "otlp_endpoint"];
+        Ok(Telemetry { otlp_endpoint: self.optional_url(&key, &layer.otlp_endpoint, &["http"])? })
     }
 
     fn limits(&self, layer: &LimitsLayer, vus: u32) -> Found<Limits> {

@@ -133,6 +133,7 @@ pub(crate) struct Deploy {
     pub(crate) api_threads: Option<u32>,
     pub(crate) worker: Worker,
     pub(crate) limits: Limits,
+    pub(crate) telemetry: Telemetry,
     #[serde(serialize_with = "written::span")]
     pub(crate) ready_timeout: Duration,
     #[serde(serialize_with = "written::span")]
@@ -155,6 +156,14 @@ pub(crate) struct Worker {
     /// How long an incomplete batch waits for more.
     #[serde(serialize_with = "written::span")]
     pub(crate) linger: Duration,
+}
+
+/// Where the service tells what it does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Telemetry {
+    /// `None`: no traces.
+    #[serde(serialize_with = "written::text_without_password")]
+    pub(crate) otlp_endpoint: Option<String>,
 }
 
 /// What the API refuses, so that it stays up.

@@ -92,3 +92,111 @@ fn a_service_serves_until_it_is_asked_to_end() {
     assert!(sandbox.path("data/journal").is_dir());
     sandbox.expect_clean();
 }
+
+/// What a service writes to its log, on a terminal of nobody.
+fn log_of(format: &str) -> String {
+    let sandbox = Sandbox::new();
+    let ready = sandbox.path("ready");
+    let serve =
+        ["-v", "serve", "all", "--listen", "127.0.0.1:0", "--ready-file", "ready", "--log-format", format];
+    let mut service = sandbox.start(sandbox.command(&serve));
+    let address = wait_for("the ready file", || std::fs::read_to_string(&ready).ok());
+    assert_eq!(web::request(&format!("http://{address}"), "PUT", "/v1/things/1", "{}").0, 202);
+    service.signal(Signal::SIGTERM);
+    service.wait().expect(0).stderr
+}
+
+#[test]
+fn a_log_in_json_is_an_object_a_line() {
+    let log = log_of("json");
+    let lines: Vec<serde_json::Value> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect();
+    for line in &lines {
+        for field in ["timestamp", "level", "target"] {
+            assert!(line[field].is_string(), "{field}: {line}");
+        }
+    }
+    let serving = lines.iter().find(|line| line["message"] == "serving").unwrap();
+    assert_eq!((serving["role"].as_str(), serving["level"].as_str()), (Some("all"), Some("INFO")));
+    let access = lines.iter().find(|line| line["target"] == "scalekit_service::access").unwrap();
+    assert_eq!((access["method"].as_str(), access["status"].as_u64()), (Some("PUT"), Some(202)), "{access}");
+    assert_eq!(
+        (access["route"].as_str(), access["level"].as_str()),
+        (Some("/v1/{collection}/{id}"), Some("DEBUG"))
+    );
+    let text = log_of("text");
+    assert!(
+        text.contains("serving") && text.contains("role=\"all\"") && !text.contains("{\"timestamp"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_storm_of_failures_is_a_handful_of_lines() {
+    const REQUESTS: usize = 2000;
+    let (sandbox, servers) = (Sandbox::new(), Servers::start());
+    let dir = tempfile::tempdir().unwrap();
+    let mut cache = RedisServer::start(dir.path(), &["--save", ""]);
+    let ready = sandbox.path("ready");
+    let serve = [
+        "serve",
+        "all",
+        "--backend",
+        "redis-mongo",
+        "--listen",
+        "127.0.0.1:0",
+        "--ready-file",
+        "ready",
+        "--redis-url",
+        &servers.redis.url(),
+        "--cache-url",
+        &cache.url(),
+        "--mongo-url",
+        &servers.mongo.url(),
+    ];
+    let mut service = sandbox.start(sandbox.command(&serve));
+    let address = wait_for("the ready file", || std::fs::read_to_string(&ready).ok());
+    let url = format!("http://{address}");
+    cache.kill();
+    // Each of them is accepted, and each fails to become visible in the cache.
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let url = &url;
+            scope.spawn(move || {
+                for n in 0..REQUESTS / 8 {
+                    assert_eq!(web::request(url, "PUT", &format!("/v1/things/{thread}-{n}"), "{}").0, 202);
+                }
+            });
+        }
+    });
+    let metrics = web::request(&url, "GET", "/metrics", "").1;
+    let errors = metrics.lines().find_map(|line| line.strip_prefix("scalekit_cache_errors_total ")).unwrap();
+    assert!(errors.parse::<usize>().unwrap() >= REQUESTS, "{errors} failures");
+    service.signal(Signal::SIGTERM);
+    let log = service.wait().expect(0).stderr;
+    let told = log.lines().filter(|line| line.contains("is not in the cache")).count();
+    assert!(told >= 1, "it is said: {log}");
+    assert!(log.lines().count() < REQUESTS / 10, "{} lines", log.lines().count());
+}
+
+#[test]
+fn bad_telemetry_is_refused_before_anything_starts() {
+    let sandbox = Sandbox::new();
+    let serve = ["serve", "all", "--listen", "127.0.0.1:0"];
+    let endpoint = ["--otlp-endpoint", "127.0.0.1:4318"];
+    sandbox
+        .scalekit(&[&serve[..], &endpoint].concat())
+        .expect(104)
+        .says(&["--otlp-endpoint", "http://127.0.0.1:4318"]);
+    sandbox
+        .scalekit(&[&serve[..], &["--trace-ratio", "2"]].concat())
+        .expect(2)
+        .says(&["--trace-ratio", "0.01"]);
+    std::fs::write(sandbox.path("bad.yaml"), "deploy:\n  telemetry: {otlp_endpoint: nowhere}\n").unwrap();
+    sandbox
+        .scalekit(&["serve", "all", "-p", "bad.yaml"])
+        .expect(104)
+        .says(&["bad.yaml:2", "http://host:port"]);
+}

@@ -1,7 +1,7 @@
 //! Accepting writes: into the journal, then visible to readers, then 202.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 
 use tokio::runtime::Handle;
@@ -13,6 +13,10 @@ use super::error::ApiError;
 use crate::cache::{AcceptedWrite, CacheChange};
 use crate::direct::Direct;
 use crate::journal::{Request, RequestWrite, WriteId, now_ms};
+use crate::rarely::Rarely;
+use crate::telemetry;
+
+static NOT_IN_CACHE: LazyLock<Rarely> = LazyLock::new(Rarely::default);
 
 /// Journals the writes of one request; returns when they are durable and readable.
 ///
@@ -105,9 +109,13 @@ async fn run(app: Arc<App>, op_id: String, writes: Vec<DecodedWrite>) -> Result<
         journaled.push(RequestWrite { key, change });
     }
     let request = Request { op_id: op_id.into(), at_ms: now_ms(), writes: journaled };
-    let appended = app.journal.append(request).await?;
-    app.metrics.journal_append_seconds.observe(started.elapsed().as_secs_f64());
+    let appended = telemetry::child("journal append").around(app.journal.append(request)).await;
+    let appended = appended.inspect_err(|_| {
+        app.metrics.journal_append_failures.inc();
+    })?;
+    app.metrics.journal_append_seconds.observe_time(started.elapsed());
     let write_id = WriteId { shard: 0, position: appended.position, place: 0 };
+    telemetry::current().set("scalekit.write_id", || write_id.to_string());
     if appended.repeated {
         app.metrics.journal_repeated.inc();
         return Ok(write_id);
@@ -119,7 +127,9 @@ async fn run(app: Arc<App>, op_id: String, writes: Vec<DecodedWrite>) -> Result<
     if let Err(error) = app.cache.accepted(visible).await {
         // The write is safe; only reading it back at once is not.
         app.metrics.cache_errors.inc();
-        tracing::warn!(%error, "an accepted write is not in the cache");
+        if let Some(unsaid) = NOT_IN_CACHE.now() {
+            tracing::warn!(%error, unsaid, "an accepted write is not in the cache");
+        }
     }
     Ok(write_id)
 }

@@ -7,6 +7,7 @@ use bson::raw::RawDocumentBuf;
 use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use super::error::ApiError;
 use super::transcode;
@@ -20,33 +21,49 @@ use crate::operation::{Change, DocumentKey, MAX_DOCUMENT_BYTES, bad_merge_field}
 const STAMP_BYTES: usize = 1024;
 
 /// A transaction as it is sent.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = Transaction)]
 #[serde(deny_unknown_fields)]
-struct TransactionBody<'a> {
+pub(super) struct TransactionBody<'a> {
+    /// Documents to read.
     #[serde(borrow, default)]
+    #[schema(max_items = 64)]
     reads: Vec<ReadBody<'a>>,
+    /// What to write: all of it or nothing.
     #[serde(borrow, default)]
+    #[schema(max_items = 64)]
     writes: Vec<WriteBody<'a>>,
 }
 
-#[derive(Deserialize)]
+/// One document to read.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = Read)]
 #[serde(deny_unknown_fields)]
 struct ReadBody<'a> {
     #[serde(borrow)]
+    #[schema(value_type = String, max_length = 120, pattern = "^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     collection: Cow<'a, str>,
     #[serde(borrow)]
+    #[schema(value_type = String, min_length = 1, max_length = 256)]
     id: Cow<'a, str>,
 }
 
-#[derive(Deserialize)]
+/// One write.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = Write)]
 #[serde(deny_unknown_fields)]
 struct WriteBody<'a> {
     #[serde(borrow)]
+    #[schema(value_type = String, max_length = 120, pattern = "^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     collection: Cow<'a, str>,
     op: WriteOp,
+    /// Only an insert may come without one; it gets one that derives from the operation.
     #[serde(borrow, default)]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 256)]
     id: Option<Cow<'a, str>>,
+    /// All writes but deletes have one.
     #[serde(borrow, default)]
+    #[schema(value_type = Option<super::openapi::Document>)]
     document: Option<&'a RawValue>,
 }
 

@@ -68,6 +68,7 @@ impl Gate {
         match asked {
             Ok(backlog) => {
                 metrics.backlog_entries.set(backlog.entries);
+                metrics.backlog_bytes.set(backlog.bytes);
                 metrics.backlog_age_seconds.set(age(&backlog).as_secs_f64());
                 *seen = Seen { backlog, unreachable: None };
             }

@@ -29,6 +29,7 @@ use super::routes;
 use super::slow::Impatient;
 use super::tls::Tls;
 use crate::metrics::Metrics;
+use crate::rarely::Rarely;
 
 /// After an accept that failed for want of files or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -101,6 +102,7 @@ pub(crate) async fn serve(
     let slots = Arc::new(Semaphore::new(limits.max_connections));
     let handshakes = Arc::new(Semaphore::new(limits.max_connections.div_ceil(CONNECTIONS_PER_HANDSHAKE)));
     let graceful = GracefulShutdown::new();
+    let cannot_accept = Rarely::default();
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limits.patience.head).pipeline_flush(true);
     loop {
@@ -113,7 +115,9 @@ pub(crate) async fn serve(
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of files, usually; the clients wait in the backlog meanwhile.
-                tracing::warn!(%error, "cannot accept a connection");
+                if let Some(unsaid) = cannot_accept.now() {
+                    tracing::warn!(%error, unsaid, "cannot accept a connection");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
@@ -216,21 +220,20 @@ async fn answer(
     metrics: Arc<Metrics>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
+    let Some(visitor) = visitor else { return router.oneshot(request.map(Body::new)).await };
     let started = Instant::now();
-    let refusal = visitor.and_then(|visitor| visitor.admit(request.uri().path(), request.headers()).err());
-    let response = match refusal {
-        None => router.oneshot(request.map(Body::new)).await?,
-        Some(refusal) => {
-            // Unread, it would be answered by a reset. Whoever waits to be told to continue has sent nothing.
-            if !request.body().is_end_stream() && !request.headers().contains_key(header::EXPECT) {
-                let body = Body::new(request.into_body());
-                tokio::spawn(routes::discard(body, DISCARDED_BYTES, patience.head));
-            }
-            refusal.into_response()
-        }
+    let Err(refusal) = visitor.admit(request.uri().path(), request.headers()) else {
+        return router.oneshot(request.map(Body::new)).await;
     };
-    metrics.request_seconds.observe(started.elapsed().as_secs_f64());
-    metrics.answered(response.status().as_u16());
+    let method = request.method().clone();
+    // Unread, it would be answered by a reset. Whoever waits to be told to continue has sent nothing.
+    if !request.body().is_end_stream() && !request.headers().contains_key(header::EXPECT) {
+        let body = Body::new(request.into_body());
+        tokio::spawn(routes::discard(body, DISCARDED_BYTES, patience.head));
+    }
+    let response = refusal.into_response();
+    // It has seen no route.
+    metrics.requests.answered(method.as_str(), None, response.status().as_u16(), started.elapsed());
     Ok(response)
 }
 

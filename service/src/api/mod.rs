@@ -1,4 +1,5 @@
-//! The HTTP side: routes, bounds, readiness and metrics.
+//! The HTTP side: routes, bounds, readiness and metrics. Each route is declared together with its documentation, so
+//! that `/openapi.json` cannot lack one.
 
 mod accept;
 pub(crate) mod auth;
@@ -6,6 +7,8 @@ mod decode;
 mod error;
 mod gate;
 pub(crate) mod listener;
+mod observe;
+mod openapi;
 mod path;
 mod rate;
 mod read;
@@ -21,8 +24,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::routing::{get, post};
 use tokio::sync::Semaphore;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::cache::Cache;
 use crate::direct::Direct;
@@ -30,6 +34,7 @@ use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::store::Store;
 pub(crate) use gate::Gate;
+use observe::Observe;
 pub(crate) use read::Reader;
 pub(crate) use stats::Process;
 
@@ -58,27 +63,75 @@ pub struct App {
     pub process: Arc<Process>,
 }
 
+/// The routes of an API, but for the system's. A route must not be added in another way than this.
+fn api_routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(routes::transactions))
+        .routes(routes!(routes::write_status))
+        .routes(routes!(routes::audit))
+        .routes(routes!(routes::insert))
+        .routes(routes!(routes::read, routes::replace, routes::merge, routes::delete))
+        .routes(routes!(openapi::document))
+}
+
 /// All routes of the contract.
 pub fn router(app: Arc<App>) -> Router {
     let process = Arc::clone(&app.process);
-    Router::new()
-        .route("/v1/transactions", post(routes::transactions))
-        .route("/v1/writes/{write_id}", get(routes::write_status))
-        .route("/v1/audit/{collection}", get(routes::audit))
-        .route("/v1/{collection}", post(routes::insert))
-        .route(
-            "/v1/{collection}/{id}",
-            get(routes::read).put(routes::replace).patch(routes::merge).delete(routes::delete),
-        )
-        .with_state(app)
-        .merge(system::router(process))
-        .method_not_allowed_fallback(system::method_not_allowed)
-        .fallback(system::no_such_route)
+    finish(api_routes().with_state(app), process)
 }
 
 /// What a worker's own port serves: it has no API.
 pub fn worker_router(process: Arc<Process>) -> Router {
-    system::router(process)
+    finish(OpenApiRouter::new(), process)
+}
+
+/// Adds what every process has.
+fn finish(routes: OpenApiRouter, process: Arc<Process>) -> Router {
+    let metrics = Arc::clone(&process.metrics);
+    let traces = process.traces.clone();
+    let (router, document) = routes.merge(system::routes().with_state(process)).split_for_parts();
+    let operations = openapi::operations(&document);
+    metrics.requests.distinguish(operations.iter().map(|(method, route)| (*method, route.as_str())));
+    router
         .method_not_allowed_fallback(system::method_not_allowed)
         .fallback(system::no_such_route)
+        .layer(Observe { requests: Arc::clone(&metrics.requests), traces })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// The router has no list of its routes to ask for, but its debug output has: `RouteId(n): "/path"`.
+    fn templates(router: &str) -> BTreeSet<&str> {
+        let mut parts = router.split("RouteId(");
+        parts.next();
+        parts
+            .filter_map(|part| part.split_once("): \"")?.1.split_once('"'))
+            .map(|(template, _)| template)
+            .filter(|template| template.starts_with('/'))
+            // axum's own routes to the fallback.
+            .filter(|template| *template != "/" && !template.contains("__private"))
+            .collect()
+    }
+
+    #[test]
+    fn no_route_is_undocumented() {
+        let undocumented = api_routes().route("/v1/hidden/{x}", axum::routing::get(async || ()));
+        let (router, document) = undocumented.split_for_parts();
+        let router = format!("{router:?}");
+        let documented: BTreeSet<&str> = document.paths.paths.keys().map(String::as_str).collect();
+        let extra: Vec<&str> = templates(&router).difference(&documented).copied().collect();
+        assert_eq!(extra, ["/v1/hidden/{x}"], "such a route shows");
+        let (api, api_document) = api_routes().split_for_parts();
+        let (system, system_document) = system::routes().split_for_parts();
+        for (router, document) in
+            [(format!("{api:?}"), api_document), (format!("{system:?}"), system_document)]
+        {
+            let documented: BTreeSet<&str> = document.paths.paths.keys().map(String::as_str).collect();
+            assert_eq!(templates(&router), documented);
+        }
+    }
 }

@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::watch;
 
 use crate::cache::{Cache, FillToken, Lookup, Versioned};
@@ -26,6 +27,8 @@ pub struct Reader {
     store: Arc<dyn Store>,
     throttle: Arc<dyn Throttle>,
     metrics: Arc<Metrics>,
+    /// Of the level that the cache is.
+    hits: Counter,
     flights: Mutex<Flights>,
 }
 
@@ -87,7 +90,8 @@ impl Reader {
         throttle: Arc<dyn Throttle>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        Arc::new(Self { cache, store, throttle, metrics, flights: Mutex::default() })
+        let hits = metrics.cache_hits.of_kind(cache.kind());
+        Arc::new(Self { cache, store, throttle, metrics, hits, flights: Mutex::default() })
     }
 
     /// JSON texts in the order of the keys; `None` where there is no document.
@@ -139,7 +143,7 @@ impl Reader {
             };
             sources.push(Source::Store(self.join(key, token, fills)?, known));
         }
-        self.metrics.cache_hits.inc_by(hits);
+        self.hits.inc_by(hits);
         self.metrics.cache_misses.inc_by(keys.len() as u64 - hits);
         Ok(sources)
     }
@@ -159,6 +163,7 @@ impl Reader {
         if let Some((began_with, flight)) = flights.by_key.get(key)
             && *began_with == token
         {
+            self.metrics.shared_reads.inc();
             return Ok(flight.clone());
         }
         if flights.waiting.len() >= MAX_WAITING {
@@ -351,6 +356,7 @@ mod tests {
         }
         assert_eq!((store.operations(), throttle.0.load(Ordering::SeqCst)), (1, 1));
         assert_eq!(store.documents.load(Ordering::SeqCst), 1);
+        assert_eq!((reader.metrics.shared_reads.get(), reader.metrics.store_reads.get()), (999, 1));
         assert_eq!(reader.get_many(&[key("items", 7)]).await.unwrap(), [json(7)]);
         assert_eq!(store.operations(), 1, "the cache has it");
     }

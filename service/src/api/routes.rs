@@ -15,11 +15,13 @@ use super::App;
 use super::accept::accept;
 use super::decode::{self, DecodedWrite};
 use super::error::ApiError;
+use super::openapi::{self, Document};
 use super::path::Path;
 use crate::contract::{
     Accepted, AuditPage, AuditedDocument, IDEMPOTENCY_KEY, MAX_ID_BYTES, WriteOp, WriteStatus,
 };
 use crate::journal::{WriteId, WriteState};
+use crate::telemetry;
 
 /// Of a body that is refused for its size, what is still read and thrown away. A client that is cut off while it
 /// sends never sees the answer, since closing on unread bytes resets the connection.
@@ -27,6 +29,24 @@ const DISCARDED_BYTES: usize = 64 * 1024 * 1024;
 /// Documents in one page of the audit.
 const AUDIT_PAGE: usize = 10_000;
 
+/// Reads and writes in one request
+///
+/// The writes are journaled together: all or none. Without writes the answer is 200 and has no `write_id`.
+#[utoipa::path(
+    post,
+    path = "/v1/transactions",
+    tag = "documents",
+    params(openapi::WriteHeaders),
+    request_body(content = decode::TransactionBody, example = json!({
+        "reads": [{"collection": "items", "id": "7"}],
+        "writes": [{"collection": "orders", "op": "insert", "document": {"item": 7}}],
+    })),
+    responses(
+        (status = 200, description = "There was nothing to write", body = openapi::TransactionAnswer),
+        (status = 202, description = "Durable in the journal as `durability` says, and readable", body = openapi::TransactionAnswer),
+        openapi::WriteProblems,
+    ),
+)]
 pub(super) async fn transactions(
     State(app): State<Arc<App>>,
     request: Request,
@@ -58,6 +78,17 @@ pub(super) async fn transactions(
     Ok(json(status, answer))
 }
 
+/// Inserts a document under a new id
+///
+/// The id derives from the operation, so a retry with the same `Idempotency-Key` is the same document.
+#[utoipa::path(
+    post,
+    path = "/v1/{collection}",
+    tag = "documents",
+    params(openapi::WriteHeaders, openapi::CollectionPath),
+    request_body(content = Document, description = "The document: an object without `_id` and `_sk`"),
+    responses((status = 202, description = "Durable in the journal as `durability` says, and readable", body = Accepted), openapi::WriteProblems),
+)]
 pub(super) async fn insert(
     State(app): State<Arc<App>>,
     Path(collection): Path<String>,
@@ -66,6 +97,15 @@ pub(super) async fn insert(
     write(&app, WriteOp::Insert, &collection, None, request).await
 }
 
+/// Creates or overwrites a document
+#[utoipa::path(
+    put,
+    path = "/v1/{collection}/{id}",
+    tag = "documents",
+    params(openapi::WriteHeaders, openapi::DocumentPath),
+    request_body(content = Document, description = "The document: an object without `_id` and `_sk`"),
+    responses((status = 202, description = "Durable in the journal as `durability` says, and readable", body = Accepted), openapi::WriteProblems),
+)]
 pub(super) async fn replace(
     State(app): State<Arc<App>>,
     Path((collection, id)): Path<(String, String)>,
@@ -74,6 +114,17 @@ pub(super) async fn replace(
     write(&app, WriteOp::Replace, &collection, Some(&id), request).await
 }
 
+/// Sets the given top-level fields
+///
+/// Fields given as null are removed; a nested object is replaced whole. Creates what is absent.
+#[utoipa::path(
+    patch,
+    path = "/v1/{collection}/{id}",
+    tag = "documents",
+    params(openapi::WriteHeaders, openapi::DocumentPath),
+    request_body(content = Document, description = "Top-level fields to set; null removes one"),
+    responses((status = 202, description = "Durable in the journal as `durability` says, and readable", body = Accepted), openapi::WriteProblems),
+)]
 pub(super) async fn merge(
     State(app): State<Arc<App>>,
     Path((collection, id)): Path<(String, String)>,
@@ -82,6 +133,14 @@ pub(super) async fn merge(
     write(&app, WriteOp::Merge, &collection, Some(&id), request).await
 }
 
+/// Removes a document
+#[utoipa::path(
+    delete,
+    path = "/v1/{collection}/{id}",
+    tag = "documents",
+    params(openapi::WriteHeaders, openapi::DocumentPath),
+    responses((status = 202, description = "Durable in the journal as `durability` says, and readable", body = Accepted), openapi::WriteProblems),
+)]
 pub(super) async fn delete(
     State(app): State<Arc<App>>,
     Path((collection, id)): Path<(String, String)>,
@@ -106,6 +165,16 @@ async fn write(
     Ok((StatusCode::ACCEPTED, axum::Json(Accepted { id, write_id, durability })).into_response())
 }
 
+/// Reads a document
+///
+/// Shows every write that was accepted, whether the database has it yet or not.
+#[utoipa::path(
+    get,
+    path = "/v1/{collection}/{id}",
+    tag = "documents",
+    params(openapi::DocumentPath),
+    responses((status = 200, description = "The document", body = Document), openapi::ReadProblems),
+)]
 pub(super) async fn read(
     State(app): State<Arc<App>>,
     Path((collection, id)): Path<(String, String)>,
@@ -117,6 +186,14 @@ pub(super) async fn read(
     }
 }
 
+/// Where an accepted request stands
+#[utoipa::path(
+    get,
+    path = "/v1/writes/{write_id}",
+    tag = "documents",
+    params(("write_id" = String, Path, description = "As a 202 told it", example = "0.1795000000000.0.0", pattern = r"^\d+\.\d+\.\d+\.\d+$")),
+    responses((status = 200, description = "Accepted, stored, or a dead letter with its reason", body = WriteStatus), openapi::StatusProblems),
+)]
 pub(super) async fn write_status(
     State(app): State<Arc<App>>,
     Path(text): Path<String>,
@@ -133,7 +210,8 @@ pub(super) async fn write_status(
     Ok(axum::Json(WriteStatus { write_id: text, status: status.into(), reason }).into_response())
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AuditQuery {
     /// Only operations that start with this.
@@ -144,8 +222,16 @@ pub(super) struct AuditQuery {
     after: Option<String>,
 }
 
-/// What the store itself holds, past every cache: for the audit of a run on a store that only this process
-/// can open.
+/// What the store itself holds, past every cache
+///
+/// For the audit of a run on a store that only this process can open.
+#[utoipa::path(
+    get,
+    path = "/v1/audit/{collection}",
+    tag = "audit",
+    params(openapi::CollectionPath, AuditQuery),
+    responses((status = 200, description = "A page, in the order of ids", body = AuditPage), openapi::AuditProblems),
+)]
 pub(super) async fn audit(
     State(app): State<Arc<App>>,
     Path(collection): Path<String>,
@@ -174,12 +260,14 @@ async fn read_all(
     if keys.is_empty() {
         return Ok(Vec::new());
     }
-    let reading = async {
+    let span = telemetry::child("read");
+    span.count("scalekit.documents", keys.len() as u64);
+    let reading = span.around(async {
         match &app.direct {
             Some(direct) => direct.read(keys).await,
             None => app.reader.get_many(keys).await,
         }
-    };
+    });
     match tokio::time::timeout(app.limits.request_timeout, reading).await {
         Ok(Ok(documents)) => Ok(documents),
         Ok(Err(reason)) => Err(ApiError::unavailable(&*reason)),

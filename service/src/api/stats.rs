@@ -1,17 +1,15 @@
 //! What a process says of itself.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
-
-use prometheus_client::encoding::text::encode;
 
 use super::gate::{Gate, age};
 use crate::cache::Cache;
 use crate::contract::{CacheStats, JournalStats, Stats, StoreStats, WorkerStats};
 use crate::journal::Journal;
-use crate::metrics::Metrics;
+use crate::metrics::{DatabaseFigures, Metrics};
 use crate::store::Store;
+use crate::telemetry::Traces;
 use crate::worker::governor::Limiter;
 
 /// One process of the service, for its own counters.
@@ -27,6 +25,7 @@ pub struct Process {
     pub store: Arc<dyn Store>,
     pub gate: Arc<Gate>,
     pub metrics: Arc<Metrics>,
+    pub traces: Traces,
     /// Of the database operations of this process.
     pub limiter: Arc<Limiter>,
     pub has_worker: bool,
@@ -38,13 +37,15 @@ impl Process {
     }
 
     pub(super) fn prometheus(&self) -> String {
-        self.metrics.database_operations.set(self.store.operations());
-        self.metrics.database_operations_peak.set(i64::from(self.limiter.peak()));
-        let mut text = String::new();
-        if let Err(error) = encode(&mut text, &self.metrics.registry) {
+        let database = DatabaseFigures {
+            operations: self.store.operations(),
+            peak: self.limiter.peak(),
+            limit: self.limiter.limit(),
+        };
+        self.metrics.render(database).unwrap_or_else(|error| {
             tracing::error!(%error, "metrics cannot be rendered");
-        }
-        text
+            String::new()
+        })
     }
 
     pub(super) async fn stats(&self) -> Stats {
@@ -53,7 +54,7 @@ impl Process {
         let reachable = backlog.is_ok();
         let backlog = backlog.unwrap_or_default();
         let (memory_bytes, memory_peak_bytes) = memory();
-        let requests_by_status = requests_by_status(m);
+        let requests_by_status = m.requests.by_status();
         Stats {
             role: self.role.into(),
             mode: self.mode.into(),
@@ -68,22 +69,29 @@ impl Process {
                 durability: self.journal.durability().as_str().into(),
                 reachable,
                 backlog_entries: backlog.entries,
+                backlog_bytes: backlog.bytes,
                 backlog_age_ms: u64::try_from(age(&backlog).as_millis()).unwrap_or(u64::MAX),
                 appended: m.journal_appended.get(),
                 repeated: m.journal_repeated.get(),
                 accepted_writes: m.accepted_writes.get(),
+                append_failures: m.journal_append_failures.get(),
             },
             store: StoreStats {
                 kind: self.store.kind().into(),
                 operations: self.store.operations(),
                 operations_limit: self.limiter.limit(),
                 operations_peak: self.limiter.peak(),
+                operations_delayed: m.governor_wait_seconds.count(),
+                operations_delayed_ms: m.governor_wait_seconds.sum() / 1_000_000,
             },
             cache: CacheStats {
                 kind: self.cache.kind().into(),
-                hits: m.cache_hits.get(),
+                hits: m.cache_hits.total(),
+                l1_hits: m.cache_hits.l1.get(),
+                l2_hits: m.cache_hits.l2.get(),
                 misses: m.cache_misses.get(),
                 errors: m.cache_errors.get(),
+                shared_reads: m.shared_reads.get(),
             },
             worker: self.has_worker.then(|| WorkerStats {
                 batches: m.worker_batches.get(),
@@ -97,17 +105,6 @@ impl Process {
             requests_by_status,
         }
     }
-}
-
-fn requests_by_status(metrics: &Metrics) -> std::collections::BTreeMap<u16, u64> {
-    let mut by_status = std::collections::BTreeMap::new();
-    for status in 100..600 {
-        let label = crate::metrics::StatusLabel { status };
-        if let Some(counter) = metrics.requests.get(&label) {
-            by_status.insert(status, counter.inner().load(Ordering::Relaxed));
-        }
-    }
-    by_status
 }
 
 /// Resident bytes now and at the highest, from /proc; zeros where there is none.

@@ -7,6 +7,7 @@
 
 mod encoding;
 mod rules;
+mod traced;
 
 pub mod embedded;
 pub mod mongo;
@@ -23,6 +24,7 @@ use crate::operation::{DocumentKey, DocumentWrite};
 
 pub use embedded::Embedded;
 pub use mongo::Mongo;
+pub use traced::Traced;
 
 /// How long a tombstone outlives its document. A delivery later than that could revive it; it is far above
 /// the time that a worker can hold an entry before another one reclaims it.

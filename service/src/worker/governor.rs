@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
+use crate::metrics::{Histogram, SECONDS};
 use crate::store::Throttle;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -78,12 +79,20 @@ impl Governor {
 pub struct Limiter {
     governor: Mutex<Governor>,
     started: Instant,
+    /// Of the operations that did not go at once.
+    waits: Histogram,
 }
 
 impl Limiter {
     #[must_use]
     pub fn new(per_second: u32) -> Self {
-        Self { governor: Mutex::new(Governor::new(per_second)), started: Instant::now() }
+        Self::observed(per_second, Histogram::new(&SECONDS))
+    }
+
+    /// As [`Limiter::new`]; how long operations wait is told to `waits`.
+    #[must_use]
+    pub fn observed(per_second: u32, waits: Histogram) -> Self {
+        Self { governor: Mutex::new(Governor::new(per_second)), started: Instant::now(), waits }
     }
 
     fn governor(&self) -> MutexGuard<'_, Governor> {
@@ -107,10 +116,18 @@ impl Limiter {
 #[async_trait]
 impl Throttle for Limiter {
     async fn acquire(&self) {
+        let asked = self.started.elapsed();
+        let mut waited = false;
         loop {
-            let taken =
-                self.governor.lock().unwrap_or_else(PoisonError::into_inner).take(self.started.elapsed());
-            let Err(wait) = taken else { return };
+            let now = self.started.elapsed();
+            let taken = self.governor().take(now);
+            let Err(wait) = taken else {
+                if waited {
+                    self.waits.observe_time(now.saturating_sub(asked));
+                }
+                return;
+            };
+            waited = true;
             tokio::time::sleep(wait).await;
         }
     }
@@ -174,6 +191,9 @@ mod tests {
         let took = started.elapsed();
         assert!(took >= Duration::from_secs(2) && took < Duration::from_millis(2200), "{took:?}");
         assert!(limiter.peak() <= 10);
+        assert_eq!(limiter.waits.count(), 20, "all but the first");
+        let waited = Duration::from_nanos(limiter.waits.sum());
+        assert!(waited <= took && waited > took.mul_f64(0.9), "{waited:?} of {took:?}");
     }
 
     proptest! {

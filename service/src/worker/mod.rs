@@ -5,7 +5,7 @@ pub mod batch;
 pub mod governor;
 mod isolate;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -14,7 +14,10 @@ use tokio_util::sync::CancellationToken;
 use crate::cache::Cache;
 use crate::journal::{Consumer, DeadLetter, Delivery, JournalError};
 use crate::metrics::Metrics;
+use crate::operation::Position;
+use crate::rarely::Rarely;
 use crate::store::Store;
+use crate::telemetry::{Span, Traces};
 use batch::Batch;
 use governor::Limiter;
 use isolate::{Interrupted, Outcome};
@@ -44,6 +47,7 @@ pub struct Worker {
     pub limiter: Arc<Limiter>,
     pub settings: BatchSettings,
     pub metrics: Arc<Metrics>,
+    pub traces: Traces,
 }
 
 impl Worker {
@@ -89,12 +93,16 @@ impl Worker {
         if deliveries.is_empty() {
             return Ok(Step::Idle);
         }
+        self.metrics.worker_batch_bytes.observe(size(&deliveries).1 as u64);
         let mut batch = Batch::new(deliveries);
         self.metrics.worker_coalesced.inc_by(batch.coalesced() as u64);
         let positions = std::mem::take(&mut batch.positions);
         let mut dead = std::mem::take(&mut batch.dead);
         let up_to = positions.iter().map(|position| position.version()).max().unwrap_or(i64::MIN);
-        dead.extend(self.store(batch, up_to, stop, deadline).await?);
+        let span = self.traces.batch();
+        describe(&span, &batch, &positions);
+        dead.extend(span.around(self.store(batch, up_to, stop, deadline)).await?);
+        drop(span);
         if !dead.is_empty() {
             self.bury(&dead).await?;
         }
@@ -140,7 +148,7 @@ impl Worker {
             return Ok(Vec::new());
         }
         self.metrics.worker_batches.inc();
-        self.metrics.worker_batch_writes.observe(batch.writes.len() as f64);
+        self.metrics.worker_batch_writes.observe(batch.writes.len() as u64);
         let started = Instant::now();
         let attempt = isolate::Attempt {
             store: &*self.store,
@@ -152,7 +160,7 @@ impl Worker {
         let Outcome { stored, mut refused, dead } =
             attempt.apply(batch.writes).await.map_err(|Interrupted| StepError::Stopped)?;
         refused.extend(batch.refused);
-        self.metrics.worker_apply_seconds.observe(started.elapsed().as_secs_f64());
+        self.metrics.worker_apply_seconds.observe_time(started.elapsed());
         let settled = self.cache.settled(&stored, up_to).await;
         let forgotten = self.cache.invalidate(&refused).await;
         if let Err(error) = settled.and(forgotten) {
@@ -164,12 +172,26 @@ impl Worker {
 
     async fn bury(&mut self, dead: &[DeadLetter]) -> Result<(), JournalError> {
         for letter in dead {
-            tracing::warn!(write_id = %letter.write_id, op_id = letter.op_id, reason = letter.reason, "dead letter");
+            let Some(unsaid) = DEAD.now() else { continue };
+            tracing::warn!(unsaid, write_id = %letter.write_id, op_id = letter.op_id, reason = letter.reason, "dead letter");
         }
         self.consumer.bury(dead).await?;
         self.metrics.worker_dead.inc_by(dead.len() as u64);
         Ok(())
     }
+}
+
+static DEAD: LazyLock<Rarely> = LazyLock::new(Rarely::default);
+
+/// By its positions the batch of a `write_id` is found.
+fn describe(span: &Span, batch: &Batch, positions: &[Position]) {
+    for (key, position) in [("scalekit.first", positions.first()), ("scalekit.last", positions.last())] {
+        let Some(Position { ms, seq }) = position else { continue };
+        span.set(key, || format!("{ms}.{seq}"));
+    }
+    span.count("scalekit.entries", positions.len() as u64);
+    span.count("scalekit.writes", batch.journaled_writes as u64);
+    span.count("scalekit.documents", batch.writes.len() as u64);
 }
 
 enum Step {

@@ -16,6 +16,7 @@ use scalekit_service::config::{Backend, Config, Role};
 use scalekit_service::contract::{AuditPage, AuditedDocument, Durability, Stats};
 use scalekit_service::journal::embedded::BacklogBounds;
 use scalekit_service::serve;
+use scalekit_service::telemetry::TraceSettings;
 use scalekit_service::testing::{MongoServer, RedisServer};
 use scalekit_service::worker::BatchSettings;
 use serde_json::Value;
@@ -56,8 +57,10 @@ pub(crate) struct Options {
     pub(crate) backlog_entries: u64,
     pub(crate) max_body_bytes: usize,
     pub(crate) max_connections: usize,
+    pub(crate) request_timeout: Duration,
     /// A MongoDB server of its own, because the test kills it.
     pub(crate) own_mongo: bool,
+    pub(crate) traces: Option<TraceSettings>,
 }
 
 impl Default for Options {
@@ -68,7 +71,9 @@ impl Default for Options {
             backlog_entries: 100_000,
             max_body_bytes: 1 << 20,
             max_connections: 4096,
+            request_timeout: Duration::from_secs(10),
             own_mongo: false,
+            traces: None,
         }
     }
 }
@@ -427,11 +432,12 @@ pub(crate) fn config_of(role: Role, backend: Backend, options: &Options, worker_
         batch: options.batch,
         requests: RequestLimits {
             max_body_bytes: options.max_body_bytes,
-            request_timeout: Duration::from_secs(10),
+            request_timeout: options.request_timeout,
         },
         backlog_bounds: BacklogBounds { entries: options.backlog_entries, bytes: 1 << 30 },
         shutdown_grace: Duration::from_secs(20),
         worker_name: worker_name.to_owned(),
+        traces: options.traces.clone(),
     }
 }
 

@@ -1,12 +1,11 @@
-//! Health, metrics, counters and connections.
+//! Health, counters and connections.
 
-use std::collections::HashSet;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 
 use crate::harness::{Harness, Kind, PATIENCE, on_both};
 
-on_both!(health_and_stats, metrics_are_prometheus_text, connections_are_kept_alive);
+on_both!(health_and_stats, connections_are_kept_alive);
 
 async fn health_and_stats(kind: Kind) {
     let harness = Harness::start(kind).await;
@@ -33,50 +32,6 @@ async fn health_and_stats(kind: Kind) {
         Some(worker) => harness.stats_of(worker).await.worker,
     };
     assert_eq!(worker.unwrap().stored, 1);
-}
-
-async fn metrics_are_prometheus_text(kind: Kind) {
-    let harness = Harness::start(kind).await;
-    harness.write("PUT", "/v1/items/1", "{}").await;
-    harness.get("/v1/items/none").await.expect(404);
-    let answer = harness.get("/metrics").await.expect(200);
-    assert!(answer.header("content-type").starts_with("application/openmetrics-text"));
-    let mut lines: Vec<&str> = answer.text.lines().collect();
-    assert_eq!(lines.pop(), Some("# EOF"));
-    let mut typed = HashSet::new();
-    let mut samples = HashSet::new();
-    for line in lines {
-        if let Some(comment) = line.strip_prefix("# ") {
-            let [keyword, name, text] = comment.splitn(3, ' ').collect::<Vec<_>>()[..] else {
-                panic!("{line}")
-            };
-            assert!(["HELP", "TYPE", "UNIT"].contains(&keyword) && !text.is_empty(), "{line}");
-            if keyword == "TYPE" {
-                assert!(typed.insert(name), "declared once: {line}");
-            }
-            continue;
-        }
-        let (series, value) = line.rsplit_once(' ').unwrap();
-        value.parse::<f64>().unwrap_or_else(|error| panic!("{line}: {error}"));
-        let name = series.split('{').next().unwrap();
-        assert!(name.starts_with("scalekit_"), "{line}");
-        assert!(name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'), "{line}");
-        if let Some(labels) = series.strip_prefix(name).filter(|labels| !labels.is_empty()) {
-            assert!(labels.starts_with('{') && labels.ends_with("\"}") && labels.contains("=\""), "{line}");
-        }
-        let family = ["_total", "_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
-        assert!(typed.contains(name) || family.is_some_and(|name| typed.contains(name)), "{line}");
-        assert!(samples.insert(series), "a series once: {line}");
-    }
-    for expected in [
-        r#"scalekit_http_requests_total{status="202"}"#,
-        r#"scalekit_http_requests_total{status="404"}"#,
-        "scalekit_accepted_writes_total",
-        "scalekit_journal_backlog_entries",
-        "scalekit_database_operations_peak",
-    ] {
-        assert!(samples.contains(expected), "{expected} is missing in {}", answer.text);
-    }
 }
 
 async fn connections_are_kept_alive(kind: Kind) {
