@@ -126,11 +126,6 @@ mod tests {
         }
         assert_eq!(read(&["10.0.0.0-10.0.255.255"]).unwrap().split(' ').count(), MAX_ADDRESSES);
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 
     #[test]
     fn a_url_has_hosts_and_ports_that_can_be_reached() {
