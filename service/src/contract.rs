@@ -234,6 +234,14 @@ pub fn write_operation_id(operation_id: &str, place: usize) -> String {
     id
 }
 
+/// The operation id of an id that [`write_operation_id`] may have made.
+#[must_use]
+pub fn operation_of(id: &str) -> Option<&str> {
+    let (operation, place) = id.rsplit_once('-')?;
+    let is_place = place.len() == 2 && place.bytes().all(|byte| byte.is_ascii_digit());
+    (is_place && !operation.is_empty()).then_some(operation)
+}
+
 /// Takes an id made by [`operation_id`] and [`write_operation_id`] apart: `(sequence, user, place)`.
 /// `None` if it is not of this run or not of this form.
 #[must_use]

@@ -67,6 +67,7 @@ pub struct Metrics {
     pub cache_misses: Counter,
     pub cache_errors: Counter,
     pub shared_reads: Counter,
+    pub journal_reads: Counter,
     pub store_reads: Counter,
     pub worker_batches: Counter,
     pub worker_stored: Counter,
@@ -110,6 +111,7 @@ impl Default for Metrics {
             cache_misses: Counter::default(),
             cache_errors: Counter::default(),
             shared_reads: Counter::default(),
+            journal_reads: Counter::default(),
             store_reads: Counter::default(),
             worker_batches: Counter::default(),
             worker_stored: Counter::default(),
@@ -187,6 +189,9 @@ impl Metrics {
         add(r, "cache_errors", "Calls that the cache failed", None, &self.cache_errors);
         let shared = "Documents that were missed and came with a read which another request had begun";
         add(r, "shared_reads", shared, None, &self.shared_reads);
+        let journal =
+            "Documents that were missed and read from the journal, where they wait for the database";
+        add(r, "journal_reads", journal, None, &self.journal_reads);
         add(r, "store_reads", "Documents asked of the database", None, &self.store_reads);
     }
 

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::cache::{AcceptedWrite, Cache, CacheChange};
-use crate::journal::{Consumer, Delivery, JournalError};
+use crate::journal::{Consumer, Delivery, JournalError, Request, RequestWrite};
 
 /// Entries and bytes that are held at once, beside what the cache keeps of them.
 const ENTRIES: usize = 1000;
@@ -28,19 +28,19 @@ pub(crate) async fn recall(mut consumer: impl Consumer, cache: &dyn Cache) -> Re
             let Delivery::Entry(entry) = delivery else { continue };
             let version = entry.position.version();
             for request in entry.requests {
-                let writes = request.writes.into_iter().map(|write| {
-                    let json = write.change.json();
-                    AcceptedWrite {
-                        key: write.key,
-                        version,
-                        change: CacheChange::new(&write.change, json),
-                        is_new: false,
-                    }
-                });
-                if let Err(error) = cache.accepted(writes.collect()).await {
+                if let Err(error) = cache.accepted(visible(request, version)).await {
                     tracing::warn!(%error, "what waits in the journal cannot be read until it is stored");
                 }
             }
         }
     }
+}
+
+/// The writes of a journaled request as the cache shows them.
+pub(crate) fn visible(request: Request, version: i64) -> Vec<AcceptedWrite> {
+    let shown = |RequestWrite { key, change }| {
+        let json = change.json();
+        AcceptedWrite { key, version, change: CacheChange::new(&change, json) }
+    };
+    request.writes.into_iter().map(shown).collect()
 }

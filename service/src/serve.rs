@@ -140,6 +140,7 @@ pub async fn run(
             store: Arc::clone(&parts.store),
             reader: Reader::new(
                 Arc::clone(&parts.cache),
+                Arc::clone(&parts.journal),
                 Arc::clone(&parts.store),
                 Arc::clone(&limiter) as _,
                 Arc::clone(&metrics),

@@ -12,8 +12,9 @@ use super::decode::DecodedWrite;
 use super::error::ApiError;
 use crate::cache::{AcceptedWrite, CacheChange};
 use crate::direct::Direct;
-use crate::journal::{Request, RequestWrite, WriteId, now_ms};
+use crate::journal::{Appended, Held, Request, RequestWrite, WriteIds, now_ms};
 use crate::rarely::Rarely;
+use crate::recall;
 use crate::telemetry;
 
 static NOT_IN_CACHE: LazyLock<Rarely> = LazyLock::new(Rarely::default);
@@ -25,7 +26,7 @@ pub(super) async fn accept(
     app: &Arc<App>,
     op_id: String,
     writes: Vec<DecodedWrite>,
-) -> Result<WriteId, ApiError> {
+) -> Result<WriteIds, ApiError> {
     if let Some(direct) = &app.direct {
         return store(app, direct, op_id, writes).await;
     }
@@ -87,43 +88,49 @@ async fn store(
     direct: &Direct,
     op_id: String,
     writes: Vec<DecodedWrite>,
-) -> Result<WriteId, ApiError> {
+) -> Result<WriteIds, ApiError> {
     let count = writes.len() as u64;
     let writes =
         writes.into_iter().map(|write| RequestWrite { key: write.key, change: write.change }).collect();
     let request = Request { op_id: op_id.into(), at_ms: now_ms(), writes };
     let position = direct.write(request, Instant::now() + app.limits.request_timeout).await?;
     app.metrics.accepted_writes.inc_by(count);
-    Ok(WriteId { shard: 0, position, place: 0 })
+    Ok(Appended::at(position, false).ids)
 }
 
-async fn run(app: Arc<App>, op_id: String, writes: Vec<DecodedWrite>) -> Result<WriteId, ApiError> {
+async fn run(app: Arc<App>, op_id: String, writes: Vec<DecodedWrite>) -> Result<WriteIds, ApiError> {
     let started = Instant::now();
     let count = writes.len() as u64;
-    let mut visible = Vec::with_capacity(writes.len());
+    let mut visible = Vec::new();
     let mut journaled = Vec::with_capacity(writes.len());
     for DecodedWrite { key, change, json, is_new } in writes {
-        // The version is known when the journal has it.
-        let change_seen = CacheChange::new(&change, json);
-        visible.push(AcceptedWrite { key: key.clone(), version: 0, change: change_seen, is_new });
+        if !(is_new && app.journal.finds_held()) {
+            // The version is known when the journal has it.
+            let change_seen = CacheChange::new(&change, json);
+            visible.push(AcceptedWrite { key: key.clone(), version: 0, change: change_seen });
+        }
         journaled.push(RequestWrite { key, change });
     }
     let request = Request { op_id: op_id.into(), at_ms: now_ms(), writes: journaled };
+    let repeats = request.op_id.clone();
     let appended = telemetry::child("journal append").around(app.journal.append(request)).await;
-    let appended = appended.inspect_err(|_| {
+    let Appended { ids, repeated } = appended.inspect_err(|_| {
         app.metrics.journal_append_failures.inc();
     })?;
     app.metrics.journal_append_seconds.observe_time(started.elapsed());
-    let write_id = WriteId { shard: 0, position: appended.position, place: 0 };
-    telemetry::current().set("scalekit.write_id", || write_id.to_string());
-    if appended.repeated {
+    telemetry::current().set("scalekit.write_id", || ids.to_string());
+    if repeated {
         app.metrics.journal_repeated.inc();
-        return Ok(write_id);
+        // Whoever appended it may have died before it was visible; and what was sent now may be something else.
+        visible = held(&app, &ids, &repeats).await?;
+    } else {
+        app.metrics.journal_appended.inc();
+        app.metrics.accepted_writes.inc_by(count);
+        for write in &mut visible {
+            write.version =
+                ids.version(app.journal.shard_of(&write.key)).expect("a part for each shard of a write");
+        }
     }
-    app.metrics.journal_appended.inc();
-    app.metrics.accepted_writes.inc_by(count);
-    let version = appended.position.version();
-    visible.iter_mut().for_each(|write| write.version = version);
     if let Err(error) = app.cache.accepted(visible).await {
         // The write is safe; only reading it back at once is not.
         app.metrics.cache_errors.inc();
@@ -131,7 +138,17 @@ async fn run(app: Arc<App>, op_id: String, writes: Vec<DecodedWrite>) -> Result<
             tracing::warn!(%error, unsaid, "an accepted write is not in the cache");
         }
     }
-    Ok(write_id)
+    Ok(ids)
+}
+
+/// What waits of an operation, for the cache.
+async fn held(app: &App, ids: &WriteIds, op_id: &str) -> Result<Vec<AcceptedWrite>, ApiError> {
+    let operations: Vec<_> = ids.iter().map(|id| (id.shard, op_id)).collect();
+    let mut visible = Vec::new();
+    for Held { version, request } in app.journal.held(&operations).await?.into_iter().flatten() {
+        visible.extend(recall::visible(request, version));
+    }
+    Ok(visible)
 }
 
 #[cfg(test)]

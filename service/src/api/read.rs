@@ -9,8 +9,11 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::sync::watch;
 
 use crate::cache::{Cache, FillToken, Lookup, Versioned};
+use crate::contract::operation_of;
+use crate::journal::{Held, Journal};
 use crate::metrics::Metrics;
 use crate::operation::{DocumentKey, json_text};
+use crate::recall;
 use crate::store::{Store, StoreError, StoredDocument, Throttle};
 
 /// The result of a shared read: the document's state, or why it failed.
@@ -24,6 +27,7 @@ const MAX_WAITING: usize = 100_000;
 /// Reads documents on behalf of all requests of the process.
 pub struct Reader {
     cache: Arc<dyn Cache>,
+    journal: Arc<dyn Journal>,
     store: Arc<dyn Store>,
     throttle: Arc<dyn Throttle>,
     metrics: Arc<Metrics>,
@@ -86,12 +90,13 @@ enum Source {
 impl Reader {
     pub fn new(
         cache: Arc<dyn Cache>,
+        journal: Arc<dyn Journal>,
         store: Arc<dyn Store>,
         throttle: Arc<dyn Throttle>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let hits = metrics.cache_hits.of_kind(cache.kind());
-        Arc::new(Self { cache, store, throttle, metrics, hits, flights: Mutex::default() })
+        Arc::new(Self { cache, journal, store, throttle, metrics, hits, flights: Mutex::default() })
     }
 
     /// JSON texts in the order of the keys; `None` where there is no document.
@@ -99,7 +104,7 @@ impl Reader {
     /// # Errors
     /// The store was needed and failed.
     pub async fn get_many(self: &Arc<Self>, keys: &[DocumentKey]) -> Result<Vec<Option<Bytes>>, Arc<str>> {
-        let lookups = match self.cache.get_many(keys).await {
+        let mut lookups = match self.cache.get_many(keys).await {
             Ok(lookups) => lookups,
             Err(error) => {
                 self.metrics.cache_errors.inc();
@@ -107,6 +112,7 @@ impl Reader {
                 vec![Lookup::Miss(FillToken::default()); keys.len()]
             }
         };
+        self.complete(keys, &mut lookups).await?;
         let sources = self.sources(keys, lookups)?;
         let mut documents = Vec::with_capacity(keys.len());
         for source in sources {
@@ -121,6 +127,41 @@ impl Reader {
             });
         }
         Ok(documents)
+    }
+
+    /// Documents whose ids derive from operations are in the journal only until they are stored, if it finds them.
+    async fn complete(&self, keys: &[DocumentKey], lookups: &mut [Lookup]) -> Result<(), Arc<str>> {
+        if !self.journal.finds_held() {
+            return Ok(());
+        }
+        let unknown = |place: &usize| !matches!(lookups[*place], Lookup::Known(_));
+        let places: Vec<usize> =
+            (0..keys.len()).filter(unknown).filter(|place| derived(&keys[*place]).is_some()).collect();
+        let operations: Vec<(u16, &str)> = places
+            .iter()
+            .filter_map(|place| Some((self.journal.shard_of(&keys[*place]), derived(&keys[*place])?)))
+            .collect();
+        if operations.is_empty() {
+            return Ok(());
+        }
+        let held = self.journal.held(&operations).await.map_err(|error| error.to_string())?;
+        for (place, held) in places.into_iter().zip(held) {
+            let Some(Held { version, request }) = held else { continue };
+            let mut known = Versioned::default();
+            for write in recall::visible(request, version) {
+                if write.key == keys[place] {
+                    known.apply(version, write.change);
+                }
+            }
+            if let Lookup::Partial(newer, _) = &lookups[place] {
+                known.absorb(newer.clone());
+            }
+            if let Some(document) = known.document() {
+                self.metrics.journal_reads.inc();
+                lookups[place] = Lookup::Known(document);
+            }
+        }
+        Ok(())
     }
 
     /// Joins reads that are under way, and queues the rest.
@@ -203,9 +244,15 @@ impl Reader {
         match result {
             Ok(found) => {
                 for (Wanted { key, token, fills, landed }, stored) in wanted.into_iter().zip(found) {
+                    let is_absent = stored.is_none();
                     let known = stored.map_or_else(|| Versioned::stored(0, None), to_versioned);
                     landed.send_replace(Some(Ok(known.clone())));
-                    if fills && let Err(error) = self.cache.fill(&key, known, token).await {
+                    // That there is none must not be remembered where an accepted write would not correct it.
+                    let is_kept = !(is_absent && self.journal.finds_held() && derived(&key).is_some());
+                    if fills
+                        && is_kept
+                        && let Err(error) = self.cache.fill(&key, known, token).await
+                    {
                         self.metrics.cache_errors.inc();
                         tracing::debug!(%error, "the cache was not filled");
                     }
@@ -219,6 +266,11 @@ impl Reader {
             }
         }
     }
+}
+
+/// The operation that this document's id may derive from.
+fn derived(key: &DocumentKey) -> Option<&str> {
+    operation_of(key.id())
 }
 
 fn to_versioned(stored: StoredDocument) -> Versioned {
@@ -236,6 +288,7 @@ mod tests {
 
     use super::*;
     use crate::cache::in_process::InProcessCache;
+    use crate::direct::NoJournal;
     use crate::operation::DocumentWrite;
     use crate::store::{Applied, Stamp};
 
@@ -317,8 +370,13 @@ mod tests {
         let store = Arc::new(StoreDouble { answers, ..StoreDouble::default() });
         let throttle = Arc::new(CountingThrottle::default());
         let cache = Arc::new(InProcessCache::default());
-        let reader =
-            Reader::new(cache.clone(), store.clone(), throttle.clone(), Arc::new(Metrics::default()));
+        let reader = Reader::new(
+            cache.clone(),
+            Arc::new(NoJournal),
+            store.clone(),
+            throttle.clone(),
+            Arc::new(Metrics::default()),
+        );
         Parts { reader, cache, store, throttle }
     }
 

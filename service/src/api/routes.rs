@@ -20,7 +20,7 @@ use super::path::Path;
 use crate::contract::{
     Accepted, AuditPage, AuditedDocument, IDEMPOTENCY_KEY, MAX_ID_BYTES, WriteOp, WriteStatus,
 };
-use crate::journal::{WriteId, WriteState};
+use crate::journal::{WriteIds, WriteState};
 use crate::telemetry;
 
 /// Of a body that is refused for its size, what is still read and thrown away. A client that is cut off while it
@@ -191,17 +191,21 @@ pub(super) async fn read(
     get,
     path = "/v1/writes/{write_id}",
     tag = "documents",
-    params(("write_id" = String, Path, description = "As a 202 told it", example = "0.1795000000000.0.0", pattern = r"^\d+\.\d+\.\d+\.\d+$")),
+    params(("write_id" = String, Path, description = "As a 202 told it", example = "0.1795000000000.0.0", pattern = r"^\d+\.\d+\.\d+\.\d+(\+\d+\.\d+\.\d+\.\d+)*$")),
     responses((status = 200, description = "Accepted, stored, or a dead letter with its reason", body = WriteStatus), openapi::StatusProblems),
 )]
 pub(super) async fn write_status(
     State(app): State<Arc<App>>,
     Path(text): Path<String>,
 ) -> Result<Response, ApiError> {
-    let id: WriteId = text.parse().map_err(|()| {
+    let ids: WriteIds = text.parse().map_err(|()| {
         ApiError::malformed(format!("{text:?} is no write id; expected the `write_id` of a 202"))
     })?;
-    let (status, reason) = match app.journal.status(id).await? {
+    let mut so_far = WriteState::Stored;
+    for id in ids.iter() {
+        so_far = so_far.with(app.journal.status(id).await?);
+    }
+    let (status, reason) = match so_far {
         WriteState::Accepted => ("accepted", None),
         WriteState::Stored => ("stored", None),
         WriteState::Dead { reason } => ("dead", Some(reason)),

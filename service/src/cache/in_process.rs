@@ -187,7 +187,7 @@ mod tests {
 
     fn set(version: i64, json: &'static str) -> Vec<AcceptedWrite> {
         let change = CacheChange::Set(Bytes::from_static(json.as_bytes()));
-        vec![AcceptedWrite { key: key(), version, change, is_new: false }]
+        vec![AcceptedWrite { key: key(), version, change }]
     }
 
     async fn get(cache: &InProcessCache) -> Lookup {
@@ -237,7 +237,7 @@ mod tests {
     async fn a_merge_waits_for_its_base() {
         let cache = InProcessCache::default();
         let change = CacheChange::Merge(Bytes::from_static(b"{\"a\":1}"));
-        cache.accepted(vec![AcceptedWrite { key: key(), version: 5, change, is_new: false }]).await.unwrap();
+        cache.accepted(vec![AcceptedWrite { key: key(), version: 5, change }]).await.unwrap();
         assert!(matches!(get(&cache).await, Lookup::Partial(..)));
     }
 

@@ -34,8 +34,6 @@ pub struct AcceptedWrite {
     /// Of its journal entry.
     pub version: i64,
     pub change: CacheChange,
-    /// No document can have existed under this key: the id was derived from a new operation.
-    pub is_new: bool,
 }
 
 /// The cache cannot be used; reads go to the database, accepted writes are still safe in the journal.

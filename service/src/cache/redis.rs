@@ -10,6 +10,7 @@ use ::redis::{RedisError, Script};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::versioned::MAX_PATCHES;
 use super::{AcceptedWrite, Cache, CacheError, FillToken, Lookup, Versioned};
 use crate::operation::DocumentKey;
 use crate::redis_link::{Lease, RedisLink};
@@ -33,6 +34,42 @@ static COMPARE_AND_SET: LazyLock<Script> = LazyLock::new(|| {
         if (now or '') ~= ARGV[1] then return 0 end
         redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
         return 1",
+    )
+});
+
+/// Makes writes visible, each under its own key (a change encoded as [`Versioned`] is), whatever order they come in.
+/// Answers which could not be done here, by their place: merges that are not the newest, or one too many.
+static ACCEPT: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+        local left = {}
+        for i, key in ipairs(KEYS) do
+            local part = ARGV[i + 1]
+            local low, high = struct.unpack('<I4I4', part, 2)
+            local is_merge = string.sub(part, 1, 1) == 'P'
+            local now = redis.call('GET', key) or ''
+            local at, merges, newest, newer, overtaken = 1, 0, true, {}, false
+            while at + 12 <= #now do
+                local its_low, its_high, length = struct.unpack('<I4I4I4', now, at + 1)
+                local is_base = string.sub(now, at, at) ~= 'P'
+                if its_high > high or (its_high == high and its_low > low) then
+                    newest = false
+                    if is_base then overtaken = true else newer[#newer + 1] = string.sub(now, at, at + 12 + length) end
+                end
+                if not is_base then merges = merges + 1 end
+                at = at + 13 + length
+            end
+            if not overtaken then
+                if not is_merge then
+                    redis.call('SET', key, part .. table.concat(newer), 'PX', ARGV[1])
+                elseif newest and merges < tonumber(ARGV[2 + #KEYS]) then
+                    redis.call('SET', key, now .. part, 'PX', ARGV[1])
+                else
+                    left[#left + 1] = i - 1
+                end
+            end
+        end
+        return left",
     )
 });
 
@@ -134,29 +171,27 @@ impl Cache for RedisCache {
     }
 
     async fn accepted(&self, writes: Vec<AcceptedWrite>) -> Result<(), CacheError> {
-        let (new, others): (Vec<_>, Vec<_>) = writes.into_iter().partition(|write| write.is_new);
-        if !new.is_empty() {
-            let mut pipe = ::redis::pipe();
-            for write in new {
-                let mut known = Versioned::default();
-                let key = name(&write.key);
-                known.apply(write.version, write.change);
-                pipe.cmd("SET")
-                    .arg(key)
-                    .arg(known.encode())
-                    .arg("PX")
-                    .arg(ACCEPTED_TTL.as_millis() as u64)
-                    .ignore();
-            }
-            let lease = self.lease().await?;
-            let mut connection = lease.connection.clone();
-            let set = pipe.query_async::<()>(&mut connection).await;
-            self.checked(&lease, set)?;
+        if writes.is_empty() {
+            return Ok(());
         }
+        let lease = self.lease().await?;
+        let mut connection = lease.connection.clone();
+        let mut call = ACCEPT.prepare_invoke();
         // In order: a request may write one document twice.
-        for write in others {
-            let AcceptedWrite { key, version, change, .. } = write;
-            self.update(&key, ACCEPTED_TTL, |known| known.apply(version, change.clone())).await?;
+        for write in &writes {
+            call.key(name(&write.key));
+        }
+        call.arg(ACCEPTED_TTL.as_millis() as u64);
+        for write in &writes {
+            let mut known = Versioned::default();
+            known.apply(write.version, write.change.clone());
+            call.arg(known.encode());
+        }
+        call.arg(MAX_PATCHES);
+        let left = call.invoke_async::<Vec<usize>>(&mut connection).await;
+        for place in self.checked(&lease, left)? {
+            let Some(AcceptedWrite { key, version, change }) = writes.get(place) else { continue };
+            self.update(key, ACCEPTED_TTL, |known| known.apply(*version, change.clone())).await?;
         }
         Ok(())
     }
@@ -198,7 +233,7 @@ mod tests {
     }
 
     fn write(id: &str, version: i64, change: CacheChange) -> AcceptedWrite {
-        AcceptedWrite { key: key(id), version, change, is_new: false }
+        AcceptedWrite { key: key(id), version, change }
     }
 
     fn merge(json: String) -> CacheChange {
@@ -292,7 +327,7 @@ mod tests {
     async fn what_is_invalidated_is_gone_and_the_rest_stays() {
         let (server, _dir) = start();
         let cache = cache(&server);
-        let new = |id: &str| AcceptedWrite { is_new: true, ..write(id, 1, set("{}")) };
+        let new = |id: &str| write(id, 1, set("{}"));
         cache.accepted(vec![new("1"), new("2"), write("1", 1, merge(r#"{"a":1}"#.into()))]).await.unwrap();
         assert_eq!(get(&cache, "1").await, known(r#"{"a":1}"#), "both writes of one request, in order");
         cache.invalidate(&[key("1")]).await.unwrap();

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use crate::operation::Change;
 
 /// Merges kept apart before the oldest are folded into the base.
-const MAX_PATCHES: usize = 32;
+pub(super) const MAX_PATCHES: usize = 32;
 
 /// What is known.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -37,15 +37,18 @@ pub fn encode(requests: &[&Request], out: &mut Vec<u8>) -> Result<(), String> {
 fn encode_into(requests: &[&Request], out: &mut Vec<u8>) -> Result<(), String> {
     out.push(VERSION);
     put_u16(requests.len(), out)?;
-    for request in requests {
-        out.extend_from_slice(&request.at_ms.to_le_bytes());
-        put_text(&request.op_id, out)?;
-        put_u16(request.writes.len(), out)?;
-        for write in &request.writes {
-            encode_write(write, out)?;
-        }
-    }
-    Ok(())
+    requests.iter().try_for_each(|request| encode_request(request, out))
+}
+
+/// Appends one request as it stands in an entry.
+///
+/// # Errors
+/// As [`encode`]; `out` may then have a part of it.
+pub fn encode_request(request: &Request, out: &mut Vec<u8>) -> Result<(), String> {
+    out.extend_from_slice(&request.at_ms.to_le_bytes());
+    put_text(&request.op_id, out)?;
+    put_u16(request.writes.len(), out)?;
+    request.writes.iter().try_for_each(|write| encode_write(write, out))
 }
 
 /// Appends one write, the form that dead letters keep.
@@ -85,19 +88,21 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<Request>, String> {
     let count = input.u16()?;
     let mut requests = Vec::with_capacity(usize::from(count).min(1024));
     for _ in 0..count {
-        let at_ms = u64::from_le_bytes(input.array()?);
-        let op_id = input.text()?.into();
-        let writes = input.u16()?;
-        let mut request = Request { op_id, at_ms, writes: Vec::with_capacity(usize::from(writes).min(64)) };
-        for _ in 0..writes {
-            request.writes.push(input.write()?);
-        }
-        requests.push(request);
+        requests.push(input.request()?);
     }
-    if input.at != bytes.len() {
-        return Err(format!("{} bytes left over after the entry", bytes.len() - input.at));
-    }
+    input.end("the entry")?;
     Ok(requests)
+}
+
+/// Reads what [`encode_request`] wrote.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_request(bytes: &[u8]) -> Result<Request, String> {
+    let mut input = Input { bytes, at: 0 };
+    let request = input.request()?;
+    input.end("the request")?;
+    Ok(request)
 }
 
 fn put_u16(value: usize, out: &mut Vec<u8>) -> Result<(), String> {
@@ -140,6 +145,24 @@ impl<'a> Input<'a> {
         let length = usize::from(self.u16()?);
         let at = self.at;
         std::str::from_utf8(self.take(length)?).map_err(|_| format!("no UTF-8 at byte {at}"))
+    }
+
+    fn end(&self, what: &str) -> Result<(), String> {
+        match self.bytes.len() - self.at {
+            0 => Ok(()),
+            left => Err(format!("{left} bytes left over after {what}")),
+        }
+    }
+
+    fn request(&mut self) -> Result<Request, String> {
+        let at_ms = u64::from_le_bytes(self.array()?);
+        let op_id = self.text()?.into();
+        let count = self.u16()?;
+        let mut writes = Vec::with_capacity(usize::from(count).min(64));
+        for _ in 0..count {
+            writes.push(self.write()?);
+        }
+        Ok(Request { op_id, at_ms, writes })
     }
 
     fn write(&mut self) -> Result<RequestWrite, String> {

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use embedded::BacklogBounds;
 
-use crate::contract::{Durability, write_operation_id};
+use crate::contract::{Durability, MAX_OPERATIONS_PER_REQUEST, write_operation_id};
 use crate::operation::{Change, DocumentKey, Position};
 
 /// One client request as it is journaled: all of its writes or none.
@@ -70,11 +70,27 @@ impl Delivery {
 }
 
 /// The journal has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Appended {
-    pub position: Position,
-    /// The same operation id was appended before; this is that entry's position and nothing was added.
+    pub ids: WriteIds,
+    /// The same operation id was appended before; this is where, and nothing was added.
     pub repeated: bool,
+}
+
+impl Appended {
+    /// As the only request of an entry of the only shard.
+    #[must_use]
+    pub fn at(position: Position, repeated: bool) -> Self {
+        Self { ids: WriteIds::one(WriteId { shard: 0, position, place: 0 }), repeated }
+    }
+}
+
+/// A request as an entry has it that still waits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Held {
+    /// That its writes are under.
+    pub version: i64,
+    pub request: Request,
 }
 
 /// Why an append failed, by what the client may conclude.
@@ -122,8 +138,7 @@ impl Backlog {
     }
 }
 
-/// Names one accepted request: shard, position of the entry, place in the entry. Its text form,
-/// `shard.ms.seq.place`, is the `write_id` that clients get.
+/// Names what of one accepted request is in one shard: the shard, the entry's position, the place in the entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct WriteId {
     pub shard: u16,
@@ -152,6 +167,62 @@ impl FromStr for WriteId {
     }
 }
 
+/// Names one accepted request: a part for each shard that it wrote to. Its text form, `shard.ms.seq.place` with `+`
+/// between the parts, is the `write_id` that clients get.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WriteIds {
+    first: WriteId,
+    others: Box<[WriteId]>,
+}
+
+impl WriteIds {
+    #[must_use]
+    pub fn one(id: WriteId) -> Self {
+        Self { first: id, others: Box::default() }
+    }
+
+    /// `None` for none at all.
+    #[must_use]
+    pub fn new(ids: &[WriteId]) -> Option<Self> {
+        let (&first, others) = ids.split_first()?;
+        Some(Self { first, others: others.into() })
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = WriteId> {
+        std::iter::once(self.first).chain(self.others.iter().copied())
+    }
+
+    /// The part in the lowest shard.
+    #[must_use]
+    pub fn first(&self) -> WriteId {
+        self.first
+    }
+
+    /// The version that writes to this shard have.
+    #[must_use]
+    pub fn version(&self, shard: u16) -> Option<i64> {
+        self.iter().find(|id| id.shard == shard).map(|id| id.position.version())
+    }
+}
+
+impl fmt::Display for WriteIds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.first)?;
+        self.others.iter().try_for_each(|id| write!(f, "+{id}"))
+    }
+}
+
+impl FromStr for WriteIds {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let ids: Vec<WriteId> =
+            text.splitn(MAX_OPERATIONS_PER_REQUEST + 1, '+').map(str::parse).collect::<Result<_, ()>>()?;
+        let apart = ids.iter().zip(ids.iter().skip(1)).all(|(one, next)| one.shard < next.shard);
+        if apart { Self::new(&ids).ok_or(()) } else { Err(()) }
+    }
+}
+
 /// Where an accepted request stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteState {
@@ -163,6 +234,20 @@ pub enum WriteState {
     Dead { reason: String },
     /// The journal never gave out this id.
     Unknown,
+}
+
+impl WriteState {
+    /// Of a request that has this part and another one: what is worse.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        let rank = |state: &Self| match state {
+            Self::Stored => 0,
+            Self::Accepted => 1,
+            Self::Dead { .. } => 2,
+            Self::Unknown => 3,
+        };
+        if rank(&other) > rank(&self) { other } else { self }
+    }
 }
 
 /// A write that the database refused for good, or an entry that nobody can read. Kept, never dropped.
@@ -189,9 +274,26 @@ pub trait Journal: Send + Sync {
     /// was appended before is found again and not added twice.
     async fn append(&self, request: Request) -> Result<Appended, JournalError>;
 
+    /// Which shard a document belongs to.
+    fn shard_of(&self, _key: &DocumentKey) -> u16 {
+        0
+    }
+
     async fn status(&self, id: WriteId) -> Result<WriteState, JournalError>;
 
     async fn backlog(&self) -> Result<Backlog, JournalError>;
+
+    /// Whether [`Journal::held`] finds what waits; if so, nobody else needs to keep documents under ids that derive
+    /// from operations.
+    fn finds_held(&self) -> bool {
+        false
+    }
+
+    /// Of each operation (its shard and id) what still waits in the journal. `None`: nothing does, so whatever
+    /// was accepted is stored or a dead letter.
+    async fn held(&self, operations: &[(u16, &str)]) -> Result<Vec<Option<Held>>, JournalError> {
+        Ok(vec![None; operations.len()])
+    }
 }
 
 /// The worker's side. One consumer owns a shard at a time and sees its entries in order.
@@ -241,6 +343,13 @@ mod tests {
         for bad in ["", "1", "0.1.2", "0.1.2.3.4", "0.-1.2.3", "a.b.c.d", "0.1.2.70000", "+0.1.2.3", "0..2.3"]
         {
             assert_eq!(bad.parse::<WriteId>(), Err(()), "{bad}");
+            assert_eq!(bad.parse::<WriteIds>(), Err(()), "{bad}");
+        }
+        let ids = WriteIds::new(&[id, WriteId { shard: 5, ..id }]).unwrap();
+        assert_eq!(ids.to_string(), "3.1795000000000.7.2+5.1795000000000.7.2");
+        assert_eq!(ids.to_string().parse(), Ok(ids));
+        for bad in ["1.1.1.1+", "+1.1.1.1", "1.1.1.1+1.1.1.1", "2.1.1.1+1.1.1.1"] {
+            assert_eq!(bad.parse::<WriteIds>(), Err(()), "{bad}");
         }
     }
 }

@@ -38,7 +38,7 @@ fn request(op_id: &str) -> Request {
 async fn append(journal: &EmbeddedJournal, op_id: &str) -> Position {
     let appended = journal.append(request(op_id)).await.unwrap();
     assert!(!appended.repeated, "{op_id} is new");
-    appended.position
+    appended.ids.first().position
 }
 
 /// Position and operation id of each entry.
@@ -207,18 +207,18 @@ async fn a_repeated_operation_is_appended_once() {
         answers.push(append.await.unwrap());
     }
     assert_eq!(answers.iter().filter(|answer| !answer.repeated).count(), 1);
-    let position = answers[0].position;
-    assert!(answers.iter().all(|answer| answer.position == position));
+    let position = answers[0].ids.first().position;
+    assert!(answers.iter().all(|answer| answer.ids.first().position == position));
     assert_eq!(ops(&read(&mut journal.consumer()).await), ["same"]);
     drop(Arc::into_inner(journal).unwrap());
     let journal = open(dir.path());
     let again = journal.append(request("same")).await.unwrap();
-    assert_eq!(again, Appended { position, repeated: true }, "known after a restart while it waits");
+    assert_eq!(again, Appended::at(position, true), "known after a restart while it waits");
     let mut consumer = journal.consumer();
     assert_eq!(read(&mut consumer).await.len(), 1);
     consumer.ack(&[position]).await.unwrap();
     let again = journal.append(request("same")).await.unwrap();
-    assert_eq!(again, Appended { position, repeated: true }, "and once it is stored");
+    assert_eq!(again, Appended::at(position, true), "and once it is stored");
 }
 
 #[tokio::test]
@@ -230,7 +230,7 @@ async fn the_bounds_of_the_backlog_hold_and_lift() {
         let mut positions = Vec::new();
         let refused = loop {
             match journal.append(request(&positions.len().to_string())).await {
-                Ok(appended) => positions.push(appended.position),
+                Ok(appended) => positions.push(appended.ids.first().position),
                 Err(refused) => break refused,
             }
         };

@@ -81,7 +81,7 @@ impl Writer {
         let mut appended = 0;
         for job in group.iter() {
             if let Some(position) = self.recent.get(&job.op_id) {
-                answers.push(Appended { position, repeated: true });
+                answers.push(Appended::at(position, true));
                 continue;
             }
             let position = self.next_position();
@@ -89,7 +89,7 @@ impl Writer {
             segment::frame(position, &job.payload, &mut buffer);
             self.recent.insert(&job.op_id, position);
             appended += 1;
-            answers.push(Appended { position, repeated: false });
+            answers.push(Appended::at(position, false));
         }
         if let Some(first) = first_new
             && let Err(refused) = self.append(first, &buffer, appended)?
@@ -97,7 +97,7 @@ impl Writer {
             self.last = before;
             for (job, answer) in group.drain(..).zip(answers) {
                 // A repetition within the group goes the way of what it repeats.
-                let result = if answer.position > before {
+                let result = if answer.ids.first().position > before {
                     self.recent.remove(&job.op_id);
                     Err(JournalError::Unavailable(refused.to_string()))
                 } else {

@@ -14,6 +14,8 @@ pub(super) struct ShardKeys {
     pub(super) shard: u16,
     /// The stream of entries.
     pub(super) stream: String,
+    /// How many bytes the stream's entries have.
+    pub(super) bytes: String,
     /// Which worker owns the shard.
     pub(super) owner: String,
     /// The stream of dead letters.
@@ -28,6 +30,7 @@ impl ShardKeys {
         Self {
             shard,
             stream: name("journal"),
+            bytes: name("bytes"),
             owner: name("owner"),
             dead: name("dead"),
             dead_reasons: name("dead:reasons"),
@@ -44,4 +47,27 @@ impl ShardKeys {
 pub(super) fn parse_id(id: &str) -> Option<Position> {
     let (ms, seq) = id.split_once('-')?;
     Some(Position { ms: ms.parse().ok()?, seq: seq.parse().ok()? })
+}
+
+/// Where in the journal an operation is: the entry, the request's place in it, and where it stands in the entry's bytes.
+/// Its text, `ms-seq.place.offset.bytes`, is what Redis remembers of an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) position: Position,
+    pub(super) place: u16,
+    pub(super) offset: usize,
+    pub(super) bytes: usize,
+}
+
+impl Place {
+    pub(super) fn parse(text: &[u8]) -> Option<Self> {
+        let mut words = std::str::from_utf8(text).ok()?.split('.');
+        let place = Self {
+            position: parse_id(words.next()?)?,
+            place: words.next()?.parse().ok()?,
+            offset: words.next()?.parse().ok()?,
+            bytes: words.next()?.parse().ok()?,
+        };
+        words.next().is_none().then_some(place)
+    }
 }

@@ -5,52 +5,40 @@
 //! owns the shard, by the digits of its start and its name (expires), `…:dead` the stream of dead letters,
 //! `…:dead:reasons` their reasons by write id.
 
+mod append;
 mod consumer;
 mod keys;
 mod scripts;
 mod settings;
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use ::redis::{AsyncCommands as _, RedisError, Script, Value, streams::StreamRangeReply};
+use ::redis::{AsyncCommands as _, RedisError, Value, streams::StreamRangeReply};
 use async_trait::async_trait;
-use tokio::time::Instant;
 
 use super::embedded::BacklogBounds;
-use super::{Appended, Backlog, Journal, JournalError, Request, WriteId, WriteState, codec};
+use super::{Appended, Backlog, Held, Journal, JournalError, Request, WriteId, WriteState, codec};
 use crate::contract::Durability;
 use crate::operation::Position;
-use crate::redis_link::{RedisLink, is_broken};
+use crate::redis_link::RedisLink;
+use append::{Appender, Part};
 pub use consumer::RedisConsumer;
-use keys::{ShardKeys, parse_id};
-use scripts::BACKLOG;
+use keys::{Place, ShardKeys, parse_id};
+use scripts::{BACKLOG, HELD};
 
 /// How long an operation id is remembered for retries.
-const IDEMPOTENCY_TTL: Duration = Duration::from_secs(300);
-/// How long an append whose outcome is open is retried before the client is told so.
-const APPEND_DEADLINE: Duration = Duration::from_secs(4);
-const RETRY_PAUSE: Duration = Duration::from_millis(50);
-
-/// Remembers the operation and appends in one step, so that a retry finds what it did the first time.
-static APPEND: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"
-        local prior = redis.call('GET', KEYS[2])
-        if prior then return {prior, 1} end
-        if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[3]) then return redis.error_reply('FULL') end
-        local id = redis.call('XADD', KEYS[1], '*', 'e', ARGV[1])
-        redis.call('SET', KEYS[2], id, 'PX', ARGV[2])
-        return {id, 0}",
-    )
-});
+///
+/// By it, too, an accepted document is found that the database has not yet, so it is well above the age that a backlog
+/// may have ([`crate::cache::redis::MAX_BACKLOG_AGE`]).
+const IDEMPOTENCY_TTL: Duration = Duration::from_secs(600);
 
 /// The stream of one Redis server.
 pub struct RedisJournal {
     link: Arc<RedisLink>,
     keys: ShardKeys,
     durability: Durability,
-    bounds: BacklogBounds,
+    appender: Arc<Appender>,
 }
 
 impl RedisJournal {
@@ -61,7 +49,9 @@ impl RedisJournal {
     pub async fn connect(link: Arc<RedisLink>, bounds: BacklogBounds) -> Result<Self, JournalError> {
         let lease = link.lease().await.map_err(JournalError::Unavailable)?;
         let durability = settings::inspect(lease.connection, link.address()).await?;
-        Ok(Self { link, keys: ShardKeys::new(0), durability, bounds })
+        let keys = ShardKeys::new(0);
+        let appender = Arc::new(Appender::new(Arc::clone(&link), vec![keys.clone()], bounds));
+        Ok(Self { link, keys, durability, appender })
     }
 
     /// The worker's side. `name` is stable over restarts, so that what a killed worker held comes back at once.
@@ -69,39 +59,14 @@ impl RedisJournal {
     pub fn consumer(&self, name: &str) -> RedisConsumer {
         RedisConsumer::new(Arc::clone(&self.link), self.keys.clone(), name)
     }
+}
 
-    /// One attempt; the outer result says whether the outcome is known.
-    async fn try_append(&self, payload: &[u8], key: &str) -> Result<Result<Appended, JournalError>, String> {
-        let lease = match self.link.lease().await {
-            Ok(lease) => lease,
-            Err(reason) => return Ok(Err(JournalError::Unavailable(reason))),
-        };
-        let mut connection = lease.connection.clone();
-        let mut call = APPEND.prepare_invoke();
-        call.key(&self.keys.stream).key(key);
-        call.arg(payload).arg(IDEMPOTENCY_TTL.as_millis() as u64).arg(self.bounds.entries);
-        let result: Result<(String, u8), RedisError> = call.invoke_async(&mut connection).await;
-        self.link.check(&lease, &result);
-        match result {
-            Ok((id, repeated)) => Ok(parse_id(&id)
-                .map(|position| Appended { position, repeated: repeated == 1 })
-                .ok_or_else(|| JournalError::Failed(format!("Redis gave the stream id {id:?}")))),
-            Err(error) if is_broken(&error) => Err(error.to_string()),
-            Err(error) => Ok(Err(self.refusal(&error))),
-        }
-    }
-
-    /// The server answered that it did not take it.
-    fn refusal(&self, error: &RedisError) -> JournalError {
-        if error.to_string().contains("FULL") {
-            let backlog = Backlog { entries: self.bounds.entries, ..Backlog::default() };
-            return JournalError::Full(backlog.full(self.bounds).unwrap_or_default());
-        }
-        match error.code() {
-            // The key holds something else: no retry will mend that.
-            Some("WRONGTYPE") => JournalError::Failed(error.to_string()),
-            _ => JournalError::Unavailable(format!("Redis at {}: {error}", self.link.address())),
-        }
+/// The server answered that it did not take it.
+fn refusal(address: &str, error: &RedisError) -> JournalError {
+    match error.code() {
+        // The key holds something else: no retry will mend that.
+        Some("WRONGTYPE") => JournalError::Failed(error.to_string()),
+        _ => unavailable(address, error),
     }
 }
 
@@ -120,29 +85,34 @@ impl Journal for RedisJournal {
     }
 
     async fn append(&self, request: Request) -> Result<Appended, JournalError> {
-        let mut payload = Vec::with_capacity(256 * request.writes.len() + 64);
-        codec::encode(&[&request], &mut payload).map_err(JournalError::Invalid)?;
+        let mut encoded = Vec::with_capacity(256 * request.writes.len() + 64);
+        codec::encode_request(&request, &mut encoded).map_err(JournalError::Invalid)?;
         let key = self.keys.operation(&request.op_id);
-        let deadline = Instant::now() + APPEND_DEADLINE;
-        let mut open = None;
-        loop {
-            match self.try_append(&payload, &key).await {
-                Ok(Ok(appended)) => return Ok(appended),
-                // Nothing was ever sent, or the server refused it: certain.
-                Ok(Err(error)) if open.is_none() => return Err(error),
-                // An earlier attempt may have been applied.
-                Ok(Err(_)) => {}
-                Err(reason) => open = Some(reason),
-            }
-            if Instant::now() >= deadline {
-                return Err(JournalError::Unknown(open.unwrap_or_default()));
-            }
-            tokio::time::sleep(RETRY_PAUSE).await;
+        self.appender.append(vec![Part { shard: self.keys.shard, key, encoded }]).await
+    }
+
+    fn finds_held(&self) -> bool {
+        true
+    }
+
+    async fn held(&self, operations: &[(u16, &str)]) -> Result<Vec<Option<Held>>, JournalError> {
+        if operations.is_empty() {
+            return Ok(Vec::new());
         }
+        let lease = self.link.lease().await.map_err(JournalError::Unavailable)?;
+        let mut connection = lease.connection.clone();
+        let mut call = HELD.prepare_invoke();
+        for (_, op_id) in operations {
+            call.key(&self.keys.stream).key(self.keys.operation(op_id));
+        }
+        let result = call.invoke_async::<Vec<Vec<u8>>>(&mut connection).await;
+        self.link.check(&lease, &result);
+        let found = result.map_err(|error| unavailable(self.link.address(), &error))?;
+        found.chunks(2).map(held).collect()
     }
 
     async fn status(&self, id: WriteId) -> Result<WriteState, JournalError> {
-        if id.shard != self.keys.shard || id.place != 0 {
+        if id.shard != self.keys.shard {
             return Ok(WriteState::Unknown);
         }
         let lease = self.link.lease().await.map_err(JournalError::Unavailable)?;
@@ -180,6 +150,19 @@ impl Journal for RedisJournal {
         let oldest_ms = parse_id(&oldest).map(|position| position.ms);
         Ok(Backlog { entries, bytes: 0, oldest_ms, removed: added.saturating_sub(entries) })
     }
+}
+
+/// What [`HELD`] found of one operation: its [`Place`], and the request if the entry is there.
+fn held(found: &[Vec<u8>]) -> Result<Option<Held>, JournalError> {
+    let [place, request] = found else { return Ok(None) };
+    if request.is_empty() {
+        return Ok(None);
+    }
+    let damaged =
+        |reason: &str| JournalError::Failed(format!("an entry of the journal cannot be read: {reason}"));
+    let place = Place::parse(place).ok_or_else(|| damaged("its place is unknown"))?;
+    let request = codec::decode_request(request).map_err(|reason| damaged(&reason))?;
+    Ok(Some(Held { version: place.position.version(), request }))
 }
 
 /// The newest position that the stream gave out; zero for a stream that does not exist.

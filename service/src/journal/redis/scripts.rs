@@ -93,3 +93,21 @@ pub(super) static BACKLOG: LazyLock<Script> = LazyLock::new(|| {
         return {length, oldest, added}",
     )
 });
+
+/// Of operations, by a stream and the key where one is remembered each: what is remembered, and the request, out of its
+/// entry; two texts for each, empty where there is none.
+pub(super) static HELD: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"#!lua flags=no-writes
+        local out = {}
+        for i = 1, #KEYS, 2 do
+            local place = redis.call('GET', KEYS[i + 1])
+            out[i], out[i + 1] = place or '', ''
+            local id, at, length
+            if place then id, at, length = string.match(place, '^([%d-]+)%.%d+%.(%d+)%.(%d+)$') end
+            local entry = id and redis.call('XRANGE', KEYS[i], id, id)[1]
+            if entry then out[i + 1] = string.sub(entry[2][2], at + 1, at + length) end
+        end
+        return out",
+    )
+});

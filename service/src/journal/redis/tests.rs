@@ -11,6 +11,8 @@ use bytes::Bytes;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use tokio::time::Instant;
+
 use super::keys::GROUP;
 use super::*;
 use crate::journal::{Consumer as _, DeadLetter, Delivery, RequestWrite, now_ms};
@@ -74,13 +76,13 @@ fn request(op_id: &str) -> Request {
 async fn append(journal: &RedisJournal, op_id: &str) -> Position {
     let appended = journal.append(request(op_id)).await.unwrap();
     assert!(!appended.repeated, "{op_id} is new");
-    appended.position
+    appended.ids.first().position
 }
 
-fn name(delivery: &Delivery) -> String {
+fn ops(delivery: &Delivery) -> Vec<String> {
     match delivery {
-        Delivery::Entry(entry) => entry.requests[0].op_id.to_string(),
-        Delivery::Undecodable { reason, .. } => format!("undecodable: {reason}"),
+        Delivery::Entry(entry) => entry.requests.iter().map(|request| request.op_id.to_string()).collect(),
+        Delivery::Undecodable { reason, .. } => vec![format!("undecodable: {reason}")],
     }
 }
 
@@ -96,11 +98,11 @@ async fn drain(consumer: &mut RedisConsumer) -> Vec<Delivery> {
     }
 }
 
-/// Reads, through errors and standby, until `count` entries are there.
+/// Reads, through errors and standby, until `count` requests are there.
 async fn read_all(consumer: &mut RedisConsumer, count: usize) -> Vec<Delivery> {
     let deadline = Instant::now() + PATIENCE;
     let mut all = Vec::new();
-    while all.len() < count && Instant::now() < deadline {
+    while names(&all).len() < count && Instant::now() < deadline {
         match consumer.read(1000, usize::MAX, Duration::from_millis(50)).await {
             Ok(some) => all.extend(some),
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -110,7 +112,7 @@ async fn read_all(consumer: &mut RedisConsumer, count: usize) -> Vec<Delivery> {
 }
 
 fn names(deliveries: &[Delivery]) -> Vec<String> {
-    deliveries.iter().map(name).collect()
+    deliveries.iter().flat_map(ops).collect()
 }
 
 fn positions(deliveries: &[Delivery]) -> Vec<Position> {
@@ -184,11 +186,11 @@ async fn a_repeated_operation_is_one_entry() {
         answers.push(append.await.unwrap());
     }
     assert_eq!(answers.iter().filter(|answer| !answer.repeated).count(), 1);
-    assert!(answers.iter().all(|answer| answer.position == answers[0].position));
+    assert!(answers.iter().all(|answer| answer.ids == answers[0].ids));
     assert_eq!(server.length().await, 1);
     let other_process = server.journal().await;
     let again = other_process.append(request("same")).await.unwrap();
-    assert_eq!(again, Appended { position: answers[0].position, repeated: true });
+    assert_eq!(again, Appended { ids: answers[0].ids.clone(), repeated: true });
 }
 
 #[tokio::test]
@@ -214,12 +216,9 @@ async fn a_write_is_accepted_then_stored_or_dead_and_buried_once() {
     let status = async |id: WriteId| journal.status(id).await.unwrap();
     assert_eq!(status(id(Position { ms: now_ms(), seq: 0 })).await, WriteState::Unknown);
     let (good, bad) = (append(&journal, "good").await, append(&journal, "bad").await);
-    for unknown in [
-        id(Position::default()),
-        id(Position { ms: bad.ms + 1, seq: 0 }),
-        WriteId { shard: 1, ..id(good) },
-        WriteId { place: 1, ..id(good) },
-    ] {
+    for unknown in
+        [id(Position::default()), id(Position { ms: bad.ms + 1, seq: 0 }), WriteId { shard: 1, ..id(good) }]
+    {
         assert_eq!(status(unknown).await, WriteState::Unknown, "{unknown}");
     }
     assert_eq!(status(id(good)).await, WriteState::Accepted);

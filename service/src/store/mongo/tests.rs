@@ -264,5 +264,5 @@ fn commands_are_bounded() {
     assert_eq!(chunks(&small), [0..MAX_COMMAND_WRITES, MAX_COMMAND_WRITES..MAX_COMMAND_WRITES + 1]);
     let large: Vec<_> = [1, MAX_COMMAND_BYTES, 1, 1].map(statement).into();
     assert_eq!(chunks(&large), [0..1, 1..2, 2..4]);
-    assert_eq!(chunks(&[]), []);
+    assert!(chunks(&[]).is_empty());
 }

@@ -175,7 +175,7 @@ async fn a_full_disk_refuses_cleanly_and_heals() {
         assert!(matches!(error, JournalError::Unavailable(_)), "attempt {attempt}: {error}");
         assert_eq!(fs::metadata(&segments(dir.path())[0]).unwrap().len(), used, "nothing half written stays");
         let again = journal.append(request("first")).await.unwrap();
-        assert_eq!(again, Appended { position: first, repeated: true });
+        assert_eq!(again, Appended::at(first, true));
     }
     setrlimit(Resource::RLIMIT_FSIZE, hard, hard).unwrap();
     let second = append(&journal, "too much").await;

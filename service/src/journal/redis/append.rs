@@ -1,0 +1,343 @@
+//! Appending: what concurrent requests want to have journaled goes to Redis together, in one command whose entries
+//! hold several requests each, so that all of them share a round trip, and a flush where there is one.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ::redis::{RedisError, Script};
+use ahash::RandomState;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::keys::{Place, ShardKeys};
+use super::{IDEMPOTENCY_TTL, refusal};
+use crate::journal::embedded::BacklogBounds;
+use crate::journal::{Appended, Backlog, JournalError, WriteId, WriteIds};
+use crate::redis_link::{RedisLink, is_broken};
+
+/// How long an append whose outcome is open is retried before the client is told so, and how long a request waits
+/// for its turn.
+const DEADLINE: Duration = Duration::from_secs(4);
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// Commands under way at a time. With one, half of the clients would wait for a flush that they are not part of.
+const COMMANDS: usize = 2;
+/// Requests in a command, and the bytes after which no further one joins.
+const COMMAND_REQUESTS: usize = 512;
+const COMMAND_BYTES: usize = 1 << 20;
+/// Requests in an entry, and the bytes after which no further one joins. An entry is never split over batches, and
+/// who looks for one write in it makes Redis go through all of it.
+const ENTRY_REQUESTS: usize = 16;
+const ENTRY_BYTES: usize = 16 << 10;
+/// Bytes that may wait for their turn; what comes then is turned away.
+const WAITING_BYTES: usize = 256 << 20;
+
+/// Remembers where each operation was appended and appends it, in one step, so that a retry finds what was done the
+/// first time. What is remembered already is not added, and of a request that some shard has no room for, nothing is.
+///
+/// A request has a part for each shard that it writes to. Keys: stream and counter of bytes of each shard; then
+/// where the operation of each part is remembered. Arguments: how long (ms); the bounds of the backlog (entries,
+/// bytes), and of an entry (requests, bytes); the number of shards; a byte for each part, its shard; a byte for each
+/// part, 1 if a request begins with it; then the parts, encoded. The answer has a text for each part: `n` or `r` (new,
+/// repeated) and its [`Place`]; or `e` or `b`, the bound (entries, bytes) that leaves no room.
+static APPEND: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+        local ttl, most, largest, shards = ARGV[1], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+        local places, begins = ARGV[7], ARGV[8]
+        local keys, count = 2 * shards, #KEYS - 2 * shards
+        local prior = redis.call('MGET', unpack(KEYS, keys + 1))
+        local full, parts, whose, size = {}, {}, {}, {}
+        for shard = 1, shards do
+            if redis.call('XLEN', KEYS[2 * shard - 1]) >= tonumber(ARGV[2]) then full[shard] = 'e' end
+            if tonumber(redis.call('GET', KEYS[2 * shard]) or 0) >= tonumber(ARGV[3]) then full[shard] = 'b' end
+            parts[shard], whose[shard], size[shard] = {}, {}, 0
+        end
+        local answers = {}
+        local function flush(shard)
+            local parts_here, whose_here = parts[shard], whose[shard]
+            local held = #parts_here
+            if held == 0 then return end
+            local entry = string.char(1, held % 256, math.floor(held / 256)) .. table.concat(parts_here)
+            redis.call('INCRBY', KEYS[2 * shard], #entry)
+            local id = redis.call('XADD', KEYS[2 * shard - 1], '*', 'e', entry)
+            local at = 3
+            for place = 1, held do
+                local length, part = #parts_here[place], whose_here[place]
+                local found = id .. '.' .. (place - 1) .. '.' .. at .. '.' .. length
+                redis.call('SET', KEYS[keys + part], found, 'PX', ttl)
+                answers[part] = 'n' .. found
+                at = at + length
+            end
+            parts[shard], whose[shard], size[shard] = {}, {}, 0
+        end
+        local part = 1
+        while part <= count do
+            local last, refused = part, full[string.byte(places, part)]
+            while last < count and string.byte(begins, last + 1) == 0 do
+                last = last + 1
+                refused = refused or full[string.byte(places, last)]
+            end
+            for each = part, last do
+                if prior[part] then
+                    answers[each] = 'r' .. (prior[each] or '')
+                elseif refused then
+                    answers[each] = refused
+                else
+                    local shard = string.byte(places, each)
+                    local held = #parts[shard] + 1
+                    parts[shard][held], whose[shard][held] = ARGV[each + 8], each
+                    size[shard] = size[shard] + #ARGV[each + 8]
+                end
+            end
+            -- Only between requests: one that spans shards is in all of them or in none, whatever Redis refuses.
+            for shard = 1, shards do
+                if #parts[shard] >= most or size[shard] >= largest then flush(shard) end
+            end
+            part = last + 1
+        end
+        for shard = 1, shards do flush(shard) end
+        return answers",
+    )
+});
+
+/// What goes into one shard.
+pub(super) struct Part {
+    pub(super) shard: u16,
+    /// Where Redis remembers its operation.
+    pub(super) key: String,
+    /// As it stands in an entry.
+    pub(super) encoded: Vec<u8>,
+}
+
+/// A request that is to be journaled.
+struct Waiting {
+    /// Not empty; each of another shard.
+    parts: Vec<Part>,
+    since: Instant,
+    answer: oneshot::Sender<Answer>,
+}
+
+type Answer = Result<Appended, JournalError>;
+
+impl Waiting {
+    fn bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.encoded.len()).sum()
+    }
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Waiting>,
+    bytes: usize,
+    /// Commands under way, or about to be.
+    commands: usize,
+}
+
+impl Queue {
+    /// What the next command has: those that wait longest, and of one operation one.
+    fn take(&mut self) -> Vec<Waiting> {
+        let mut taken: Vec<Waiting> = Vec::new();
+        let mut keys: HashSet<&str, RandomState> = HashSet::default();
+        let mut bytes = 0;
+        let mut fit = 0;
+        for waiting in self.waiting.iter().take(COMMAND_REQUESTS) {
+            // A repetition of an operation waits until it can be seen that it is one.
+            if bytes >= COMMAND_BYTES || !keys.insert(&waiting.parts[0].key) {
+                break;
+            }
+            bytes += waiting.bytes();
+            fit += 1;
+        }
+        taken.extend(self.waiting.drain(..fit));
+        self.bytes -= bytes;
+        taken
+    }
+}
+
+/// Appends to the shards of one server.
+pub(super) struct Appender {
+    link: Arc<RedisLink>,
+    shards: Vec<ShardKeys>,
+    bounds: BacklogBounds,
+    queue: Mutex<Queue>,
+}
+
+impl Appender {
+    pub(super) fn new(link: Arc<RedisLink>, shards: Vec<ShardKeys>, bounds: BacklogBounds) -> Self {
+        Self { link, shards, bounds, queue: Mutex::default() }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        // Each critical section leaves the queue whole.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Appends the parts of one request: all or none.
+    pub(super) async fn append(self: &Arc<Self>, parts: Vec<Part>) -> Answer {
+        let (answer, answered) = oneshot::channel();
+        let waiting = Waiting { parts, since: Instant::now(), answer };
+        {
+            let mut queue = self.queue();
+            let bytes = waiting.bytes();
+            if queue.bytes + bytes > WAITING_BYTES {
+                let reason =
+                    format!("{} bytes wait to be sent to Redis at {}", queue.bytes, self.link.address());
+                return Err(JournalError::Unavailable(reason));
+            }
+            queue.bytes += bytes;
+            queue.waiting.push_back(waiting);
+            if queue.commands < COMMANDS {
+                queue.commands += 1;
+                // A task of its own: it is there for the others, too, when this client goes away.
+                tokio::spawn(Arc::clone(self).send());
+            }
+        }
+        answered.await.unwrap_or_else(|_| Err(JournalError::Unknown("the append was given up".into())))
+    }
+
+    /// Sends what waits, a command at a time, until nothing does.
+    async fn send(self: Arc<Self>) {
+        loop {
+            // All that can run now runs first, so that their requests join this command.
+            tokio::task::yield_now().await;
+            let taken = {
+                let mut queue = self.queue();
+                let taken = queue.take();
+                if taken.is_empty() {
+                    queue.commands -= 1;
+                    return;
+                }
+                taken
+            };
+            // Those that waited so long were never sent.
+            let (late, sent): (Vec<_>, Vec<_>) =
+                taken.into_iter().partition(|one| one.since.elapsed() >= DEADLINE);
+            for waiting in late {
+                let reason = format!("Redis at {} did not answer those before in time", self.link.address());
+                let _ = waiting.answer.send(Err(JournalError::Unavailable(reason)));
+            }
+            if !sent.is_empty() {
+                self.settle(sent).await;
+            }
+        }
+    }
+
+    /// Sends one command, again if its outcome is open, and answers its requests.
+    async fn settle(&self, requests: Vec<Waiting>) {
+        let deadline = Instant::now() + DEADLINE;
+        let mut open = None;
+        let failed = loop {
+            match self.command(&requests).await {
+                Ok(Ok(answers)) => return self.answer(requests, &answers),
+                // Nothing was ever sent, or the server refused it: certain.
+                Ok(Err(error)) if open.is_none() => break error,
+                // An earlier attempt may have been applied.
+                Ok(Err(_)) => {}
+                Err(reason) => open = Some(reason),
+            }
+            if Instant::now() >= deadline {
+                break JournalError::Unknown(open.unwrap_or_default());
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        };
+        for waiting in requests {
+            let _ = waiting.answer.send(Err(failed.clone()));
+        }
+    }
+
+    /// One attempt; the outer result says whether the outcome is known.
+    async fn command(&self, requests: &[Waiting]) -> Result<Result<Vec<Vec<u8>>, JournalError>, String> {
+        let lease = match self.link.lease().await {
+            Ok(lease) => lease,
+            Err(reason) => return Ok(Err(JournalError::Unavailable(reason))),
+        };
+        let mut connection = lease.connection.clone();
+        let command = self.evaluate(requests);
+        let mut result = command.query_async(&mut connection).await;
+        if result.as_ref().is_err_and(|error: &RedisError| error.code() == Some("NOSCRIPT")) {
+            result = match APPEND.prepare_invoke().load_async(&mut connection).await {
+                Ok(_) => command.query_async(&mut connection).await,
+                Err(error) => Err(error),
+            };
+        }
+        self.link.check(&lease, &result);
+        match result {
+            Ok(answers) => Ok(Ok(answers)),
+            Err(error) if is_broken(&error) => Err(error.to_string()),
+            Err(error) => Ok(Err(refusal(self.link.address(), &error))),
+        }
+    }
+
+    fn evaluate(&self, requests: &[Waiting]) -> ::redis::Cmd {
+        let parts = || requests.iter().flat_map(|request| &request.parts);
+        let count = parts().count();
+        let bytes: usize = parts().map(|part| part.key.len() + part.encoded.len() + 32).sum();
+        let mut command = ::redis::Cmd::with_capacity(2 * count + 2 * self.shards.len() + 11, bytes + 512);
+        command.arg("EVALSHA").arg(APPEND.get_hash()).arg(count + 2 * self.shards.len());
+        for keys in &self.shards {
+            command.arg(&keys.stream).arg(&keys.bytes);
+        }
+        parts().for_each(|part| {
+            command.arg(&part.key);
+        });
+        command.arg(IDEMPOTENCY_TTL.as_millis() as u64).arg(self.bounds.entries).arg(self.bounds.bytes);
+        command.arg(ENTRY_REQUESTS).arg(ENTRY_BYTES).arg(self.shards.len());
+        // Lua counts from 1; there are fewer shards than a byte has values.
+        let shards: Vec<u8> = parts().map(|part| part.shard as u8 + 1).collect();
+        let begins: Vec<u8> = requests
+            .iter()
+            .flat_map(|request| (0..request.parts.len()).map(|place| u8::from(place == 0)))
+            .collect();
+        command.arg(shards).arg(begins);
+        parts().for_each(|part| {
+            command.arg(&part.encoded);
+        });
+        command
+    }
+
+    fn answer(&self, requests: Vec<Waiting>, answers: &[Vec<u8>]) {
+        let mut rest = answers;
+        for waiting in requests {
+            let (own, others) = rest.split_at(waiting.parts.len().min(rest.len()));
+            rest = others;
+            let answer = if own.len() == waiting.parts.len() {
+                self.appended(&waiting.parts, own)
+            } else {
+                Err(JournalError::Failed("Redis answered for fewer requests than it was sent".into()))
+            };
+            // A client that has gone is no loss.
+            let _ = waiting.answer.send(answer);
+        }
+    }
+
+    /// What the answers for its parts say of one request.
+    fn appended(&self, parts: &[Part], answers: &[Vec<u8>]) -> Answer {
+        let mut ids = Vec::with_capacity(parts.len());
+        let mut repeated = false;
+        for (part, answer) in parts.iter().zip(answers) {
+            let (&tag, place) = answer.split_first().unwrap_or((&b'?', &[]));
+            if matches!(tag, b'e' | b'b') {
+                return Err(JournalError::Full(self.full(tag)));
+            }
+            let place = Place::parse(place).ok_or_else(|| {
+                let found = String::from_utf8_lossy(answer);
+                JournalError::Failed(format!("Redis remembers {found:?} of an operation"))
+            })?;
+            repeated |= tag == b'r';
+            ids.push(WriteId { shard: part.shard, position: place.position, place: place.place });
+        }
+        let ids = WriteIds::new(&ids).expect("a request has a part at least");
+        Ok(Appended { ids, repeated })
+    }
+
+    fn full(&self, bound: u8) -> String {
+        let BacklogBounds { entries, bytes } = self.bounds;
+        let reached = if bound == b'e' {
+            Backlog { entries, ..Backlog::default() }
+        } else {
+            Backlog { bytes, ..Backlog::default() }
+        };
+        reached.full(self.bounds).unwrap_or_default()
+    }
+}
