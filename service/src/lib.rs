@@ -5,6 +5,7 @@ pub mod access;
 pub mod api;
 pub mod authorities;
 mod background;
+mod batches;
 pub mod cache;
 pub mod config;
 pub mod contract;

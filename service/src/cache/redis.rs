@@ -6,12 +6,13 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use ::redis::{RedisError, Script};
+use ::redis::{RedisError, Script, Value};
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::versioned::MAX_PATCHES;
 use super::{AcceptedWrite, Cache, CacheError, FillToken, Lookup, Versioned};
+use crate::batches::{Batches, Waiting, Work};
 use crate::operation::DocumentKey;
 use crate::redis_link::{Lease, RedisLink};
 
@@ -73,14 +74,79 @@ static ACCEPT: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
+/// Documents that one command reads, about, and commands under way at a time.
+const COMMAND_KEYS: usize = 1024;
+const COMMANDS: usize = 2;
+
 pub struct RedisCache {
     link: Arc<RedisLink>,
+    lookups: Arc<Batches<Lookups>>,
+}
+
+/// How to look up the documents of several requests with one command.
+struct Lookups(Arc<RedisLink>);
+
+impl Work for Lookups {
+    type Item = Vec<DocumentKey>;
+    type Answer = Result<Vec<Lookup>, CacheError>;
+    type Batch = usize;
+
+    fn joins(keys: &mut usize, item: &Vec<DocumentKey>) -> bool {
+        let fits = *keys < COMMAND_KEYS;
+        *keys += item.len();
+        fits
+    }
+
+    async fn perform(&self, batch: Vec<Waiting<Self>>) {
+        match self.look_up(&batch).await {
+            Ok(values) => {
+                let mut values = values.into_iter();
+                for waiting in batch {
+                    let known = values.by_ref().take(waiting.item.len()).map(lookup).collect();
+                    waiting.answer(Ok(known));
+                }
+            }
+            Err(error) => batch.into_iter().for_each(|waiting| waiting.answer(Err(error.clone()))),
+        }
+    }
+}
+
+impl Lookups {
+    async fn look_up(&self, batch: &[Waiting<Self>]) -> Result<Vec<Value>, CacheError> {
+        let lease = self.0.lease().await.map_err(CacheError)?;
+        let mut connection = lease.connection.clone();
+        let keys = || batch.iter().flat_map(|waiting| &waiting.item);
+        let mut command = ::redis::Cmd::with_capacity(keys().count() + 1, keys().count() * 48);
+        command.arg("MGET");
+        let mut name = String::new();
+        for key in keys() {
+            write_name(key, &mut name);
+            command.arg(&name);
+        }
+        let values = command.query_async::<Vec<Value>>(&mut connection).await;
+        self.0.check(&lease, &values);
+        values.map_err(|error| CacheError(format!("Redis at {}: {error}", self.0.address())))
+    }
+}
+
+/// What a key's value says of its document.
+fn lookup(value: Value) -> Lookup {
+    let known = match value {
+        Value::BulkString(bytes) => Versioned::decode(Bytes::from(bytes)),
+        _ => None,
+    };
+    let Some(known) = known else { return Lookup::Miss(FillToken::default()) };
+    match known.document() {
+        Some(document) => Lookup::Known(document),
+        None => Lookup::Partial(known, FillToken::default()),
+    }
 }
 
 impl RedisCache {
     #[must_use]
     pub fn new(link: Arc<RedisLink>) -> Self {
-        Self { link }
+        let lookups = Batches::new(Lookups(Arc::clone(&link)), COMMANDS);
+        Self { link, lookups }
     }
 
     async fn lease(&self) -> Result<Lease, CacheError> {
@@ -120,7 +186,16 @@ impl RedisCache {
 }
 
 fn name(key: &DocumentKey) -> String {
-    format!("scalekit:c:{key}")
+    let mut name = String::new();
+    write_name(key, &mut name);
+    name
+}
+
+fn write_name(key: &DocumentKey, name: &mut String) {
+    name.clear();
+    for part in ["scalekit:c:", key.collection(), "/", key.id()] {
+        name.push_str(part);
+    }
 }
 
 #[async_trait]
@@ -133,22 +208,8 @@ impl Cache for RedisCache {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
-        let names: Vec<String> = keys.iter().map(name).collect();
-        let lease = self.lease().await?;
-        let mut connection = lease.connection.clone();
-        let values =
-            ::redis::cmd("MGET").arg(names).query_async::<Vec<Option<Vec<u8>>>>(&mut connection).await;
-        let values = self.checked(&lease, values)?;
-        Ok(values
-            .into_iter()
-            .map(|value| match value.and_then(|bytes| Versioned::decode(Bytes::from(bytes))) {
-                None => Lookup::Miss(FillToken::default()),
-                Some(known) => match known.document() {
-                    Some(document) => Lookup::Known(document),
-                    None => Lookup::Partial(known, FillToken::default()),
-                },
-            })
-            .collect())
+        let answer = self.lookups.perform(keys.to_vec()).await;
+        answer.unwrap_or_else(|| Err(CacheError("the lookup was given up".into())))
     }
 
     /// No token is needed here: an accepted write stays in the key until long after it is stored, and

@@ -1,17 +1,18 @@
 //! Appending: what concurrent requests want to have journaled goes to Redis together, in one command whose entries
 //! hold several requests each, so that all of them share a round trip, and a flush where there is one.
 
-use std::collections::{HashSet, VecDeque};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use ::redis::{RedisError, Script};
 use ahash::RandomState;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::keys::{Place, ShardKeys};
 use super::{IDEMPOTENCY_TTL, refusal};
+use crate::batches::{Batches, Waiting, Work};
 use crate::journal::embedded::BacklogBounds;
 use crate::journal::{Appended, Backlog, JournalError, WriteId, WriteIds};
 use crate::redis_link::{RedisLink, is_broken};
@@ -31,6 +32,8 @@ const ENTRY_REQUESTS: usize = 16;
 const ENTRY_BYTES: usize = 16 << 10;
 /// Bytes that may wait for their turn; what comes then is turned away.
 const WAITING_BYTES: usize = 256 << 20;
+
+static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 /// Remembers where each operation was appended and appends it, in one step, so that a retry finds what was done the
 /// first time. What is remembered already is not added, and of a request that some shard has no room for, nothing is.
@@ -110,121 +113,88 @@ pub(super) struct Part {
     pub(super) encoded: Vec<u8>,
 }
 
-/// A request that is to be journaled.
-struct Waiting {
-    /// Not empty; each of another shard.
-    parts: Vec<Part>,
-    since: Instant,
-    answer: oneshot::Sender<Answer>,
-}
-
-type Answer = Result<Appended, JournalError>;
-
-impl Waiting {
-    fn bytes(&self) -> usize {
-        self.parts.iter().map(|part| part.encoded.len()).sum()
-    }
-}
-
-#[derive(Default)]
-struct Queue {
-    waiting: VecDeque<Waiting>,
-    bytes: usize,
-    /// Commands under way, or about to be.
-    commands: usize,
-}
-
-impl Queue {
-    /// What the next command has: those that wait longest, and of one operation one.
-    fn take(&mut self) -> Vec<Waiting> {
-        let mut taken: Vec<Waiting> = Vec::new();
-        let mut keys: HashSet<&str, RandomState> = HashSet::default();
-        let mut bytes = 0;
-        let mut fit = 0;
-        for waiting in self.waiting.iter().take(COMMAND_REQUESTS) {
-            // A repetition of an operation waits until it can be seen that it is one.
-            if bytes >= COMMAND_BYTES || !keys.insert(&waiting.parts[0].key) {
-                break;
-            }
-            bytes += waiting.bytes();
-            fit += 1;
-        }
-        taken.extend(self.waiting.drain(..fit));
-        self.bytes -= bytes;
-        taken
-    }
-}
-
 /// Appends to the shards of one server.
 pub(super) struct Appender {
-    link: Arc<RedisLink>,
-    shards: Vec<ShardKeys>,
-    bounds: BacklogBounds,
-    queue: Mutex<Queue>,
+    batches: Arc<Batches<Appends>>,
 }
 
 impl Appender {
     pub(super) fn new(link: Arc<RedisLink>, shards: Vec<ShardKeys>, bounds: BacklogBounds) -> Self {
-        Self { link, shards, bounds, queue: Mutex::default() }
+        let waiting_bytes = AtomicUsize::new(0);
+        Self { batches: Batches::new(Appends { link, shards, bounds, waiting_bytes }, COMMANDS) }
     }
 
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        // Each critical section leaves the queue whole.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Appends the parts of one request: all or none.
-    pub(super) async fn append(self: &Arc<Self>, parts: Vec<Part>) -> Answer {
-        let (answer, answered) = oneshot::channel();
-        let waiting = Waiting { parts, since: Instant::now(), answer };
-        {
-            let mut queue = self.queue();
-            let bytes = waiting.bytes();
-            if queue.bytes + bytes > WAITING_BYTES {
-                let reason =
-                    format!("{} bytes wait to be sent to Redis at {}", queue.bytes, self.link.address());
-                return Err(JournalError::Unavailable(reason));
-            }
-            queue.bytes += bytes;
-            queue.waiting.push_back(waiting);
-            if queue.commands < COMMANDS {
-                queue.commands += 1;
-                // A task of its own: it is there for the others, too, when this client goes away.
-                tokio::spawn(Arc::clone(self).send());
-            }
+    /// Appends the parts of one request, which are not empty and each of another shard: all or none.
+    pub(super) async fn append(&self, parts: Vec<Part>) -> Result<Appended, JournalError> {
+        let Appends { waiting_bytes, link, .. } = self.batches.work();
+        let bytes = bytes(&parts);
+        let waiting = waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if waiting > WAITING_BYTES {
+            waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            let reason = format!("{waiting} bytes wait to be sent to Redis at {}", link.address());
+            return Err(JournalError::Unavailable(reason));
         }
-        answered.await.unwrap_or_else(|_| Err(JournalError::Unknown("the append was given up".into())))
+        let answer = self.batches.perform(parts).await;
+        answer.unwrap_or_else(|| Err(JournalError::Unknown("the append was given up".into())))
+    }
+}
+
+fn bytes(parts: &[Part]) -> usize {
+    parts.iter().map(|part| part.encoded.len()).sum()
+}
+
+/// How to append several requests with one command.
+struct Appends {
+    link: Arc<RedisLink>,
+    shards: Vec<ShardKeys>,
+    bounds: BacklogBounds,
+    waiting_bytes: AtomicUsize,
+}
+
+/// What a command has so far.
+#[derive(Default)]
+struct Command {
+    requests: usize,
+    bytes: usize,
+    /// Hashes of the operations' keys.
+    operations: HashSet<u64, RandomState>,
+}
+
+impl Work for Appends {
+    type Item = Vec<Part>;
+    type Answer = Result<Appended, JournalError>;
+    type Batch = Command;
+
+    fn joins(command: &mut Command, parts: &Vec<Part>) -> bool {
+        let is_full = command.requests >= COMMAND_REQUESTS || command.bytes >= COMMAND_BYTES;
+        command.requests += 1;
+        command.bytes += bytes(parts);
+        // A repetition of an operation waits for the next command, in which it shows that it is one.
+        let is_new = command.operations.insert(HASHER.hash_one(&parts[0].key));
+        is_new && !is_full
     }
 
-    /// Sends what waits, a command at a time, until nothing does.
-    async fn send(self: Arc<Self>) {
-        loop {
-            // All that can run now runs first, so that their requests join this command.
-            tokio::task::yield_now().await;
-            let taken = {
-                let mut queue = self.queue();
-                let taken = queue.take();
-                if taken.is_empty() {
-                    queue.commands -= 1;
-                    return;
-                }
-                taken
-            };
-            // Those that waited so long were never sent.
-            let (late, sent): (Vec<_>, Vec<_>) =
-                taken.into_iter().partition(|one| one.since.elapsed() >= DEADLINE);
-            for waiting in late {
-                let reason = format!("Redis at {} did not answer those before in time", self.link.address());
-                let _ = waiting.answer.send(Err(JournalError::Unavailable(reason)));
-            }
-            if !sent.is_empty() {
-                self.settle(sent).await;
-            }
+    async fn perform(&self, batch: Vec<Waiting<Self>>) {
+        let all: usize = batch.iter().map(|waiting| bytes(&waiting.item)).sum();
+        self.waiting_bytes.fetch_sub(all, Ordering::Relaxed);
+        // Those that waited so long were never sent.
+        let (late, sent): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|one| one.since.elapsed() >= DEADLINE);
+        for waiting in late {
+            let reason = format!("Redis at {} did not answer those before in time", self.link.address());
+            waiting.answer(Err(JournalError::Unavailable(reason)));
+        }
+        if !sent.is_empty() {
+            self.settle(sent).await;
         }
     }
+}
 
+type Requests<'a> = &'a [Waiting<Appends>];
+
+impl Appends {
     /// Sends one command, again if its outcome is open, and answers its requests.
-    async fn settle(&self, requests: Vec<Waiting>) {
+    async fn settle(&self, requests: Vec<Waiting<Self>>) {
         let deadline = Instant::now() + DEADLINE;
         let mut open = None;
         let failed = loop {
@@ -242,12 +212,12 @@ impl Appender {
             tokio::time::sleep(RETRY_PAUSE).await;
         };
         for waiting in requests {
-            let _ = waiting.answer.send(Err(failed.clone()));
+            waiting.answer(Err(failed.clone()));
         }
     }
 
     /// One attempt; the outer result says whether the outcome is known.
-    async fn command(&self, requests: &[Waiting]) -> Result<Result<Vec<Vec<u8>>, JournalError>, String> {
+    async fn command(&self, requests: Requests<'_>) -> Result<Result<Vec<Vec<u8>>, JournalError>, String> {
         let lease = match self.link.lease().await {
             Ok(lease) => lease,
             Err(reason) => return Ok(Err(JournalError::Unavailable(reason))),
@@ -269,8 +239,8 @@ impl Appender {
         }
     }
 
-    fn evaluate(&self, requests: &[Waiting]) -> ::redis::Cmd {
-        let parts = || requests.iter().flat_map(|request| &request.parts);
+    fn evaluate(&self, requests: Requests<'_>) -> ::redis::Cmd {
+        let parts = || requests.iter().flat_map(|request| &request.item);
         let count = parts().count();
         let bytes: usize = parts().map(|part| part.key.len() + part.encoded.len() + 32).sum();
         let mut command = ::redis::Cmd::with_capacity(2 * count + 2 * self.shards.len() + 11, bytes + 512);
@@ -287,7 +257,7 @@ impl Appender {
         let shards: Vec<u8> = parts().map(|part| part.shard as u8 + 1).collect();
         let begins: Vec<u8> = requests
             .iter()
-            .flat_map(|request| (0..request.parts.len()).map(|place| u8::from(place == 0)))
+            .flat_map(|request| (0..request.item.len()).map(|place| u8::from(place == 0)))
             .collect();
         command.arg(shards).arg(begins);
         parts().for_each(|part| {
@@ -296,23 +266,23 @@ impl Appender {
         command
     }
 
-    fn answer(&self, requests: Vec<Waiting>, answers: &[Vec<u8>]) {
+    fn answer(&self, requests: Vec<Waiting<Self>>, answers: &[Vec<u8>]) {
         let mut rest = answers;
         for waiting in requests {
-            let (own, others) = rest.split_at(waiting.parts.len().min(rest.len()));
+            let parts = waiting.item.len();
+            let (own, others) = rest.split_at(parts.min(rest.len()));
             rest = others;
-            let answer = if own.len() == waiting.parts.len() {
-                self.appended(&waiting.parts, own)
+            let answer = if own.len() == parts {
+                self.appended(&waiting.item, own)
             } else {
                 Err(JournalError::Failed("Redis answered for fewer requests than it was sent".into()))
             };
-            // A client that has gone is no loss.
-            let _ = waiting.answer.send(answer);
+            waiting.answer(answer);
         }
     }
 
     /// What the answers for its parts say of one request.
-    fn appended(&self, parts: &[Part], answers: &[Vec<u8>]) -> Answer {
+    fn appended(&self, parts: &[Part], answers: &[Vec<u8>]) -> Result<Appended, JournalError> {
         let mut ids = Vec::with_capacity(parts.len());
         let mut repeated = false;
         for (part, answer) in parts.iter().zip(answers) {

@@ -38,7 +38,7 @@ pub struct RedisJournal {
     link: Arc<RedisLink>,
     keys: ShardKeys,
     durability: Durability,
-    appender: Arc<Appender>,
+    appender: Appender,
 }
 
 impl RedisJournal {
@@ -50,7 +50,7 @@ impl RedisJournal {
         let lease = link.lease().await.map_err(JournalError::Unavailable)?;
         let durability = settings::inspect(lease.connection, link.address()).await?;
         let keys = ShardKeys::new(0);
-        let appender = Arc::new(Appender::new(Arc::clone(&link), vec![keys.clone()], bounds));
+        let appender = Appender::new(Arc::clone(&link), vec![keys.clone()], bounds);
         Ok(Self { link, keys, durability, appender })
     }
 
