@@ -275,7 +275,7 @@ async fn connect(config: &Config) -> Result<Parts, ServeError> {
                 None => Arc::clone(&link),
             };
             cache_link.lease().await.map_err(ServeError::Redis)?;
-            let journal = RedisJournal::connect(link, config.backlog_bounds).await?;
+            let journal = RedisJournal::connect(link, config.backlog_bounds, config.shards).await?;
             let consumer = Box::new(journal.consumer(&config.worker_name));
             let store = Arc::new(Mongo::open(mongo_url, mongo_database, authorities.as_ref()).await?);
             store.ping().await?;

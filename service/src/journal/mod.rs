@@ -6,6 +6,7 @@
 pub mod codec;
 pub mod embedded;
 pub mod redis;
+pub mod shard;
 
 use std::fmt;
 use std::str::FromStr;

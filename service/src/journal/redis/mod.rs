@@ -18,6 +18,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::embedded::BacklogBounds;
+use super::shard::MAX_SHARDS;
 use super::{Appended, Backlog, Journal, JournalError, Request, WriteId, WriteState, codec};
 use crate::contract::Durability;
 use crate::operation::Position;
@@ -48,7 +49,7 @@ static APPEND: LazyLock<Script> = LazyLock::new(|| {
 /// The stream of one Redis server.
 pub struct RedisJournal {
     link: Arc<RedisLink>,
-    keys: ShardKeys,
+    shards: Vec<ShardKeys>,
     durability: Durability,
     bounds: BacklogBounds,
 }
@@ -58,16 +59,27 @@ impl RedisJournal {
     ///
     /// # Errors
     /// The server cannot be reached, or it may evict keys, and with them accepted writes.
-    pub async fn connect(link: Arc<RedisLink>, bounds: BacklogBounds) -> Result<Self, JournalError> {
+    pub async fn connect(
+        link: Arc<RedisLink>,
+        bounds: BacklogBounds,
+        shards: u16,
+    ) -> Result<Self, JournalError> {
         let lease = link.lease().await.map_err(JournalError::Unavailable)?;
         let durability = settings::inspect(lease.connection, link.address()).await?;
-        Ok(Self { link, keys: ShardKeys::new(0), durability, bounds })
+        let shards = (0..shards.clamp(1, MAX_SHARDS)).map(ShardKeys::new).collect();
+        Ok(Self { link, shards, durability, bounds })
     }
 
-    /// The worker's side. `name` is stable over restarts, so that what a killed worker held comes back at once.
+    /// The worker's side of the first shard. `name` is stable over restarts, so that what a killed worker held comes
+    /// back at once.
     #[must_use]
     pub fn consumer(&self, name: &str) -> RedisConsumer {
-        RedisConsumer::new(Arc::clone(&self.link), self.keys.clone(), name)
+        RedisConsumer::new(Arc::clone(&self.link), self.keys().clone(), name)
+    }
+
+    fn keys(&self) -> &ShardKeys {
+        // There is always a first one.
+        &self.shards[0]
     }
 
     /// One attempt; the outer result says whether the outcome is known.
@@ -78,7 +90,7 @@ impl RedisJournal {
         };
         let mut connection = lease.connection.clone();
         let mut call = APPEND.prepare_invoke();
-        call.key(&self.keys.stream).key(key);
+        call.key(&self.keys().stream).key(key);
         call.arg(payload).arg(IDEMPOTENCY_TTL.as_millis() as u64).arg(self.bounds.entries);
         let result: Result<(String, u8), RedisError> = call.invoke_async(&mut connection).await;
         self.link.check(&lease, &result);
@@ -122,7 +134,7 @@ impl Journal for RedisJournal {
     async fn append(&self, request: Request) -> Result<Appended, JournalError> {
         let mut payload = Vec::with_capacity(256 * request.writes.len() + 64);
         codec::encode(&[&request], &mut payload).map_err(JournalError::Invalid)?;
-        let key = self.keys.operation(&request.op_id);
+        let key = self.keys().operation(&request.op_id);
         let deadline = Instant::now() + APPEND_DEADLINE;
         let mut open = None;
         loop {
@@ -142,15 +154,15 @@ impl Journal for RedisJournal {
     }
 
     async fn status(&self, id: WriteId) -> Result<WriteState, JournalError> {
-        if id.shard != self.keys.shard || id.place != 0 {
+        if id.shard != self.keys().shard || id.place != 0 {
             return Ok(WriteState::Unknown);
         }
         let lease = self.link.lease().await.map_err(JournalError::Unavailable)?;
         let mut connection = lease.connection.clone();
         let position = id.position.to_string();
         let mut pipe = ::redis::pipe();
-        pipe.xrange_count(&self.keys.stream, &position, &position, 1)
-            .hget(&self.keys.dead_reasons, id.to_string());
+        pipe.xrange_count(&self.keys().stream, &position, &position, 1)
+            .hget(&self.keys().dead_reasons, id.to_string());
         let result = pipe.query_async::<(StreamRangeReply, Option<String>)>(&mut connection).await;
         self.link.check(&lease, &result);
         let (waiting, reason) = result.map_err(|error| unavailable(self.link.address(), &error))?;
@@ -160,7 +172,7 @@ impl Journal for RedisJournal {
         if !waiting.ids.is_empty() {
             return Ok(WriteState::Accepted);
         }
-        let last = last_position(&mut connection, &self.keys.stream)
+        let last = last_position(&mut connection, &self.keys().stream)
             .await
             .map_err(|error| unavailable(self.link.address(), &error))?;
         Ok(if id.position <= last && id.position != Position::default() {
@@ -174,7 +186,7 @@ impl Journal for RedisJournal {
         let lease = self.link.lease().await.map_err(JournalError::Unavailable)?;
         let mut connection = lease.connection.clone();
         let result: Result<(u64, String, u64), RedisError> =
-            BACKLOG.key(&self.keys.stream).invoke_async(&mut connection).await;
+            BACKLOG.key(&self.keys().stream).invoke_async(&mut connection).await;
         self.link.check(&lease, &result);
         let (entries, oldest, added) = result.map_err(|error| unavailable(self.link.address(), &error))?;
         let oldest_ms = parse_id(&oldest).map(|position| position.ms);

@@ -44,7 +44,7 @@ impl Server {
     }
 
     async fn connect(&self, bounds: BacklogBounds) -> Result<RedisJournal, JournalError> {
-        RedisJournal::connect(self.link(), bounds).await
+        RedisJournal::connect(self.link(), bounds, 1).await
     }
 
     async fn journal(&self) -> RedisJournal {
