@@ -3,12 +3,15 @@
 //! Keys (see [`keys`]), all of a shard in one hash slot: `scalekit:{0}:journal` the stream (field `e`: an entry, see
 //! [`super::codec`]), `…:op:<operation id>` where an operation was appended (expires), `…:owner` which worker
 //! owns the shard, by the digits of its start and its name (expires), `…:dead` the stream of dead letters,
-//! `…:dead:reasons` their reasons by write id.
+//! `…:dead:reasons` their reasons by write id. `scalekit:{shards}:count` how many shards there are, `…:workers` and
+//! `…:apis` the processes that are there (expire).
 
 mod consumer;
 mod keys;
+mod presence;
 mod scripts;
 mod settings;
+mod shards;
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -25,7 +28,9 @@ use crate::operation::Position;
 use crate::redis_link::{RedisLink, is_broken};
 pub use consumer::RedisConsumer;
 use keys::{ShardKeys, parse_id};
+pub use presence::Presence;
 use scripts::BACKLOG;
+pub use shards::RedisShards;
 
 /// How long an operation id is remembered for retries.
 const IDEMPOTENCY_TTL: Duration = Duration::from_secs(300);
@@ -58,7 +63,8 @@ impl RedisJournal {
     /// Connects, and reads what an append is worth on this server.
     ///
     /// # Errors
-    /// The server cannot be reached, or it may evict keys, and with them accepted writes.
+    /// The server cannot be reached, or it may evict keys, and with them accepted writes; it is a cluster; or its entries
+    /// are dealt out to another number of shards.
     pub async fn connect(
         link: Arc<RedisLink>,
         bounds: BacklogBounds,
@@ -66,8 +72,23 @@ impl RedisJournal {
     ) -> Result<Self, JournalError> {
         let lease = link.lease().await.map_err(JournalError::Unavailable)?;
         let durability = settings::inspect(lease.connection, link.address()).await?;
-        let shards = (0..shards.clamp(1, MAX_SHARDS)).map(ShardKeys::new).collect();
+        let shards = shards.clamp(1, MAX_SHARDS);
+        presence::adopt(&link, shards).await?;
+        let shards = (0..shards).map(ShardKeys::new).collect();
         Ok(Self { link, shards, durability, bounds })
+    }
+
+    /// The worker's side: the shards, as a worker of this name sees them.
+    #[must_use]
+    pub fn shards(&self, worker: &str) -> RedisShards {
+        RedisShards::new(Arc::clone(&self.link), self.shards.clone(), worker)
+    }
+
+    /// Of an API process, which relies on the number of shards.
+    #[must_use]
+    pub fn presence(&self) -> Presence {
+        let shards = u16::try_from(self.shards.len()).unwrap_or(MAX_SHARDS);
+        Presence::of_api(Arc::clone(&self.link), shards)
     }
 
     /// The worker's side of the first shard. `name` is stable over restarts, so that what a killed worker held comes

@@ -2,6 +2,7 @@
 
 mod faults;
 mod ownership;
+mod presence;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
