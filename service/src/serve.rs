@@ -225,7 +225,7 @@ pub async fn run(
     if let Some(guard) = door.guard.clone() {
         tasks.push(tokio::spawn(reload::watch(guard, reload::INTERVAL, stop.clone())));
     }
-    if let Some(presence) = parts.presence.filter(|_| config.role == Role::Api) {
+    if let Some(presence) = parts.presence.filter(|_| config.role != Role::Worker) {
         tasks.push(tokio::spawn(stay(presence, stop.clone())));
     }
     if let Some(tls) = door.tls.clone() {
@@ -327,11 +327,13 @@ async fn connect(config: &Config) -> Result<Parts, ServeError> {
                 None => Arc::clone(&link),
             };
             cache_link.lease().await.map_err(ServeError::Redis)?;
-            let governing = Arc::clone(&link);
+            // Not the link of the appends: what reconnects drives the connection, and the worker has a low priority.
+            let working =
+                Arc::new(RedisLink::open(redis_url, authorities.as_ref()).map_err(ServeError::Redis)?);
             let journal = RedisJournal::connect(link, config.backlog_bounds, config.shards).await?;
-            let shards = Box::new(journal.shards(&config.worker_name));
+            let shards = Box::new(journal.shards(Arc::clone(&working), &config.worker_name));
             let mut presence = journal.presence();
-            if config.role == Role::Api {
+            if config.role != Role::Worker {
                 // Before it takes any write.
                 presence.beat().await?;
             }
@@ -342,7 +344,7 @@ async fn connect(config: &Config) -> Result<Parts, ServeError> {
                 journal: Arc::new(journal),
                 work: Some(Work::Shards(shards)),
                 presence: Some(presence),
-                shared: Some((governing, mongo_database.clone())),
+                shared: Some((working, mongo_database.clone())),
                 cache,
                 store,
                 embedded: None,

@@ -78,10 +78,10 @@ impl RedisJournal {
         Ok(Self { link, shards, durability, bounds })
     }
 
-    /// The worker's side: the shards, as a worker of this name sees them.
+    /// The worker's side: the shards, as a worker of this name sees them. `link` is to the same server.
     #[must_use]
-    pub fn shards(&self, worker: &str) -> RedisShards {
-        RedisShards::new(Arc::clone(&self.link), self.shards.clone(), worker)
+    pub fn shards(&self, link: Arc<RedisLink>, worker: &str) -> RedisShards {
+        RedisShards::new(link, self.shards.clone(), worker)
     }
 
     /// Of an API process, which relies on the number of shards.

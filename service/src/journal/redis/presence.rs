@@ -42,7 +42,7 @@ pub(super) async fn adopt(link: &RedisLink, shards: u16) -> Result<(), JournalEr
         )
     } else {
         format!(
-            "{what}, and {live} processes run with that; stop them first (one that was killed counts for {} s)",
+            "{what}, and APIs and workers that run with that are there ({live}); stop them first (one that was killed counts for {} s)",
             TTL.as_secs()
         )
     }))

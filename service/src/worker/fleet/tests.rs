@@ -81,8 +81,8 @@ impl Service {
             std::thread::spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 runtime.block_on(async {
-                    let journal = RedisJournal::connect(link, BOUNDS, SHARDS).await.unwrap();
-                    let shards = Box::new(journal.shards(&name).with_lease(LEASE));
+                    let journal = RedisJournal::connect(Arc::clone(&link), BOUNDS, SHARDS).await.unwrap();
+                    let shards = Box::new(journal.shards(link, &name).with_lease(LEASE));
                     started.send(()).unwrap();
                     let freezer = async {
                         while let Some(time) = freezing.recv().await {

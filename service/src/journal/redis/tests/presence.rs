@@ -22,7 +22,7 @@ async fn another_number_of_shards_is_refused_while_entries_wait_or_processes_run
     let mut api = journal.presence();
     api.beat().await.unwrap();
     let refused = connect(&server, 4).await.err().unwrap();
-    assert!(refused.contains("1 processes run") && refused.contains("stop them first"), "{refused}");
+    assert!(refused.contains("are there (1)") && refused.contains("stop them first"), "{refused}");
     api.leave().await;
     connect(&server, 4).await.unwrap();
     // One that stood still meanwhile.
