@@ -80,6 +80,10 @@ pub struct Config {
     /// A 202 must mean at least this, or the process does not start.
     pub durability: Durability,
     pub database_ops_per_s: u32,
+    /// Journals that documents are dealt out to by their keys, from 1 to [`MAX_SHARDS`]; with `RedisMongo` only.
+    ///
+    /// [`MAX_SHARDS`]: crate::journal::shard::MAX_SHARDS
+    pub shards: u16,
     pub batch: BatchSettings,
     pub requests: RequestLimits,
     pub backlog_bounds: BacklogBounds,

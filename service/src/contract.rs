@@ -171,9 +171,12 @@ pub struct StoreStats {
     pub kind: String,
     /// Database operations of this process, reads and writes.
     pub operations: u64,
-    /// The limit in force for this process, operations a second.
+    /// The limit in force, operations a second.
     pub operations_limit: u32,
-    /// Most operations that it started within any one second.
+    /// Whether all processes on this database are under that limit together; else it is of this process alone.
+    #[serde(default)]
+    pub operations_shared: bool,
+    /// Most operations that were started within any one second, by all who share the limit.
     pub operations_peak: u32,
     /// Operations that had to wait for the limit, and for how long all together.
     #[serde(default)]
@@ -208,6 +211,12 @@ pub struct WorkerStats {
     pub coalesced: u64,
     pub dead: u64,
     pub retries: u64,
+    /// Shards that it owns now.
+    #[serde(default)]
+    pub shards: u32,
+    /// Writes that a batch may have now.
+    #[serde(default)]
+    pub batch_limit: u64,
 }
 
 /// The operation id that the load generator gives a request: fixed width, and ordered by time first, since

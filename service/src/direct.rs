@@ -102,7 +102,9 @@ impl Direct {
         let applied = timeout_at(deadline, self.store.apply(std::slice::from_ref(&write), &paid)).await;
         let reason = match applied {
             Err(_) => "the database did not answer in time".to_owned(),
-            Ok(Err(StoreError::Unavailable(reason) | StoreError::Failed(reason))) => reason,
+            Ok(Err(
+                StoreError::Unavailable(reason) | StoreError::Overloaded(reason) | StoreError::Failed(reason),
+            )) => reason,
             Ok(Ok(applied)) => match applied.into_iter().next() {
                 Some(Applied::Stored | Applied::Superseded) => return Ok(()),
                 Some(Applied::Refused { reason }) if stored == 0 => {

@@ -78,6 +78,8 @@ pub struct Metrics {
     pub worker_batch_writes: Histogram,
     pub worker_batch_bytes: Histogram,
     pub worker_apply_seconds: Histogram,
+    pub worker_shards: Gauge,
+    pub worker_batch_limit: Gauge,
     pub governor_wait_seconds: Histogram,
     pub backlog_entries: Gauge<u64, AtomicU64>,
     pub backlog_bytes: Gauge<u64, AtomicU64>,
@@ -122,6 +124,8 @@ impl Default for Metrics {
             worker_batch_writes: Histogram::new(&COUNT),
             worker_batch_bytes: Histogram::new(&BYTES),
             worker_apply_seconds: Histogram::new(&SECONDS),
+            worker_shards: Gauge::default(),
+            worker_batch_limit: Gauge::default(),
             governor_wait_seconds: Histogram::new(&SECONDS),
             backlog_entries: Gauge::default(),
             backlog_bytes: Gauge::default(),
@@ -216,14 +220,17 @@ impl Metrics {
         add(r, "worker_batch", bytes, Some(Unit::Bytes), &self.worker_batch_bytes);
         let apply = "Time to write a batch, waits for the governor and retries included";
         add(r, "worker_apply_duration", apply, seconds, &self.worker_apply_seconds);
+        add(r, "worker_shards", "Shards that this process owns", None, &self.worker_shards);
+        let limit = "Writes that a batch may have now; it follows the backlog, and halves when the database is overloaded";
+        add(r, "worker_batch_limit", limit, None, &self.worker_batch_limit);
     }
 
     fn register_database(&self, r: &mut Registry) {
         let operations = "Database operations since the start";
         add(r, "database_operations", operations, None, &self.database_operations);
-        let peak = "Most database operations that this process started within one second";
+        let peak = "Most database operations that were started within one second, by all processes that share the limit";
         add(r, "database_operations_peak", peak, None, &self.database_operations_peak);
-        let limit = "Database operations that this process may start in a second";
+        let limit = "Database operations that may start in a second, of all processes that share the limit";
         add(r, "database_operations_limit", limit, None, &self.database_operations_limit);
         let wait = "Time that a database operation waited for the governor; without those that went at once";
         add(r, "governor_wait", wait, Some(Unit::Seconds), &self.governor_wait_seconds);

@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
@@ -19,22 +20,28 @@ use crate::cache::redis::{MAX_BACKLOG_AGE, RedisCache};
 use crate::config::{Backend, Config, DirectStore, Role};
 use crate::direct::{Direct, NoCache, NoJournal};
 use crate::journal::embedded::EmbeddedJournal;
+use crate::journal::redis::Presence;
 use crate::journal::redis::RedisJournal;
-use crate::journal::{Consumer, Journal, JournalError};
+use crate::journal::{Consumer, Journal, JournalError, Shards};
 use crate::metrics::Metrics;
+use crate::rarely::Rarely;
 use crate::recall::recall;
 use crate::redis_link::RedisLink;
 use crate::store::embedded::Embedded;
 use crate::store::mongo::Mongo;
-use crate::store::{Store, StoreError, Traced};
+use crate::store::{Store, StoreError, Throttle, Traced};
 use crate::telemetry::Traces;
-use crate::worker::Worker;
-use crate::worker::governor::Limiter;
+use crate::worker::governor::{Limit, Limiter};
+use crate::worker::shared_limiter::SharedLimiter;
+use crate::worker::sizing::Sizes;
+use crate::worker::{Fleet, Means, Worker};
 
 /// Deleted documents leave tombstones; this often the embedded store drops the expired ones.
 const PURGE_INTERVAL: Duration = Duration::from_secs(60);
 /// Requests that may be journaled at a time, for each connection: its own, and one that its last client left behind.
 const ACCEPTING_PER_CONNECTION: usize = 2;
+/// Between two times that an API process says that it is there; far below the time after which it counts as gone.
+const PRESENCE_INTERVAL: Duration = Duration::from_secs(1);
 /// In one database operation.
 const PURGE_DOCUMENTS: usize = 10_000;
 
@@ -57,14 +64,24 @@ pub enum ServeError {
     Io { what: String, source: std::io::Error },
 }
 
-/// Journal, cache and store, and the worker's side of the journal.
+/// What the process is put together from.
 struct Parts {
     journal: Arc<dyn Journal>,
     /// None in direct mode.
-    consumer: Option<Box<dyn Consumer>>,
+    work: Option<Work>,
+    /// Where other processes rely on the same number of shards.
+    presence: Option<Presence>,
+    /// The Redis and the database, where several processes use them.
+    shared: Option<(Arc<RedisLink>, String)>,
     cache: Arc<dyn Cache>,
     store: Arc<dyn Store>,
     embedded: Option<Arc<Embedded>>,
+}
+
+/// The worker's side of the journal.
+enum Work {
+    One(Box<dyn Consumer>),
+    Shards(Box<dyn Shards>),
 }
 
 /// Runs until `stop` and everything under way has ended. Call `ready` is when requests are served.
@@ -111,12 +128,11 @@ pub async fn run(
     let watching =
         tokio::spawn(Arc::clone(&gate).watch(Arc::clone(&parts.journal), Arc::clone(&metrics), stop.clone()));
     let is_direct = config.backend.is_direct();
-    // Without a worker nobody else needs a part of the operations.
-    let sharing = if is_direct { Role::All } else { config.role };
-    let limiter = Arc::new(Limiter::observed(
-        share(sharing, config.database_ops_per_s),
-        metrics.governor_wait_seconds.clone(),
-    ));
+    let (operations, waits) = (config.database_ops_per_s, metrics.governor_wait_seconds.clone());
+    let limiter: Arc<dyn Limit> = match parts.shared {
+        Some((link, database)) => Arc::new(SharedLimiter::new(link, &database, operations, waits)),
+        None => Arc::new(Limiter::observed(operations, waits)),
+    };
     let process = Arc::new(Process {
         role: config.role.as_str(),
         mode: if is_direct { "direct" } else { "write-behind" },
@@ -131,7 +147,7 @@ pub async fn run(
         limiter: Arc::clone(&limiter),
         has_worker: config.role != Role::Api && !is_direct,
     });
-    let throttle = Arc::clone(&limiter);
+    let throttle: Arc<dyn Throttle> = Arc::clone(&limiter) as _;
     let router = match config.role {
         Role::Worker => api::worker_router(process),
         Role::Api | Role::All => api::router(Arc::new(App {
@@ -142,12 +158,11 @@ pub async fn run(
                 Arc::clone(&parts.cache),
                 Arc::clone(&parts.journal),
                 Arc::clone(&parts.store),
-                Arc::clone(&limiter) as _,
+                Arc::clone(&throttle),
                 Arc::clone(&metrics),
             ),
-            direct: is_direct.then(|| {
-                Direct::new(Arc::clone(&parts.store), Arc::clone(&limiter) as _, Arc::clone(&metrics))
-            }),
+            direct: is_direct
+                .then(|| Direct::new(Arc::clone(&parts.store), Arc::clone(&throttle), Arc::clone(&metrics))),
             gate,
             metrics: Arc::clone(&metrics),
             limits: config.requests,
@@ -165,20 +180,28 @@ pub async fn run(
     let _gone = gone.clone().drop_guard();
     // The worker outlives the API, so that what was accepted last is stored too.
     let worker_stop = CancellationToken::new();
-    let consumer = parts.consumer.filter(|_| config.role != Role::Api);
-    let working = if let Some(consumer) = consumer {
-        let worker = Worker {
-            consumer,
+    let work = parts.work.filter(|_| config.role != Role::Api);
+    let working = if let Some(work) = work {
+        let means = Means {
             store: Arc::clone(&parts.store),
             cache: parts.cache,
-            limiter,
+            throttle: Arc::clone(&throttle),
             settings: config.batch,
+            sizes: Arc::new(Sizes::new(config.batch.max_writes, metrics.worker_batch_limit.clone())),
             metrics: Arc::clone(&metrics),
             traces: traces.clone(),
         };
         // A worker of its own leaves the backlog to its successor: it is as safe in Redis.
         let drain = (config.role == Role::All).then_some(config.shutdown_grace);
-        let work = worker.run(worker_stop.clone(), drain);
+        let work = worked(work, means, worker_stop.clone(), drain);
+        let failed = Arc::new(AtomicBool::new(false));
+        let has_failed = Arc::clone(&failed);
+        let work = async move {
+            if let Err(error) = work.await {
+                tracing::error!(%error, "the worker cannot go on");
+                failed.store(true, Ordering::Relaxed);
+            }
+        };
         let gone = gone.clone();
         let thread = background::spawn("worker", async move {
             tokio::select! {
@@ -193,7 +216,7 @@ pub async fn run(
             let ended = thread.join();
             // Without its worker the process would take writes that nobody stores.
             stop.cancel();
-            ended.map_err(drop)
+            if ended.is_err() || has_failed.load(Ordering::Relaxed) { Err(()) } else { Ok(()) }
         }))
     } else {
         None
@@ -202,6 +225,9 @@ pub async fn run(
     let mut tasks = vec![watching];
     if let Some(guard) = door.guard.clone() {
         tasks.push(tokio::spawn(reload::watch(guard, reload::INTERVAL, stop.clone())));
+    }
+    if let Some(presence) = parts.presence.filter(|_| config.role != Role::Worker) {
+        tasks.push(tokio::spawn(stay(presence, stop.clone())));
     }
     if let Some(tls) = door.tls.clone() {
         tasks.push(tokio::spawn(reload::watch(tls, reload::INTERVAL, stop.clone())));
@@ -226,19 +252,43 @@ pub async fn run(
     Ok(())
 }
 
-/// Of the operations that the database may be asked for in a second, the share of an API process, whose reads
-/// miss the cache seldom, and batch when they do. The worker has the rest.
-const API_SHARE: f64 = 0.2;
-
-/// The operations a second of one process. API and worker apart share the database's limit, so each gets a
-/// fixed part and together they keep it; in one process they share one governor.
-fn share(role: Role, database_ops_per_s: u32) -> u32 {
-    let api = ((f64::from(database_ops_per_s) * API_SHARE) as u32).max(1);
-    match role {
-        Role::All => database_ops_per_s,
-        Role::Api => api,
-        Role::Worker => database_ops_per_s.saturating_sub(api).max(1),
+/// The worker of a process, to its end.
+async fn worked(
+    work: Work,
+    means: Means,
+    stop: CancellationToken,
+    drain: Option<Duration>,
+) -> Result<(), JournalError> {
+    match work {
+        Work::One(consumer) => {
+            means.metrics.worker_shards.set(1);
+            Worker { shard: 0, consumer, means }.run(stop, CancellationToken::new(), drain).await;
+            Ok(())
+        }
+        Work::Shards(shards) => Fleet { shards, means }.run(stop, drain).await,
     }
+}
+
+/// Says that this API process is there, so that nobody changes the number of shards under it. If somebody did while it
+/// stood still, it ends: it would put writes where they get out of order.
+async fn stay(mut presence: Presence, stop: CancellationToken) {
+    let unheard = Rarely::default();
+    while !stop.is_cancelled() {
+        match presence.beat().await {
+            Ok(()) => {}
+            Err(error @ JournalError::Failed(_)) => {
+                tracing::error!(%error, "this process cannot go on");
+                stop.cancel();
+            }
+            Err(error) => {
+                if let Some(unsaid) = unheard.now() {
+                    tracing::warn!(unsaid, %error, "the others may take this process for gone");
+                }
+            }
+        }
+        let _ = tokio::time::timeout(PRESENCE_INTERVAL, stop.cancelled()).await;
+    }
+    presence.leave().await;
 }
 
 async fn connect(config: &Config) -> Result<Parts, ServeError> {
@@ -252,7 +302,7 @@ async fn connect(config: &Config) -> Result<Parts, ServeError> {
             }
             let journal =
                 EmbeddedJournal::open(&data_dir.join("journal"), config.durability, config.backlog_bounds)?;
-            let consumer = Box::new(journal.consumer());
+            let consumer: Box<dyn Consumer> = Box::new(journal.consumer());
             // Its flushes and compactions are background work.
             let store = Arc::new(background::call(|| Embedded::open(&data_dir.join("store")))?);
             let cache = Arc::new(InProcessCache::default());
@@ -262,7 +312,9 @@ async fn connect(config: &Config) -> Result<Parts, ServeError> {
             }
             Ok(Parts {
                 journal: Arc::new(journal),
-                consumer: Some(consumer),
+                work: Some(Work::One(consumer)),
+                presence: None,
+                shared: None,
                 cache,
                 store: store.clone(),
                 embedded: Some(store),
@@ -276,12 +328,28 @@ async fn connect(config: &Config) -> Result<Parts, ServeError> {
                 None => Arc::clone(&link),
             };
             cache_link.lease().await.map_err(ServeError::Redis)?;
-            let journal = RedisJournal::connect(link, config.backlog_bounds).await?;
-            let consumer = Box::new(journal.consumer(&config.worker_name));
+            // Not the link of the appends: what reconnects drives the connection, and the worker has a low priority.
+            let working =
+                Arc::new(RedisLink::open(redis_url, authorities.as_ref()).map_err(ServeError::Redis)?);
+            let journal = RedisJournal::connect(link, config.backlog_bounds, config.shards).await?;
+            let shards = Box::new(journal.shards(Arc::clone(&working), &config.worker_name));
+            let mut presence = journal.presence();
+            if config.role != Role::Worker {
+                // Before it takes any write.
+                presence.beat().await?;
+            }
             let store = Arc::new(Mongo::open(mongo_url, mongo_database, authorities.as_ref()).await?);
             store.ping().await?;
             let cache = Arc::new(RedisCache::new(cache_link));
-            Ok(Parts { journal: Arc::new(journal), consumer: Some(consumer), cache, store, embedded: None })
+            Ok(Parts {
+                journal: Arc::new(journal),
+                work: Some(Work::Shards(shards)),
+                presence: Some(presence),
+                shared: Some((working, mongo_database.clone())),
+                cache,
+                store,
+                embedded: None,
+            })
         }
     }
 }
@@ -304,7 +372,8 @@ async fn direct(config: &Config, database: &DirectStore) -> Result<Parts, ServeE
             (Arc::new(store), None)
         }
     };
-    Ok(Parts { journal: Arc::new(NoJournal), consumer: None, cache: Arc::new(NoCache), store, embedded })
+    let (journal, cache) = (Arc::new(NoJournal), Arc::new(NoCache));
+    Ok(Parts { journal, work: None, presence: None, shared: None, cache, store, embedded })
 }
 
 /// What an earlier service accepted must not lie unseen beside a direct one.
@@ -323,7 +392,7 @@ async fn nothing_waits(config: &Config, journal: &Path) -> Result<(), ServeError
     )))
 }
 
-async fn purge(store: Arc<Embedded>, throttle: Arc<Limiter>, stop: CancellationToken) {
+async fn purge(store: Arc<Embedded>, throttle: Arc<dyn Throttle>, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let purging = store.purge(std::time::SystemTime::now(), PURGE_DOCUMENTS, &*throttle);
         tokio::select! {
@@ -349,17 +418,4 @@ pub fn bind(config: &Config) -> Result<TcpListener, ServeError> {
         };
         ServeError::Io { what: format!("cannot listen on {}{hint}", config.listen), source }
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn api_and_worker_together_keep_the_limit() {
-        for limit in [2, 3, 10, 100, 1_000_000] {
-            assert_eq!(share(Role::Api, limit) + share(Role::Worker, limit), limit);
-            assert_eq!(share(Role::All, limit), limit);
-        }
-    }
 }

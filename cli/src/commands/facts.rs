@@ -316,7 +316,12 @@ fn cap(before: &BTreeMap<String, Stats>) -> Cap {
     if before.is_empty() {
         return Cap { kind: CapKind::None, limit_per_s: None, probed_per_s: None };
     }
-    let limit = before.values().map(|stats| u64::from(stats.store.operations_limit)).sum();
+    let limits = || before.values().map(|stats| u64::from(stats.store.operations_limit));
+    // Processes under one governor each tell the limit of all.
+    let limit = match before.values().any(|stats| stats.store.operations_shared) {
+        true => limits().max().unwrap_or(0),
+        false => limits().sum(),
+    };
     Cap { kind: CapKind::Simulated, limit_per_s: Some(limit), probed_per_s: None }
 }
 

@@ -42,8 +42,13 @@ pub(super) fn of_load(
     }
     let sum = |all: &BTreeMap<String, Stats>| all.values().map(|stats| stats.store.operations).sum::<u64>();
     // The governors count exactly, but only what passes them; the samples see every operation, once a
-    // second. The peaks of two processes may not have met in one second, so their sum is an upper bound.
-    let governed: u64 = after.values().map(|stats| u64::from(stats.store.operations_peak)).sum();
+    // second. One governor of all processes tells each of them of all; the peaks of two governors may not have met in
+    // one second, so their sum is an upper bound.
+    let peaks = || after.values().map(|stats| u64::from(stats.store.operations_peak));
+    let governed: u64 = match after.values().any(|stats| stats.store.operations_shared) {
+        true => peaks().max().unwrap_or(0),
+        false => peaks().sum(),
+    };
     Operations::Counted {
         count: sum(after).saturating_sub(sum(before)),
         most: governed.max(most_operations_a_second(samples)),
@@ -93,6 +98,10 @@ mod tests {
         let after = stats([("api", "a", 15, 4), ("worker", "w", 300, 9)]);
         let counted = Operations::Counted { count: 205, most: 13 };
         assert_eq!(of_load(&before, &after, &[]), counted);
+        let mut shared = after.clone();
+        shared.values_mut().for_each(|stats| stats.store.operations_shared = true);
+        let counted = Operations::Counted { count: 205, most: 9 };
+        assert_eq!(of_load(&before, &shared, &[]), counted, "each tells the peak of both");
         // Even where the new one has counted more than the old one had.
         let anew = stats([("api", "a", 15, 4), ("worker", "x", 300, 9)]);
         assert_eq!(of_load(&before, &anew, &[]), Operations::StartedAnew(vec!["worker".to_owned()]));

@@ -118,6 +118,7 @@ fn config(profile: &Profile, args: &ServeArgs) -> anyhow::Result<Config> {
             Durability::Os => contract::Durability::Os,
         },
         database_ops_per_s: deploy.database_ops_per_s,
+        shards: deploy.shards,
         batch: BatchSettings {
             max_writes: deploy.worker.batch_max_writes as usize,
             max_bytes: size(deploy.worker.batch_max_bytes),

@@ -38,6 +38,12 @@ pub(super) fn check(resolver: &Resolver<'_>, profile: &mut Profile) -> Checked {
 
 fn backend(resolver: &Resolver<'_>, profile: &Profile) -> Checked {
     let deploy = &profile.deploy;
+    if deploy.backend == Backend::Embedded && deploy.shards != 1 {
+        let message =
+            format!("the backend `embedded` has one journal and one worker, found {}", deploy.shards);
+        let help = "set it to 1, or deploy.backend to redis-mongo (or -p redis-mongo)";
+        return Err(resolver.error(&["deploy", "shards"], message, help));
+    }
     let urls = [
         ("redis_url", deploy.redis_url.is_some()),
         ("cache_url", deploy.cache_url.is_some()),

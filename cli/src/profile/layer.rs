@@ -123,6 +123,10 @@ section! {
         durability: Durability,
         /// Most database operations, such as `100/s` (1/s to 1000000/s).
         database_ops: Rate,
+        /// Journals that documents are dealt out to by their key (1 to 64). Each has one owner at a time among the
+        /// workers, so this is how many workers can share the work; `embedded` takes only 1. It can be changed while
+        /// all journals are empty.
+        shards: Whole,
         /// Threads of the API; one for each core, when left out (1 to 1024).
         api_threads: Whole,
         /// How the worker batches.

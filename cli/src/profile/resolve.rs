@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use scalekit_service::contract::{MAX_COLLECTION_BYTES, MAX_OPERATIONS_PER_REQUEST};
+use scalekit_service::journal::shard::MAX_SHARDS;
 
 use super::error::ProfileError;
 use super::layer::{
@@ -206,6 +207,7 @@ impl Resolver<'_> {
                 .text(&["deploy", "mongo_database"], &layer.mongo_database, |name| text::name(name, 63))?,
             durability: self.required(&["deploy", "durability"], &layer.durability)?,
             database_ops_per_s: self.whole(&["deploy", "database_ops"], &operations, 1..=1_000_000)?,
+            shards: self.shards(&layer.shards)?,
             api_threads: self.optional(&["deploy", "api_threads"], &layer.api_threads, 1..=1024)?,
             worker: self.worker(&layer.worker.value().cloned().unwrap_or_default())?,
             limits: self.limits(&layer.limits.value().cloned().unwrap_or_default(), vus)?,
@@ -221,6 +223,12 @@ impl Resolver<'_> {
                 SECOND..=24 * HOUR,
             )?,
         })
+    }
+
+    fn shards(&self, setting: &Setting<Whole>) -> Found<u16> {
+        let shards = self.whole(&["deploy", "shards"], setting, 1..=u32::from(MAX_SHARDS))?;
+        // Its bound is one of the type, too.
+        Ok(u16::try_from(shards).unwrap_or(MAX_SHARDS))
     }
 
     fn worker(&self, layer: &WorkerLayer) -> Found<Worker> {

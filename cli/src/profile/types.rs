@@ -129,6 +129,8 @@ pub(crate) struct Deploy {
     /// Most database operations a second.
     #[serde(rename = "database_ops", serialize_with = "written::rate")]
     pub(crate) database_ops_per_s: u32,
+    /// Journals that documents are dealt out to.
+    pub(crate) shards: u16,
     /// `None`: one for each core.
     pub(crate) api_threads: Option<u32>,
     pub(crate) worker: Worker,

@@ -14,7 +14,7 @@ use crate::journal::{Held, Journal};
 use crate::metrics::Metrics;
 use crate::operation::{DocumentKey, json_text};
 use crate::recall;
-use crate::store::{Store, StoreError, StoredDocument, Throttle};
+use crate::store::{Store, StoredDocument, Throttle};
 
 /// The result of a shared read: the document's state, or why it failed.
 type Shared = Option<Result<Versioned, Arc<str>>>;
@@ -223,11 +223,16 @@ impl Reader {
     /// Reads what waits, an operation at a time, until nothing does.
     async fn fetch(self: Arc<Self>) {
         while self.flights().is_wanted() {
-            self.throttle.acquire().await;
+            let allowed = self.throttle.try_acquire().await;
             let wanted = self.flights().take();
             let keys: Vec<DocumentKey> = wanted.iter().map(|wanted| wanted.key.clone()).collect();
-            let result = self.store.get_many(&keys).await;
-            self.metrics.store_reads.inc_by(keys.len() as u64);
+            let result = match allowed {
+                Ok(()) => {
+                    self.metrics.store_reads.inc_by(keys.len() as u64);
+                    self.store.get_many(&keys).await.map_err(|error| error.to_string())
+                }
+                Err(reason) => Err(reason),
+            };
             {
                 let mut flights = self.flights();
                 for Wanted { key, token, .. } in &wanted {
@@ -240,7 +245,7 @@ impl Reader {
         }
     }
 
-    async fn land(&self, wanted: Vec<Wanted>, result: Result<Vec<Option<StoredDocument>>, StoreError>) {
+    async fn land(&self, wanted: Vec<Wanted>, result: Result<Vec<Option<StoredDocument>>, String>) {
         match result {
             Ok(found) => {
                 for (Wanted { key, token, fills, landed }, stored) in wanted.into_iter().zip(found) {
@@ -258,8 +263,8 @@ impl Reader {
                     }
                 }
             }
-            Err(error) => {
-                let reason: Arc<str> = error.to_string().into();
+            Err(reason) => {
+                let reason: Arc<str> = reason.into();
                 for wanted in wanted {
                     wanted.landed.send_replace(Some(Err(Arc::clone(&reason))));
                 }
@@ -290,7 +295,7 @@ mod tests {
     use crate::cache::in_process::InProcessCache;
     use crate::direct::NoJournal;
     use crate::operation::DocumentWrite;
-    use crate::store::{Applied, Stamp};
+    use crate::store::{Applied, Stamp, StoreError};
 
     /// A double of a store, not a store: it counts, answers only when the test lets it, and fails on demand.
     /// It counts as MongoDB does, an operation for each collection.

@@ -10,7 +10,7 @@ use crate::journal::Journal;
 use crate::metrics::{DatabaseFigures, Metrics};
 use crate::store::Store;
 use crate::telemetry::Traces;
-use crate::worker::governor::Limiter;
+use crate::worker::governor::Limit;
 
 /// One process of the service, for its own counters.
 pub struct Process {
@@ -27,7 +27,7 @@ pub struct Process {
     pub metrics: Arc<Metrics>,
     pub traces: Traces,
     /// Of the database operations of this process.
-    pub limiter: Arc<Limiter>,
+    pub limiter: Arc<dyn Limit>,
     pub has_worker: bool,
 }
 
@@ -80,6 +80,7 @@ impl Process {
                 kind: self.store.kind().into(),
                 operations: self.store.operations(),
                 operations_limit: self.limiter.limit(),
+                operations_shared: self.limiter.is_shared(),
                 operations_peak: self.limiter.peak(),
                 operations_delayed: m.governor_wait_seconds.count(),
                 operations_delayed_ms: m.governor_wait_seconds.sum() / 1_000_000,
@@ -100,6 +101,8 @@ impl Process {
                 coalesced: m.worker_coalesced.get(),
                 dead: m.worker_dead.get(),
                 retries: m.worker_retries.get(),
+                shards: u32::try_from(m.worker_shards.get()).unwrap_or(0),
+                batch_limit: u64::try_from(m.worker_batch_limit.get()).unwrap_or(0),
             }),
             requests: requests_by_status.values().sum(),
             requests_by_status,

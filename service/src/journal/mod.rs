@@ -6,7 +6,9 @@
 pub mod codec;
 pub mod embedded;
 pub mod redis;
+pub mod shard;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -320,8 +322,29 @@ pub trait Consumer: Send {
     /// Start again from what is not acknowledged: a batch failed and must be delivered once more.
     fn rewind(&mut self);
 
+    /// Whether another consumer owns the shard, as of the last read.
+    fn has_lost(&self) -> bool {
+        false
+    }
+
     /// Gives up ownership of the shard, so that a successor need not wait for a lease to expire.
     async fn release(&mut self) {}
+}
+
+/// The shards of a service as one of its workers sees them. Workers come and go; each takes a fair share.
+#[async_trait]
+pub trait Shards: Send {
+    /// Says that this worker is there; how many shards it is to own. To be called once a second or so, or the worker
+    /// counts as gone.
+    ///
+    /// [`JournalError::Failed`]: this worker must end.
+    async fn share(&mut self) -> Result<usize, JournalError>;
+
+    /// Takes a shard that nobody owns, not one of `held`; `None` if there is none now.
+    async fn take(&mut self, held: &BTreeSet<u16>) -> Result<Option<(u16, Box<dyn Consumer>)>, JournalError>;
+
+    /// Says that this worker goes.
+    async fn leave(&mut self);
 }
 
 /// Now, in milliseconds since the Unix epoch; 0 on a clock before it.

@@ -68,6 +68,10 @@ pub enum StoreError {
     /// the writes, and they must wait.
     #[error("the database cannot be reached: {0}")]
     Unavailable(String),
+    /// Try again later, and with less at a time: it took too long, or says that it has too much to do. The writes must
+    /// wait, as above; some of them may be stored.
+    #[error("the database has too much to do: {0}")]
+    Overloaded(String),
     /// It answered with something else that a retry will not mend. A single write that is answered so again and
     /// again becomes a dead letter.
     #[error("the database failed: {0}")]
@@ -79,6 +83,12 @@ pub enum StoreError {
 pub trait Throttle: Send + Sync {
     /// Returns when the next operation may start.
     async fn acquire(&self);
+
+    /// The same on behalf of a client: rather than wait for long, it says why no operation can be allowed now.
+    async fn try_acquire(&self) -> Result<(), String> {
+        self.acquire().await;
+        Ok(())
+    }
 }
 
 /// No limit: for reads on behalf of a waiting client, for the audit and for tests.

@@ -114,22 +114,22 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Coalesces entries, which must be in journal order.
+    /// Coalesces entries of a shard, which must be in journal order.
     #[must_use]
-    pub fn new(deliveries: Vec<Delivery>) -> Self {
+    pub fn new(shard: u16, deliveries: Vec<Delivery>) -> Self {
         let mut batch = Self::default();
         let mut index: Index = Index::default();
         for delivery in deliveries {
             batch.positions.push(delivery.position());
             match delivery {
                 Delivery::Undecodable { position, reason, payload } => {
-                    let write_id = WriteId { shard: 0, position, place: 0 };
+                    let write_id = WriteId { shard, position, place: 0 };
                     batch.dead.push(DeadLetter { write_id, reason, op_id: String::new(), payload });
                 }
                 Delivery::Entry(entry) => {
                     for (place, request) in entry.requests.into_iter().enumerate() {
                         let place = u16::try_from(place).unwrap_or(u16::MAX);
-                        let write_id = WriteId { shard: 0, position: entry.position, place };
+                        let write_id = WriteId { shard, position: entry.position, place };
                         for (place, write) in request.writes.into_iter().enumerate() {
                             let op_id = write_operation_id(&request.op_id, place).into();
                             batch.add(
@@ -236,7 +236,7 @@ mod tests {
             .enumerate()
             .map(|(ms, change)| delivery(ms as u64 + 1, vec![("1", change)]))
             .collect();
-        Batch::new(deliveries).writes.into_iter().map(|planned| planned.write.change).collect()
+        Batch::new(3, deliveries).writes.into_iter().map(|planned| planned.write.change).collect()
     }
 
     #[test]
@@ -265,10 +265,13 @@ mod tests {
 
     #[test]
     fn the_net_change_carries_the_newest_version_and_operation() {
-        let batch = Batch::new(vec![
-            delivery(7, vec![("1", Change::replace(doc! {}))]),
-            delivery(9, vec![("2", Change::Delete), ("1", Change::Merge(doc! {"a": 1}))]),
-        ]);
+        let batch = Batch::new(
+            3,
+            vec![
+                delivery(7, vec![("1", Change::replace(doc! {}))]),
+                delivery(9, vec![("2", Change::Delete), ("1", Change::Merge(doc! {"a": 1}))]),
+            ],
+        );
         assert_eq!(batch.writes.len(), 2);
         assert_eq!(batch.writes[0].write.version, Position { ms: 9, seq: 0 }.version());
         assert_eq!(&*batch.writes[0].write.op_id, "op9-01");
@@ -278,20 +281,24 @@ mod tests {
     #[test]
     fn a_second_insert_is_a_conflict_unless_it_is_the_same_operation() {
         let first = delivery(1, vec![("1", Change::insert(doc! {"n": 1}))]);
-        let batch = Batch::new(vec![first.clone(), first.clone()]);
+        let batch = Batch::new(3, vec![first.clone(), first.clone()]);
         assert_eq!((batch.writes.len(), batch.dead.len()), (1, 0));
-        let batch = Batch::new(vec![first, delivery(2, vec![("1", Change::insert(doc! {"n": 2}))])]);
+        let batch = Batch::new(3, vec![first, delivery(2, vec![("1", Change::insert(doc! {"n": 2}))])]);
         assert_eq!(batch.writes[0].write.change, Change::insert(doc! {"n": 1}));
         assert_eq!((batch.dead[0].op_id.as_str(), batch.dead[0].reason.as_str()), ("op2-00", EXISTS));
         assert_eq!(batch.refused, [DocumentKey::new("c", "1")]);
+        assert_eq!(batch.dead[0].write_id.shard, 3);
     }
 
     #[test]
     fn a_refused_write_comes_apart_by_entry_and_its_letters_hold_the_originals() {
-        let batch = Batch::new(vec![
-            delivery(1, vec![("1", Change::insert(doc! {"n": 1})), ("1", Change::Merge(doc! {"m": 1}))]),
-            delivery(2, vec![("1", Change::replace(doc! {"bad": 1}))]),
-        ]);
+        let batch = Batch::new(
+            3,
+            vec![
+                delivery(1, vec![("1", Change::insert(doc! {"n": 1})), ("1", Change::Merge(doc! {"m": 1}))]),
+                delivery(2, vec![("1", Change::replace(doc! {"bad": 1}))]),
+            ],
+        );
         let steps = batch.writes.into_iter().next().unwrap().by_entry();
         let changes: Vec<&Change> = steps.iter().map(|step| &step.write.change).collect();
         assert_eq!(changes, [&Change::insert(doc! {"n": 1, "m": 1}), &Change::replace(doc! {"bad": 1})]);
@@ -307,11 +314,14 @@ mod tests {
     #[test]
     fn an_undecodable_entry_is_a_dead_letter_and_acknowledged() {
         let position = Position { ms: 3, seq: 1 };
-        let batch = Batch::new(vec![Delivery::Undecodable {
-            position,
-            reason: "version 9".into(),
-            payload: Bytes::from_static(b"\x09"),
-        }]);
+        let batch = Batch::new(
+            3,
+            vec![Delivery::Undecodable {
+                position,
+                reason: "version 9".into(),
+                payload: Bytes::from_static(b"\x09"),
+            }],
+        );
         assert_eq!(batch.positions, [position]);
         assert_eq!((batch.dead[0].reason.as_str(), &batch.dead[0].payload[..]), ("version 9", &b"\x09"[..]));
     }

@@ -75,7 +75,21 @@ impl Governor {
     }
 }
 
-/// A [`Governor`] on the real clock, shared by all that use one database.
+/// What keeps the database operations of a process at a limit, for its counters.
+pub trait Limit: Throttle {
+    /// Operations a second.
+    fn limit(&self) -> u32;
+
+    /// Most operations that started within any one second so far, of all that share the limit.
+    fn peak(&self) -> u32;
+
+    /// Whether other processes are under the same limit, with this one.
+    fn is_shared(&self) -> bool {
+        false
+    }
+}
+
+/// A [`Governor`] on the real clock, for a database that one process uses.
 pub struct Limiter {
     governor: Mutex<Governor>,
     started: Instant,
@@ -99,16 +113,14 @@ impl Limiter {
         // A governor is whole between its calls.
         self.governor.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// See [`Governor::limit`].
-    #[must_use]
-    pub fn limit(&self) -> u32 {
+impl Limit for Limiter {
+    fn limit(&self) -> u32 {
         self.governor().limit()
     }
 
-    /// See [`Governor::peak`].
-    #[must_use]
-    pub fn peak(&self) -> u32 {
+    fn peak(&self) -> u32 {
         self.governor().peak()
     }
 }

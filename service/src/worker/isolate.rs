@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Backoff;
 use super::batch::{PlannedWrite, Source};
+use super::sizing::Sizes;
 use crate::journal::DeadLetter;
 use crate::metrics::Metrics;
 use crate::operation::{DocumentKey, DocumentWrite};
@@ -18,6 +19,9 @@ pub(super) struct Attempt<'a> {
     pub(super) store: &'a dyn Store,
     pub(super) throttle: &'a dyn Throttle,
     pub(super) metrics: &'a Metrics,
+    pub(super) sizes: &'a Sizes,
+    /// Under which the batch was made.
+    pub(super) limit: usize,
     pub(super) stop: &'a CancellationToken,
     /// When stopping: until when to try. Set only once a stop was asked for.
     pub(super) deadline: Option<Instant>,
@@ -43,6 +47,7 @@ impl Attempt<'_> {
         let mut parts = vec![writes];
         let mut backoff = Backoff::default();
         let mut failures = 0;
+        let mut limit = self.limit;
         while let Some(part) = parts.pop() {
             if part.is_empty() {
                 continue;
@@ -63,22 +68,27 @@ impl Attempt<'_> {
                 }
                 Err(StoreError::Failed(reason)) if part.len() > 1 => {
                     tracing::warn!(reason, writes = part.len(), "the database failed a batch; halving it");
-                    let mut first = part;
-                    let second = first.split_off(first.len() / 2);
-                    parts.push(second);
-                    parts.push(first);
+                    halve(part, &mut parts);
                 }
                 Err(StoreError::Failed(reason)) if failures + 1 >= POISON_ATTEMPTS => {
                     failures = 0;
                     refuse(part, &reason, &mut outcome);
                 }
                 Err(error) => {
-                    if let StoreError::Failed(_) = error {
-                        failures += 1;
-                    }
                     tracing::warn!(%error, "the worker waits for the database");
                     self.metrics.worker_retries.inc();
-                    parts.push(part);
+                    match error {
+                        StoreError::Overloaded(_) => {
+                            self.sizes.overloaded(limit);
+                            limit = (limit / 2).max(1);
+                            halve(part, &mut parts);
+                        }
+                        StoreError::Failed(_) => {
+                            failures += 1;
+                            parts.push(part);
+                        }
+                        StoreError::Unavailable(_) => parts.push(part),
+                    }
                     if self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
                         || (self.stop.is_cancelled() && self.deadline.is_none())
                     {
@@ -116,6 +126,14 @@ impl Attempt<'_> {
             }
         }
     }
+}
+
+/// Into two parts, the first to be done first; one of a single write stays. Each document is in one of them only, so
+/// their order does not matter.
+fn halve(mut part: Vec<PlannedWrite>, parts: &mut Vec<Vec<PlannedWrite>>) {
+    let second = part.split_off(part.len().div_ceil(2));
+    parts.push(second);
+    parts.push(part);
 }
 
 fn spans_entries(planned: &PlannedWrite) -> bool {

@@ -2,8 +2,11 @@
 //! acknowledges only what is stored or safely among the dead letters.
 
 pub mod batch;
+mod fleet;
 pub mod governor;
 mod isolate;
+pub mod shared_limiter;
+pub mod sizing;
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -16,17 +19,21 @@ use crate::journal::{Consumer, DeadLetter, Delivery, JournalError};
 use crate::metrics::Metrics;
 use crate::operation::Position;
 use crate::rarely::Rarely;
-use crate::store::Store;
+use crate::store::{Store, Throttle};
 use crate::telemetry::{Span, Traces};
 use batch::Batch;
-use governor::Limiter;
+pub use fleet::Fleet;
 use isolate::{Interrupted, Outcome};
+use sizing::Sizes;
 
 /// How long one read waits when nothing comes; also how soon a stop is noticed.
 const IDLE_WAIT: Duration = Duration::from_millis(250);
 /// Back-off between attempts while the database or the journal is away.
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const MAX_BACKOFF: Duration = Duration::from_secs(3);
+/// After a stop a batch may take so long to its end, if there is no longer time to drain. What is cut off is delivered
+/// again.
+const FINISH: Duration = Duration::from_secs(10);
 
 /// How batches are made.
 #[derive(Clone, Copy, Debug)]
@@ -39,25 +46,40 @@ pub struct BatchSettings {
     pub linger: Duration,
 }
 
-/// One worker of one shard.
-pub struct Worker {
-    pub consumer: Box<dyn Consumer>,
+/// What all shards of a process work with.
+#[derive(Clone)]
+pub struct Means {
     pub store: Arc<dyn Store>,
     pub cache: Arc<dyn Cache>,
-    pub limiter: Arc<Limiter>,
+    pub throttle: Arc<dyn Throttle>,
     pub settings: BatchSettings,
+    /// Of batches; at most what the settings say.
+    pub sizes: Arc<Sizes>,
     pub metrics: Arc<Metrics>,
     pub traces: Traces,
 }
 
+/// The worker of one shard.
+pub struct Worker {
+    pub shard: u16,
+    pub consumer: Box<dyn Consumer>,
+    pub means: Means,
+}
+
 impl Worker {
     /// Works until `stop`; then, if `drain` is given, until the journal is empty or that time is over. What is
-    /// left stays in the journal for the next start.
-    pub async fn run(mut self, stop: CancellationToken, drain: Option<Duration>) {
+    /// left stays in the journal for the next start. With `surrender`, or when the shard is another's, it ends after the
+    /// batch that it is at.
+    pub async fn run(
+        mut self,
+        stop: CancellationToken,
+        surrender: CancellationToken,
+        drain: Option<Duration>,
+    ) {
         let mut backoff = Backoff::default();
         let mut deadline = None;
         let mut more = false;
-        loop {
+        while !surrender.is_cancelled() && !self.consumer.has_lost() {
             if stop.is_cancelled() {
                 let end = *deadline.get_or_insert_with(|| Instant::now() + drain.unwrap_or_default());
                 if Instant::now() >= end {
@@ -75,7 +97,7 @@ impl Worker {
                 Err(StepError::Journal(error)) => {
                     tracing::warn!(%error, "the worker waits for the journal");
                     self.consumer.rewind();
-                    self.metrics.worker_retries.inc();
+                    self.means.metrics.worker_retries.inc();
                     backoff.wait(&stop).await;
                 }
             }
@@ -89,30 +111,40 @@ impl Worker {
         stop: &CancellationToken,
         deadline: Option<Instant>,
     ) -> Result<Step, StepError> {
-        let (deliveries, full) = self.gather(more || deadline.is_some()).await?;
+        let limit = self.means.sizes.limit();
+        let (deliveries, full) = self.gather(limit, more || deadline.is_some()).await?;
         if deliveries.is_empty() {
             return Ok(Step::Idle);
         }
-        self.metrics.worker_batch_bytes.observe(size(&deliveries).1 as u64);
-        let mut batch = Batch::new(deliveries);
-        self.metrics.worker_coalesced.inc_by(batch.coalesced() as u64);
+        self.means.metrics.worker_batch_bytes.observe(size(&deliveries).1 as u64);
+        let mut batch = Batch::new(self.shard, deliveries);
+        self.means.metrics.worker_coalesced.inc_by(batch.coalesced() as u64);
         let positions = std::mem::take(&mut batch.positions);
         let mut dead = std::mem::take(&mut batch.dead);
         let up_to = positions.iter().map(|position| position.version()).max().unwrap_or(i64::MIN);
-        let span = self.traces.batch();
+        let span = self.means.traces.batch();
         describe(&span, &batch, &positions);
-        dead.extend(span.around(self.store(batch, up_to, stop, deadline)).await?);
+        dead.extend(span.around(self.store(batch, limit, up_to, stop, deadline)).await?);
         drop(span);
         if !dead.is_empty() {
             self.bury(&dead).await?;
         }
         self.consumer.ack(&positions).await?;
+        // If it was overloaded meanwhile, the limit is below this one, and such a batch says nothing of it.
+        if self.means.sizes.limit() >= limit {
+            self.means.sizes.stored(full);
+        }
         Ok(Step::Done { full })
     }
 
     /// Reads a batch's worth. The flag says that it ended by its size, so more is probably there.
-    async fn gather(&mut self, hurry: bool) -> Result<(Vec<Delivery>, bool), JournalError> {
-        let BatchSettings { max_writes, max_bytes, linger } = self.settings;
+    async fn gather(
+        &mut self,
+        max_writes: usize,
+        hurry: bool,
+    ) -> Result<(Vec<Delivery>, bool), JournalError> {
+        let BatchSettings { max_bytes, linger, .. } = self.means.settings;
+        let max_bytes = self.means.sizes.part_of(max_bytes, max_writes);
         let mut gathered = self.consumer.read(max_writes, max_bytes, IDLE_WAIT).await?;
         let mut lingered = hurry;
         loop {
@@ -140,6 +172,7 @@ impl Worker {
     async fn store(
         &mut self,
         batch: Batch,
+        limit: usize,
         up_to: i64,
         stop: &CancellationToken,
         deadline: Option<Instant>,
@@ -147,24 +180,31 @@ impl Worker {
         if batch.writes.is_empty() {
             return Ok(Vec::new());
         }
-        self.metrics.worker_batches.inc();
-        self.metrics.worker_batch_writes.observe(batch.writes.len() as u64);
+        let Means { store, cache, throttle, sizes, metrics, .. } = &self.means;
+        metrics.worker_batches.inc();
+        metrics.worker_batch_writes.observe(batch.writes.len() as u64);
         let started = Instant::now();
         let attempt = isolate::Attempt {
-            store: &*self.store,
-            throttle: &*self.limiter,
-            metrics: &self.metrics,
+            store: &**store,
+            throttle: &**throttle,
+            metrics,
+            sizes,
+            limit,
             stop,
             deadline,
         };
-        let Outcome { stored, mut refused, dead } =
-            attempt.apply(batch.writes).await.map_err(|Interrupted| StepError::Stopped)?;
+        let done = tokio::select! {
+            done = attempt.apply(batch.writes) => done,
+            // The governor may be away, and an operation may wait for it for ever.
+            () = too_late(stop, deadline) => Err(Interrupted),
+        };
+        let Outcome { stored, mut refused, dead } = done.map_err(|Interrupted| StepError::Stopped)?;
         refused.extend(batch.refused);
-        self.metrics.worker_apply_seconds.observe_time(started.elapsed());
-        let settled = self.cache.settled(&stored, up_to).await;
-        let forgotten = self.cache.invalidate(&refused).await;
+        metrics.worker_apply_seconds.observe_time(started.elapsed());
+        let settled = cache.settled(&stored, up_to).await;
+        let forgotten = cache.invalidate(&refused).await;
         if let Err(error) = settled.and(forgotten) {
-            self.metrics.cache_errors.inc();
+            metrics.cache_errors.inc();
             tracing::warn!(%error, "the cache was not told what is stored; its entries expire");
         }
         Ok(dead)
@@ -176,9 +216,15 @@ impl Worker {
             tracing::warn!(unsaid, write_id = %letter.write_id, op_id = letter.op_id, reason = letter.reason, "dead letter");
         }
         self.consumer.bury(dead).await?;
-        self.metrics.worker_dead.inc_by(dead.len() as u64);
+        self.means.metrics.worker_dead.inc_by(dead.len() as u64);
         Ok(())
     }
+}
+
+async fn too_late(stop: &CancellationToken, deadline: Option<Instant>) {
+    stop.cancelled().await;
+    let finish = Instant::now() + FINISH;
+    tokio::time::sleep_until(deadline.map_or(finish, |deadline| deadline.max(finish))).await;
 }
 
 static DEAD: LazyLock<Rarely> = LazyLock::new(Rarely::default);

@@ -53,6 +53,8 @@ pub(crate) enum Kind {
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) database_ops_per_s: u32,
+    /// Taken by Redis alone.
+    pub(crate) shards: u16,
     pub(crate) batch: BatchSettings,
     pub(crate) backlog_entries: u64,
     pub(crate) max_body_bytes: usize,
@@ -67,6 +69,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             database_ops_per_s: 10_000,
+            shards: 1,
             batch: BatchSettings { max_writes: 1000, max_bytes: 8 << 20, linger: Duration::from_millis(5) },
             backlog_entries: 100_000,
             max_body_bytes: 1 << 20,
@@ -429,6 +432,7 @@ pub(crate) fn config_of(role: Role, backend: Backend, options: &Options, worker_
         max_connections: options.max_connections,
         durability: Durability::Fsync,
         database_ops_per_s: options.database_ops_per_s,
+        shards: options.shards,
         batch: options.batch,
         requests: RequestLimits {
             max_body_bytes: options.max_body_bytes,

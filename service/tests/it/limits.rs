@@ -41,13 +41,12 @@ async fn the_database_is_asked_no_more_than_it_allows(kind: Kind) {
     let allowed = f64::from(LIMIT) * (took.as_secs_f64().ceil() + 1.0);
     assert!(asked as f64 <= allowed, "{asked} operations in {took:?}, at most {allowed} are allowed");
     assert!(asked >= u64::from(LIMIT), "only {asked} operations in {took:?}: there was enough to do");
-    let mut limits = 0;
     for process in [Some(&harness.api), harness.worker.as_ref()].into_iter().flatten() {
         let store = harness.stats_of(process).await.store;
         assert!(store.operations_peak > 0 && store.operations_peak <= store.operations_limit, "{store:?}");
-        limits += store.operations_limit;
+        assert_eq!(store.operations_limit, LIMIT);
+        assert_eq!(store.operations_shared, kind == Kind::RedisMongo, "API and worker are under one limit");
     }
-    assert_eq!(limits, LIMIT, "the processes share the limit");
 }
 
 async fn the_backlog_is_bounded_and_recovers(kind: Kind) {

@@ -15,4 +15,5 @@ mod openapi;
 mod system;
 mod traces;
 mod transactions;
+mod workers;
 mod writes;

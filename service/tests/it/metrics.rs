@@ -224,10 +224,10 @@ async fn the_numbers_do_what_they_say(kind: Kind) {
         rose("scalekit_governor_wait_seconds_count") > 0.0
             && rose("scalekit_governor_wait_seconds_sum") > 0.0
     );
-    let share = if kind == Kind::Embedded { f64::from(LIMIT) } else { f64::from(LIMIT) * 0.2 };
-    assert_eq!(after.get("scalekit_database_operations_limit"), share);
+    let limit = f64::from(LIMIT);
+    assert_eq!(after.get("scalekit_database_operations_limit"), limit, "of API and worker together");
     assert!(rose("scalekit_database_operations_total") >= 1.0);
-    assert!((1.0..=share).contains(&after.get("scalekit_database_operations_peak")));
+    assert!((1.0..=limit).contains(&after.get("scalekit_database_operations_peak")));
 
     let rose = |series: &str| worker_after.get(series) - worker_before.get(series);
     let batches = rose("scalekit_worker_batches_total");

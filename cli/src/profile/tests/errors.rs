@@ -20,6 +20,12 @@ fn errors_name_place_key_and_expectation() {
             "deploy: {worker: {batch_max_bytes: 8}}\n",
             "deploy.worker.batch_max_bytes: expected a size such as 4MiB",
         ),
+        ("deploy: {shards: 65}\n", "x.yaml:1:18: deploy.shards: expected 1 to 64, found 65"),
+        (
+            "deploy: {shards: 2}\n",
+            "x.yaml:1:18: deploy.shards: the backend `embedded` has one journal and one worker, found 2\n\
+             help: set it to 1, or deploy.backend to redis-mongo",
+        ),
         ("load: {vus: 0}\n", "x.yaml:1:13: load.vus: expected 1 to 1000000, found 0"),
         ("load: {vus: -4}\n", "x.yaml:1:13: load.vus: expected a whole number, found -4"),
         ("load: {vus: many}\n", "load.vus: expected a whole number, found string \"many\""),

@@ -36,7 +36,7 @@ const WAITING_BYTES: usize = 256 << 20;
 static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 /// Remembers where each operation was appended and appends it, in one step, so that a retry finds what was done the
-/// first time. What is remembered already is not added, and of a request that some shard has no room for, nothing is.
+/// first time. What is remembered already is not added, and nothing is while the backlog is at a bound.
 ///
 /// A request has a part for each shard that it writes to. Keys: stream and counter of bytes of each shard; then
 /// where the operation of each part is remembered. Arguments: how long (ms); the bounds of the backlog (entries,
@@ -50,12 +50,14 @@ static APPEND: LazyLock<Script> = LazyLock::new(|| {
         local places, begins = ARGV[7], ARGV[8]
         local keys, count = 2 * shards, #KEYS - 2 * shards
         local prior = redis.call('MGET', unpack(KEYS, keys + 1))
-        local full, parts, whose, size = {}, {}, {}, {}
+        local parts, whose, size = {}, {}, {}
+        local entries, bytes = 0, 0
         for shard = 1, shards do
-            if redis.call('XLEN', KEYS[2 * shard - 1]) >= tonumber(ARGV[2]) then full[shard] = 'e' end
-            if tonumber(redis.call('GET', KEYS[2 * shard]) or 0) >= tonumber(ARGV[3]) then full[shard] = 'b' end
+            entries = entries + redis.call('XLEN', KEYS[2 * shard - 1])
+            bytes = bytes + tonumber(redis.call('GET', KEYS[2 * shard]) or 0)
             parts[shard], whose[shard], size[shard] = {}, {}, 0
         end
+        local full = entries >= tonumber(ARGV[2]) and 'e' or bytes >= tonumber(ARGV[3]) and 'b'
         local answers = {}
         local function flush(shard)
             local parts_here, whose_here = parts[shard], whose[shard]
@@ -76,16 +78,13 @@ static APPEND: LazyLock<Script> = LazyLock::new(|| {
         end
         local part = 1
         while part <= count do
-            local last, refused = part, full[string.byte(places, part)]
-            while last < count and string.byte(begins, last + 1) == 0 do
-                last = last + 1
-                refused = refused or full[string.byte(places, last)]
-            end
+            local last = part
+            while last < count and string.byte(begins, last + 1) == 0 do last = last + 1 end
             for each = part, last do
                 if prior[part] then
                     answers[each] = 'r' .. (prior[each] or '')
-                elseif refused then
-                    answers[each] = refused
+                elseif full then
+                    answers[each] = full
                 else
                     local shard = string.byte(places, each)
                     local held = #parts[shard] + 1

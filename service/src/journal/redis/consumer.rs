@@ -11,14 +11,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::keys::{FIELD, GROUP, ShardKeys, parse_id};
-use super::scripts::{ACK, BURY, CREATE_GROUP, OWN, OWNED_BY_ANOTHER, READ, RELEASE, TAKEN};
+use super::scripts::{ACK, BURY, CREATE_GROUP, OWN, OWNED_BY_ANOTHER, READ, RECLAIM, RELEASE, TAKEN};
 use super::{payload, unavailable};
 use crate::journal::{Consumer, DeadLetter, Delivery, Entry, JournalError, codec};
 use crate::operation::Position;
 use crate::redis_link::{RedisLink, is_broken};
 
 /// An owner that does not renew within this time has died.
-const LEASE: Duration = Duration::from_secs(10);
+pub(super) const LEASE: Duration = Duration::from_secs(10);
 /// While another worker owns the shard, look again after this.
 const STANDBY_PAUSE: Duration = Duration::from_millis(500);
 /// Longest server-side wait; the response timeout of the connection is well above it.
@@ -44,6 +44,8 @@ pub struct RedisConsumer {
     /// Average entry size, bytes; bounds how many are asked for.
     entry_bytes: usize,
     lease: Duration,
+    /// Another owns the shard, as of the last look.
+    is_anothers: bool,
 }
 
 /// Whose the shard is.
@@ -69,7 +71,24 @@ impl RedisConsumer {
             reclaim_from: Some("0-0".into()),
             entry_bytes: 4096,
             lease: LEASE,
+            is_anothers: false,
         }
+    }
+
+    /// Takes a shard that is free and no other.
+    pub(super) fn succeeding_nobody(mut self) -> Self {
+        self.succeeds.clear();
+        self
+    }
+
+    /// Tries to become the owner; whether it is.
+    ///
+    /// # Errors
+    /// Redis does not answer.
+    pub(super) async fn claim(&mut self) -> Result<bool, JournalError> {
+        let mut connection = self.connect().await?;
+        let owned = self.own(&mut connection).await.map_err(|error| self.failed(&error))?;
+        Ok(matches!(owned, Ownership::Held))
     }
 
     #[cfg(test)]
@@ -108,7 +127,8 @@ impl RedisConsumer {
             .arg(&self.succeeds)
             .invoke_async(connection)
             .await?;
-        if answer == OWNED_BY_ANOTHER {
+        self.is_anothers = answer == OWNED_BY_ANOTHER;
+        if self.is_anothers {
             self.owned_since = None;
             return Ok(Ownership::Another);
         }
@@ -135,16 +155,18 @@ impl RedisConsumer {
         wait: Duration,
     ) -> Result<Option<Vec<StreamId>>, RedisError> {
         while let Some(from) = self.reclaim_from.clone() {
-            let reply: StreamAutoClaimReply = ::redis::cmd("XAUTOCLAIM")
-                .arg(&self.keys.stream)
+            let mut call = RECLAIM.prepare_invoke();
+            call.key(&self.keys.stream)
+                .key(&self.keys.owner)
+                .arg(&self.owner)
                 .arg(GROUP)
                 .arg(&self.name)
-                .arg(0)
                 .arg(&from)
-                .arg("COUNT")
-                .arg(count)
-                .query_async(connection)
-                .await?;
+                .arg(count);
+            let reply: StreamAutoClaimReply = match call.invoke_async::<Value>(connection).await? {
+                Value::Int(_) => return Ok(None),
+                reply => ::redis::from_redis_value(reply)?,
+            };
             self.reclaim_from = (reply.next_stream_id != "0-0").then(|| reply.next_stream_id.clone());
             if !reply.deleted_ids.is_empty() {
                 // Only our own acknowledgement deletes; anything else is somebody's hand on the stream.
@@ -207,6 +229,11 @@ impl RedisConsumer {
         self.newest = seen.fold(self.newest, Position::max);
         Ok(())
     }
+}
+
+/// The name in an owner.
+pub(super) fn name_of(owner: &str) -> &str {
+    owner.get(17..).unwrap_or_default()
 }
 
 fn ids(reply: StreamReadReply) -> Vec<StreamId> {
@@ -272,6 +299,7 @@ impl Consumer for RedisConsumer {
             // Somebody took it over while this process stood still.
             Ok(None) => {
                 self.owned_since = None;
+                self.is_anothers = true;
                 Ok(Vec::new())
             }
             Ok(Some(ids)) => {
@@ -295,6 +323,14 @@ impl Consumer for RedisConsumer {
         }
     }
 
+    fn has_lost(&self) -> bool {
+        self.is_anothers
+    }
+
+    // Without a look at the owner, since a former one does no harm here: it names only entries that it has seen stored
+    // or buried itself, so the journal may forget them, whoever owns it. The owner by now was delivered the same entries
+    // (they were not acknowledged when it took over), or will never see them; it stores them again, which the versions
+    // make nothing of, and acknowledges what is gone, which is nothing. Letters are kept by write, each once.
     async fn ack(&mut self, positions: &[Position]) -> Result<(), JournalError> {
         if positions.is_empty() {
             return Ok(());

@@ -8,6 +8,13 @@ pub(super) const GROUP: &str = "workers";
 /// The field of a stream entry that holds it.
 pub(super) const FIELD: &str = "e";
 
+/// How many shards there are. With the processes that rely on it in a slot of their own.
+pub(super) const COUNT: &str = "scalekit:{shards}:count";
+/// Workers that are there, scored by when they count as gone (milliseconds of Redis's clock).
+pub(super) const WORKERS: &str = "scalekit:{shards}:workers";
+/// API processes, the same way.
+pub(super) const APIS: &str = "scalekit:{shards}:apis";
+
 /// The keys of one shard.
 #[derive(Clone, Debug)]
 pub(super) struct ShardKeys {

@@ -3,13 +3,16 @@
 //! Keys (see [`keys`]), all of a shard in one hash slot: `scalekit:{0}:journal` the stream (field `e`: an entry, see
 //! [`super::codec`]), `…:op:<operation id>` where an operation was appended (expires), `…:owner` which worker
 //! owns the shard, by the digits of its start and its name (expires), `…:dead` the stream of dead letters,
-//! `…:dead:reasons` their reasons by write id.
+//! `…:dead:reasons` their reasons by write id. `scalekit:{shards}:count` how many shards there are, `…:workers` and
+//! `…:apis` the processes that are there (expire).
 
 mod append;
 mod consumer;
 mod keys;
+mod presence;
 mod scripts;
 mod settings;
+mod shards;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,14 +21,17 @@ use ::redis::{AsyncCommands as _, RedisError, Value, streams::StreamRangeReply};
 use async_trait::async_trait;
 
 use super::embedded::BacklogBounds;
+use super::shard::{MAX_SHARDS, shard_of};
 use super::{Appended, Backlog, Held, Journal, JournalError, Request, WriteId, WriteState, codec};
 use crate::contract::Durability;
-use crate::operation::Position;
+use crate::operation::{DocumentKey, Position};
 use crate::redis_link::RedisLink;
 use append::{Appender, Part};
 pub use consumer::RedisConsumer;
 use keys::{Place, ShardKeys, parse_id};
+pub use presence::Presence;
 use scripts::{BACKLOG, HELD};
+pub use shards::RedisShards;
 
 /// How long an operation id is remembered for retries.
 ///
@@ -36,7 +42,7 @@ const IDEMPOTENCY_TTL: Duration = Duration::from_secs(600);
 /// The stream of one Redis server.
 pub struct RedisJournal {
     link: Arc<RedisLink>,
-    keys: ShardKeys,
+    shards: Vec<ShardKeys>,
     durability: Durability,
     appender: Appender,
 }
@@ -45,19 +51,53 @@ impl RedisJournal {
     /// Connects, and reads what an append is worth on this server.
     ///
     /// # Errors
-    /// The server cannot be reached, or it may evict keys, and with them accepted writes.
-    pub async fn connect(link: Arc<RedisLink>, bounds: BacklogBounds) -> Result<Self, JournalError> {
+    /// The server cannot be reached, or it may evict keys, and with them accepted writes; it is a cluster; or its entries
+    /// are dealt out to another number of shards.
+    pub async fn connect(
+        link: Arc<RedisLink>,
+        bounds: BacklogBounds,
+        shards: u16,
+    ) -> Result<Self, JournalError> {
         let lease = link.lease().await.map_err(JournalError::Unavailable)?;
         let durability = settings::inspect(lease.connection, link.address()).await?;
-        let keys = ShardKeys::new(0);
-        let appender = Appender::new(Arc::clone(&link), vec![keys.clone()], bounds);
-        Ok(Self { link, keys, durability, appender })
+        let shards = shards.clamp(1, MAX_SHARDS);
+        presence::adopt(&link, shards).await?;
+        let shards: Vec<ShardKeys> = (0..shards).map(ShardKeys::new).collect();
+        let appender = Appender::new(Arc::clone(&link), shards.clone(), bounds);
+        Ok(Self { link, shards, durability, appender })
     }
 
-    /// The worker's side. `name` is stable over restarts, so that what a killed worker held comes back at once.
+    /// The worker's side: the shards, as a worker of this name sees them. `link` is to the same server.
+    #[must_use]
+    pub fn shards(&self, link: Arc<RedisLink>, worker: &str) -> RedisShards {
+        RedisShards::new(link, self.shards.clone(), worker)
+    }
+
+    /// Of an API process, which relies on the number of shards.
+    #[must_use]
+    pub fn presence(&self) -> Presence {
+        Presence::of_api(Arc::clone(&self.link), self.count())
+    }
+
+    /// How many shards there are.
+    fn count(&self) -> u16 {
+        u16::try_from(self.shards.len()).unwrap_or(MAX_SHARDS)
+    }
+
+    fn shard(&self, shard: u16) -> Option<&ShardKeys> {
+        self.shards.get(usize::from(shard))
+    }
+
+    /// The worker's side of the first shard. `name` is stable over restarts, so that what a killed worker held comes
+    /// back at once.
     #[must_use]
     pub fn consumer(&self, name: &str) -> RedisConsumer {
-        RedisConsumer::new(Arc::clone(&self.link), self.keys.clone(), name)
+        RedisConsumer::new(Arc::clone(&self.link), self.keys().clone(), name)
+    }
+
+    fn keys(&self) -> &ShardKeys {
+        // There is always a first one.
+        &self.shards[0]
     }
 }
 
@@ -87,8 +127,12 @@ impl Journal for RedisJournal {
     async fn append(&self, request: Request) -> Result<Appended, JournalError> {
         let mut encoded = Vec::with_capacity(256 * request.writes.len() + 64);
         codec::encode_request(&request, &mut encoded).map_err(JournalError::Invalid)?;
-        let key = self.keys.operation(&request.op_id);
-        self.appender.append(vec![Part { shard: self.keys.shard, key, encoded }]).await
+        let key = self.keys().operation(&request.op_id);
+        self.appender.append(vec![Part { shard: self.keys().shard, key, encoded }]).await
+    }
+
+    fn shard_of(&self, key: &DocumentKey) -> u16 {
+        shard_of(key, self.count())
     }
 
     fn finds_held(&self) -> bool {
@@ -102,8 +146,11 @@ impl Journal for RedisJournal {
         let lease = self.link.lease().await.map_err(JournalError::Unavailable)?;
         let mut connection = lease.connection.clone();
         let mut call = HELD.prepare_invoke();
-        for (_, op_id) in operations {
-            call.key(&self.keys.stream).key(self.keys.operation(op_id));
+        for (shard, op_id) in operations {
+            let keys = self
+                .shard(*shard)
+                .ok_or_else(|| JournalError::Invalid(format!("there is no shard {shard}")))?;
+            call.key(&keys.stream).key(keys.operation(op_id));
         }
         let result = call.invoke_async::<Vec<Vec<u8>>>(&mut connection).await;
         self.link.check(&lease, &result);
@@ -112,15 +159,12 @@ impl Journal for RedisJournal {
     }
 
     async fn status(&self, id: WriteId) -> Result<WriteState, JournalError> {
-        if id.shard != self.keys.shard {
-            return Ok(WriteState::Unknown);
-        }
+        let Some(keys) = self.shard(id.shard) else { return Ok(WriteState::Unknown) };
         let lease = self.link.lease().await.map_err(JournalError::Unavailable)?;
         let mut connection = lease.connection.clone();
         let position = id.position.to_string();
         let mut pipe = ::redis::pipe();
-        pipe.xrange_count(&self.keys.stream, &position, &position, 1)
-            .hget(&self.keys.dead_reasons, id.to_string());
+        pipe.xrange_count(&keys.stream, &position, &position, 1).hget(&keys.dead_reasons, id.to_string());
         let result = pipe.query_async::<(StreamRangeReply, Option<String>)>(&mut connection).await;
         self.link.check(&lease, &result);
         let (waiting, reason) = result.map_err(|error| unavailable(self.link.address(), &error))?;
@@ -130,7 +174,7 @@ impl Journal for RedisJournal {
         if !waiting.ids.is_empty() {
             return Ok(WriteState::Accepted);
         }
-        let last = last_position(&mut connection, &self.keys.stream)
+        let last = last_position(&mut connection, &keys.stream)
             .await
             .map_err(|error| unavailable(self.link.address(), &error))?;
         Ok(if id.position <= last && id.position != Position::default() {
@@ -144,7 +188,7 @@ impl Journal for RedisJournal {
         let lease = self.link.lease().await.map_err(JournalError::Unavailable)?;
         let mut connection = lease.connection.clone();
         let result: Result<(u64, String, u64), RedisError> =
-            BACKLOG.key(&self.keys.stream).invoke_async(&mut connection).await;
+            BACKLOG.key(&self.keys().stream).invoke_async(&mut connection).await;
         self.link.check(&lease, &result);
         let (entries, oldest, added) = result.map_err(|error| unavailable(self.link.address(), &error))?;
         let oldest_ms = parse_id(&oldest).map(|position| position.ms);

@@ -48,6 +48,95 @@ pub(super) static READ: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
+/// What was delivered before and is not acknowledged, for the owner and nobody else, as [`READ`].
+pub(super) static RECLAIM: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"#!lua flags=allow-oom
+        if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
+        return redis.call('XAUTOCLAIM', KEYS[1], ARGV[2], ARGV[3], 0, ARGV[4], 'COUNT', ARGV[5])",
+    )
+});
+
+/// Says that a process is there: the count of shards in force, when it joined, how many were there before it, and how
+/// many there are. A member is `<joined, 16 digits> <16 digits of its start> <name>`, so that text order is the order
+/// in which they joined. At its first beat it takes the place of a former one of its name, if it is to.
+pub(super) static BEAT: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"#!lua flags=allow-oom
+        local count = redis.call('GET', KEYS[1])
+        if count and count ~= ARGV[1] then return {tonumber(count), '', 0, 0} end
+        if not count then redis.call('SET', KEYS[1], ARGV[1]) end
+        local time = redis.call('TIME')
+        local now = time[1] * 1000 + math.floor(time[2] / 1000)
+        redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
+        local joined = ARGV[3]
+        if joined == '' then
+            joined = string.format('%016d', now)
+            for _, member in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
+                if ARGV[5] == '1' and string.sub(member, 35) == string.sub(ARGV[4], 18) then
+                    redis.call('ZREM', KEYS[2], member)
+                end
+            end
+        end
+        local me = joined .. ' ' .. ARGV[4]
+        redis.call('ZADD', KEYS[2], now + ARGV[2], me)
+        redis.call('PEXPIRE', KEYS[2], ARGV[2] * 2)
+        local members = redis.call('ZRANGE', KEYS[2], 0, -1)
+        local rank = 0
+        for _, member in ipairs(members) do
+            if member < me then rank = rank + 1 end
+        end
+        return {tonumber(ARGV[1]), joined, rank, #members}",
+    )
+});
+
+/// Makes a count of shards the one in force; answers the count that is, and what stands against the other one: entries
+/// that wait, processes that run. Without a count there is the one journal of former versions, or none.
+///
+/// A document may move to another journal then, and its versions are that journal's positions. So no new journal
+/// may begin below the end of the others, which it would after a clock that went back: an entry above all of them is
+/// added to each and trimmed at once.
+///
+/// One step over several hash slots: a cluster, which is refused, would need more.
+pub(super) static ADOPT: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+        local wanted = tonumber(ARGV[1])
+        local count = tonumber(redis.call('GET', KEYS[1]) or redis.call('EXISTS', KEYS[4]) == 1 and 1 or wanted)
+        if count == wanted then
+            redis.call('SET', KEYS[1], wanted)
+            return {wanted, 0, 0}
+        end
+        local waiting = 0
+        for i = 4, #KEYS do waiting = waiting + redis.call('XLEN', KEYS[i]) end
+        if waiting > 0 then return {count, waiting, 0} end
+        local time = redis.call('TIME')
+        local live = 0
+        for i = 2, 3 do
+            redis.call('ZREMRANGEBYSCORE', KEYS[i], '-inf', time[1] * 1000 + math.floor(time[2] / 1000))
+            live = live + redis.call('ZCARD', KEYS[i])
+        end
+        if live > 0 then return {count, 0, live} end
+        local ms, seq = 0, 0
+        for i = 4, #KEYS do
+            if redis.call('EXISTS', KEYS[i]) == 1 then
+                local info = redis.call('XINFO', 'STREAM', KEYS[i])
+                for f = 1, #info, 2 do
+                    if info[f] == 'last-generated-id' then
+                        local m, s = string.match(info[f + 1], '(%d+)-(%d+)')
+                        m, s = tonumber(m), tonumber(s)
+                        if m > ms or (m == ms and s > seq) then ms, seq = m, s end
+                    end
+                end
+            end
+        end
+        local id = string.format('%d-%d', ms, seq + 1)
+        for i = 4, 3 + wanted do redis.call('XADD', KEYS[i], 'MAXLEN', '=', 0, id, 'e', '') end
+        redis.call('SET', KEYS[1], wanted)
+        return {wanted, 0, 0}",
+    )
+});
+
 /// Acknowledges and deletes in one step; a transaction would be refused when memory is full. In parts, since
 /// Lua takes some thousand arguments at the most.
 pub(super) static ACK: LazyLock<Script> = LazyLock::new(|| {

@@ -18,6 +18,11 @@ pub(super) async fn inspect(
         .query_async(&mut connection)
         .await
         .map_err(|error| unavailable(address, &error))?;
+    if info.get::<u8>("cluster_enabled") == Some(1) {
+        return Err(JournalError::Failed(format!(
+            "Redis at {address} is a node of a cluster (cluster_enabled:1), which scalekit does not follow; use a server of its own for the journal, with `cluster-enabled no`"
+        )));
+    }
     let policy: Option<String> = info.get("maxmemory_policy");
     let limit: u64 = info.get("maxmemory").unwrap_or(0);
     if let Some(policy) = policy

@@ -2,6 +2,7 @@
 
 mod faults;
 mod ownership;
+mod presence;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -46,7 +47,7 @@ impl Server {
     }
 
     async fn connect(&self, bounds: BacklogBounds) -> Result<RedisJournal, JournalError> {
-        RedisJournal::connect(self.link(), bounds).await
+        RedisJournal::connect(self.link(), bounds, 1).await
     }
 
     async fn journal(&self) -> RedisJournal {

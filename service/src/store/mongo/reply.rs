@@ -20,6 +20,14 @@ const TRANSIENT: [i32; 28] = [
     11601, 11602, 13388, 13435, 13436, 14031,
 ];
 
+/// Of these, the ones that say that it took too long or has too much to do: LockTimeout, MaxTimeMSExpired,
+/// WriteConcernFailed (a time-out), NetworkTimeout, ExceededMemoryLimit, ExceededTimeLimit,
+/// IngressRequestRateLimitExceeded.
+const OVERLOAD: [i32; 7] = [24, 50, 64, 89, 146, 262, 462];
+
+/// What a server adds that turns work away, whatever the code is.
+const OVERLOAD_LABEL: &str = "SystemOverloadedError";
+
 /// The server does not let this client, whatever it writes, until its owner mends that: UserNotFound, Unauthorized,
 /// AuthenticationFailed, ReauthenticationRequired, AtlasError (over a quota, among others).
 const NOT_ALLOWED: [i32; 5] = [11, 13, 18, 391, 8000];
@@ -70,8 +78,10 @@ pub(super) fn classify(error: &Error) -> CommandError {
                 CommandError::Document(message)
             } else if NAMESPACE.contains(&command.code) {
                 CommandError::Namespace(message)
+            } else if error.contains_label(OVERLOAD_LABEL) {
+                CommandError::Store(StoreError::Overloaded(message))
             } else if is_of_the_server(command.code) {
-                CommandError::Store(StoreError::Unavailable(message))
+                CommandError::Store(waiting(command.code, message))
             } else {
                 CommandError::Store(StoreError::Failed(message))
             }
@@ -88,10 +98,8 @@ pub(super) fn classify(error: &Error) -> CommandError {
 /// The outcome of each of a command's `statements`.
 pub(super) fn outcomes(reply: &Document, statements: usize) -> Result<Vec<Outcome>, StoreError> {
     if let Ok(error) = reply.get_document("writeConcernError") {
-        return Err(StoreError::Unavailable(format!(
-            "the write concern was not met: {}",
-            reason(code(error), message(error))
-        )));
+        let message = format!("the write concern was not met: {}", reason(code(error), message(error)));
+        return Err(waiting(code(error), message));
     }
     let mut outcomes = vec![Outcome::Done; statements];
     let errors = reply.get_array("writeErrors").map(Vec::as_slice).unwrap_or_default();
@@ -104,7 +112,7 @@ pub(super) fn outcomes(reply: &Document, statements: usize) -> Result<Vec<Outcom
         *outcome = match code {
             DUPLICATE_KEY if is_id_collision(error) => Outcome::DuplicateId,
             code if is_of_the_server(code) => {
-                return Err(StoreError::Unavailable(reason(code, message(error))));
+                return Err(waiting(code, reason(code, message(error))));
             }
             code => Outcome::Refused(reason(code, message(error))),
         };
@@ -133,6 +141,11 @@ pub(super) fn batch(reply: &Document) -> Result<(Vec<RawDocumentBuf>, bool), Sto
         .collect::<Result<_, _>>()
         .map_err(super::invalid_bson)?;
     Ok((documents, number(cursor, "id") == Some(0)))
+}
+
+/// Why writes have to wait.
+fn waiting(code: i32, message: String) -> StoreError {
+    if OVERLOAD.contains(&code) { StoreError::Overloaded(message) } else { StoreError::Unavailable(message) }
 }
 
 /// Whether the writes are to wait: nothing is wrong with them.
@@ -207,10 +220,23 @@ mod tests {
         ];
         for reply in doubtful {
             let error = outcomes(&reply, 2).unwrap_err();
-            assert!(matches!(error, StoreError::Unavailable(_)), "{reply}: {error}");
+            assert!(!matches!(error, StoreError::Failed(_)), "{reply}: {error}");
         }
         let stray = doc! { "ok": 1, "n": 1, "writeErrors": [{ "index": 2, "code": 121 }] };
         assert!(matches!(outcomes(&stray, 2), Err(StoreError::Failed(_))));
+    }
+
+    #[test]
+    fn what_took_too_long_is_told_from_what_is_away() {
+        let reply =
+            |code: i32| doc! { "ok": 1, "n": 1, "writeConcernError": { "code": code, "errmsg": "late" } };
+        for code in OVERLOAD {
+            assert!(is_of_the_server(code), "{code} is one of those that wait");
+            assert!(matches!(outcomes(&reply(code), 1), Err(StoreError::Overloaded(_))), "{code}");
+        }
+        for code in [10107, 91, 13] {
+            assert!(matches!(outcomes(&reply(code), 1), Err(StoreError::Unavailable(_))), "{code}");
+        }
     }
 
     #[test]

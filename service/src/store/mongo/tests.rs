@@ -202,8 +202,10 @@ async fn failed_commands() {
     assert!(matches!(&answer[0], Applied::Refused { reason } if reason.contains("error 2:")), "{answer:?}");
 
     let concern = doc! { "writeConcernError": { "code": 64, "errmsg": "waiting for replication timed out" } };
+    fail_next(&store, "insert", concern).await;
+    let error = store.apply(&batch(200), &Unlimited).await.unwrap_err();
+    assert!(matches!(error, StoreError::Overloaded(_)), "a time-out: {error}");
     for (data, unavailable) in [
-        (concern, true),
         (doc! { "errorCode": 112 }, true),
         (doc! { "errorCode": 13 }, true),
         (doc! { "errorCode": 8000 }, true),

@@ -83,6 +83,15 @@ async fn a_server_that_may_evict_is_refused() {
 }
 
 #[tokio::test]
+async fn a_node_of_a_cluster_is_refused() {
+    let server = Server::start(&["--cluster-enabled", "yes"]);
+    let Err(JournalError::Failed(reason)) = server.connect(BOUNDS).await else {
+        panic!("a cluster must be refused")
+    };
+    assert!(reason.contains("cluster_enabled:1") && reason.contains("cluster-enabled no"), "{reason}");
+}
+
+#[tokio::test]
 async fn a_server_without_memory_accepts_nothing() {
     let server = Server::start(&[]);
     let journal = server.journal().await;

@@ -77,6 +77,51 @@ async fn who_stood_still_while_another_took_the_shard_is_given_nothing_new() {
 }
 
 #[tokio::test]
+async fn who_stood_still_while_another_took_the_shard_claims_nothing_of_what_that_one_holds() {
+    let server = Server::start(&[]);
+    let journal = server.journal().await;
+    append_numbered(&journal, 0..4).await;
+    let mut first = journal.consumer("w1");
+    assert_eq!(names(&first.read(2, usize::MAX, AT_ONCE).await.unwrap()), numbered(0..2));
+    // It is to start again from what is not acknowledged, and by its own clock its lease runs.
+    first.rewind();
+    assert_eq!(server.command::<i64>(&["DEL", OWNER]).await, 1);
+    let mut second = journal.consumer("w2");
+    assert_eq!(names(&drain(&mut second).await), numbered(0..4));
+    assert!(first.read(9, usize::MAX, AT_ONCE).await.unwrap().is_empty());
+    assert!(first.has_lost() && !second.has_lost());
+    let held: (u64, ::redis::Value, ::redis::Value, Vec<(String, u64)>) =
+        server.command(&["XPENDING", STREAM, GROUP]).await;
+    assert_eq!((held.0, held.3), (4, vec![("w2".to_owned(), 4)]));
+}
+
+#[tokio::test]
+async fn what_a_former_owner_acknowledges_and_buries_late_changes_nothing_for_the_next() {
+    let server = Server::start(&[]);
+    let journal = server.journal().await;
+    let appended = append_numbered(&journal, 0..3).await;
+    let mut first = journal.consumer("w1");
+    assert_eq!(drain(&mut first).await.len(), 3);
+    assert_eq!(server.command::<i64>(&["DEL", OWNER]).await, 1);
+    let mut second = journal.consumer("w2");
+    assert_eq!(names(&drain(&mut second).await), numbered(0..3));
+    let letter = DeadLetter {
+        write_id: id(appended[1]),
+        reason: "no".into(),
+        op_id: "op1-00".into(),
+        payload: Bytes::from_static(b"x"),
+    };
+    for consumer in [&mut first, &mut second] {
+        consumer.bury(std::slice::from_ref(&letter)).await.unwrap();
+        consumer.ack(&appended[..2]).await.unwrap();
+    }
+    assert_eq!(server.command::<u64>(&["XLEN", DEAD]).await, 1, "one letter");
+    append_numbered(&journal, 3..4).await;
+    second.rewind();
+    assert_eq!(names(&drain(&mut second).await), numbered(2..4), "what nobody has acknowledged");
+}
+
+#[tokio::test]
 async fn of_two_consumers_of_one_name_the_later_owns_the_shard() {
     let server = Server::start(&[]);
     let journal = server.journal().await;

@@ -1,0 +1,188 @@
+//! The shared governor on a real Redis, asked by several processes' worth of limiters with connections of their own.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::*;
+use crate::metrics::SECONDS;
+use crate::testing::RedisServer;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+struct Server {
+    redis: RedisServer,
+    _dir: tempfile::TempDir,
+}
+
+impl Server {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        // As a journal's Redis is.
+        let args = ["--appendonly", "yes", "--appendfsync", "always"];
+        Self { redis: RedisServer::start(dir.path(), &args), _dir: dir }
+    }
+
+    fn limiter(&self, per_second: u32) -> Arc<SharedLimiter> {
+        let link = Arc::new(RedisLink::new(&self.redis.url()).unwrap());
+        Arc::new(SharedLimiter::new(link, "test", per_second, Histogram::new(&SECONDS)))
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.redis.pid() as i32), signal).unwrap();
+    }
+
+    async fn command<T: ::redis::FromRedisValue>(&self, words: &[&str]) -> T {
+        let link = RedisLink::new(&self.redis.url()).unwrap();
+        let mut connection = link.dedicated(SECOND * 5).await.unwrap();
+        ::redis::cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await.unwrap()
+    }
+
+    async fn counted(&self, limiter: &SharedLimiter) -> u32 {
+        self.command(&["HGET", &limiter.key, "counted"]).await
+    }
+}
+
+/// Greedy callers until `end`; when each operation started.
+async fn starts(limiters: &[Arc<SharedLimiter>], callers: usize, end: Instant) -> Vec<Instant> {
+    let tasks: Vec<_> = limiters
+        .iter()
+        .flat_map(|limiter| std::iter::repeat_n(limiter, callers))
+        .map(|limiter| {
+            let limiter = Arc::clone(limiter);
+            tokio::spawn(async move {
+                let mut starts = Vec::new();
+                while Instant::now() < end {
+                    limiter.acquire().await;
+                    starts.push(Instant::now());
+                }
+                starts
+            })
+        })
+        .collect();
+    let mut all = Vec::new();
+    for task in tasks {
+        all.extend(task.await.unwrap());
+    }
+    all.sort_unstable();
+    all
+}
+
+fn most_in_a_second(starts: &[Instant]) -> usize {
+    let mut first = 0;
+    let mut most = 0;
+    for (last, start) in starts.iter().enumerate() {
+        while *start - starts[first] >= SECOND {
+            first += 1;
+        }
+        most = most.max(last + 1 - first);
+    }
+    most
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_processes_together_keep_the_limit_and_use_it() {
+    const LIMIT: u32 = 500;
+    const TIME: Duration = Duration::from_secs(4);
+    let server = Server::start();
+    let limiters: Vec<_> = (0..3).map(|_| server.limiter(LIMIT)).collect();
+    let begin = Instant::now();
+    let starts = starts(&limiters, 3, begin + TIME).await;
+    let most = most_in_a_second(&starts);
+    assert!(most <= LIMIT as usize, "{most} started within a second");
+    let used = starts.iter().filter(|start| **start < begin + TIME).count();
+    assert!(used as f64 >= 0.95 * f64::from(LIMIT) * TIME.as_secs_f64(), "only {used} started");
+    let peak = limiters.iter().map(|limiter| limiter.peak()).max();
+    assert!(peak.is_some_and(|peak| peak as usize >= most && peak <= LIMIT), "{peak:?} of {most}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_process_takes_nothing_from_a_busy_one() {
+    const LIMIT: u32 = 200;
+    const TIME: Duration = Duration::from_secs(3);
+    let server = Server::start();
+    let (idle, busy) = (server.limiter(LIMIT), server.limiter(LIMIT));
+    idle.acquire().await;
+    let begin = Instant::now();
+    let starts = starts(&[busy], 1, begin + TIME).await;
+    let most = most_in_a_second(&starts);
+    assert!(most <= LIMIT as usize, "{most}");
+    let used = starts.iter().filter(|start| **start < begin + TIME).count();
+    assert!(used as f64 >= 0.95 * f64::from(LIMIT) * TIME.as_secs_f64(), "only {used} started");
+}
+
+#[tokio::test]
+async fn one_operation_is_one_call_and_many_that_wait_share_calls() {
+    async fn calls(server: &Server) -> u64 {
+        let info: String = server.command(&["INFO", "commandstats"]).await;
+        let evaluated = info.split("cmdstat_evalsha:calls=").nth(1).unwrap_or("0");
+        evaluated.split(',').next().and_then(|calls| calls.parse().ok()).unwrap_or(0)
+    }
+    let server = Server::start();
+    let limiter = server.limiter(100_000);
+    limiter.acquire().await;
+    let before = calls(&server).await;
+    for _ in 0..10 {
+        // The bucket is filled, so nobody has to wait.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        limiter.acquire().await;
+    }
+    assert_eq!(calls(&server).await - before, 10);
+    let before = calls(&server).await;
+    futures_util::future::join_all((0..500).map(|_| limiter.acquire())).await;
+    let asked = calls(&server).await - before;
+    assert!(asked <= 20, "{asked} calls for 500 operations");
+}
+
+#[tokio::test]
+async fn a_grant_that_comes_late_is_given_up_and_counts() {
+    let server = Server::start();
+    let limiter = server.limiter(1000);
+    limiter.acquire().await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    server.signal(Signal::SIGSTOP);
+    let asking = tokio::spawn({
+        let limiter = Arc::clone(&limiter);
+        async move { limiter.acquire().await }
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    server.signal(Signal::SIGCONT);
+    asking.await.unwrap();
+    assert_eq!(server.counted(&limiter).await, 3, "the first, the one given up, and the one in its place");
+    assert!(limiter.turn.lock().await.margin >= Duration::from_millis(500), "it has learnt");
+}
+
+#[tokio::test]
+async fn without_redis_clients_are_told_and_the_worker_waits() {
+    let mut server = Server::start();
+    let limiter = server.limiter(1000);
+    limiter.acquire().await;
+    server.redis.kill();
+    let begin = Instant::now();
+    let refused = limiter.try_acquire().await.unwrap_err();
+    assert!(refused.contains("cannot be counted") && refused.contains("127.0.0.1"), "{refused}");
+    assert!(begin.elapsed() < SECOND * 3, "{:?}", begin.elapsed());
+    let waiting = tokio::spawn({
+        let limiter = Arc::clone(&limiter);
+        async move { limiter.acquire().await }
+    });
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert!(!waiting.is_finished(), "nobody counts, so nothing starts");
+    server.redis.restart();
+    tokio::time::timeout(SECOND * 10, waiting).await.expect("it goes on when Redis is back").unwrap();
+}
+
+#[tokio::test]
+async fn a_clock_that_went_back_costs_a_second_and_no_operation_too_many() {
+    let server = Server::start();
+    let limiter = server.limiter(5);
+    limiter.acquire().await;
+    // All five count, by a clock that was an hour ahead.
+    let ahead = (crate::journal::now_ms() + 3_600_000) * 1000;
+    for (field, value) in [("refilled", ahead), ("oldest", ahead / 5000), ("counted", 5)] {
+        let _: i64 = server.command(&["HSET", &limiter.key, field, &value.to_string()]).await;
+    }
+    let begin = Instant::now();
+    limiter.acquire().await;
+    let took = begin.elapsed();
+    assert!(took >= SECOND && took < SECOND * 3, "{took:?}");
+}
