@@ -103,7 +103,7 @@ impl Mongo {
         match tokio::time::timeout(COMMAND_TIMEOUT, self.database.run_raw_command(command)).await {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(error)) => Err(reply::classify(&error)),
-            Err(_) => Err(CommandError::Store(StoreError::Unavailable(format!(
+            Err(_) => Err(CommandError::Store(StoreError::TimedOut(format!(
                 "no answer within {} s",
                 COMMAND_TIMEOUT.as_secs()
             )))),
