@@ -12,7 +12,7 @@ use super::decode::DecodedWrite;
 use super::error::ApiError;
 use crate::cache::{AcceptedWrite, CacheChange};
 use crate::direct::Direct;
-use crate::journal::{Request, RequestWrite, WriteId, now_ms};
+use crate::journal::{JournalError, Request, RequestWrite, WriteId, now_ms};
 use crate::rarely::Rarely;
 use crate::telemetry;
 
@@ -29,12 +29,11 @@ pub(super) async fn accept(
     if let Some(direct) = &app.direct {
         return store(app, direct, op_id, writes).await;
     }
-    if let Some(reason) = app.gate.closed() {
-        return Err(ApiError::backlog(reason));
-    }
     let Ok(permit) = Arc::clone(&app.accepting).try_acquire_owned() else {
-        return Err(ApiError::backlog("too many requests wait for the journal"));
+        app.metrics.rejected.count("busy");
+        return Err(ApiError::unavailable("too many requests wait for the journal"));
     };
+    app.gate.admit()?;
     let accepting = run(Arc::clone(app), op_id, writes);
     let accepting = ToItsEnd::new(async move {
         let accepted = accepting.await;
@@ -110,8 +109,15 @@ async fn run(app: Arc<App>, op_id: String, writes: Vec<DecodedWrite>) -> Result<
     }
     let request = Request { op_id: op_id.into(), at_ms: now_ms(), writes: journaled };
     let appended = telemetry::child("journal append").around(app.journal.append(request)).await;
-    let appended = appended.inspect_err(|_| {
+    let appended = appended.map_err(|error| {
         app.metrics.journal_append_failures.inc();
+        match error {
+            JournalError::Full(reason) => return app.gate.full(reason).into(),
+            JournalError::Unavailable(_) | JournalError::Failed(_) => app.metrics.rejected.count("journal"),
+            // Not refused, or no fault of the journal's.
+            JournalError::Unknown(_) | JournalError::Invalid(_) => {}
+        }
+        ApiError::from(error)
     })?;
     app.metrics.journal_append_seconds.observe_time(started.elapsed());
     let write_id = WriteId { shard: 0, position: appended.position, place: 0 };

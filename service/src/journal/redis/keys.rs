@@ -14,6 +14,8 @@ pub(super) struct ShardKeys {
     pub(super) shard: u16,
     /// The stream of entries.
     pub(super) stream: String,
+    /// How many bytes the stream's entries have together.
+    pub(super) bytes: String,
     /// Which worker owns the shard.
     pub(super) owner: String,
     /// The stream of dead letters.
@@ -28,6 +30,7 @@ impl ShardKeys {
         Self {
             shard,
             stream: name("journal"),
+            bytes: name("bytes"),
             owner: name("owner"),
             dead: name("dead"),
             dead_reasons: name("dead:reasons"),

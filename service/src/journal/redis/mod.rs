@@ -1,12 +1,13 @@
 //! The journal on a Redis Stream; Redis 7.0 is the baseline.
 //!
 //! Keys (see [`keys`]), all of a shard in one hash slot: `scalekit:{0}:journal` the stream (field `e`: an entry, see
-//! [`super::codec`]), `…:op:<operation id>` where an operation was appended (expires), `…:owner` which worker
+//! [`super::codec`]), `…:bytes` how many its entries have together, `…:op:<operation id>` where an operation was appended (expires), `…:owner` which worker
 //! owns the shard, by the digits of its start and its name (expires), `…:dead` the stream of dead letters,
 //! `…:dead:reasons` their reasons by write id.
 
 mod consumer;
 mod keys;
+mod refusal;
 mod scripts;
 mod settings;
 
@@ -21,10 +22,12 @@ use super::embedded::BacklogBounds;
 use super::{Appended, Backlog, Journal, JournalError, Request, WriteId, WriteState, codec};
 use crate::contract::Durability;
 use crate::operation::Position;
-use crate::redis_link::{RedisLink, is_broken};
+use crate::redis_link::{Lease, RedisLink, is_broken};
 pub use consumer::RedisConsumer;
 use keys::{ShardKeys, parse_id};
+use refusal::unavailable;
 use scripts::BACKLOG;
+use settings::Standing;
 
 /// How long an operation id is remembered for retries.
 const IDEMPOTENCY_TTL: Duration = Duration::from_secs(300);
@@ -38,7 +41,11 @@ static APPEND: LazyLock<Script> = LazyLock::new(|| {
         r"
         local prior = redis.call('GET', KEYS[2])
         if prior then return {prior, 1} end
-        if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[3]) then return redis.error_reply('FULL') end
+        local waiting = redis.call('XLEN', KEYS[1])
+        if waiting >= tonumber(ARGV[3]) then return redis.error_reply('FULL entries ' .. waiting) end
+        local bytes = tonumber(redis.call('GET', KEYS[3]) or 0)
+        if waiting > 0 and bytes >= tonumber(ARGV[4]) then return redis.error_reply('FULL bytes ' .. bytes) end
+        redis.call('INCRBY', KEYS[3], #ARGV[1])
         local id = redis.call('XADD', KEYS[1], '*', 'e', ARGV[1])
         redis.call('SET', KEYS[2], id, 'PX', ARGV[2])
         return {id, 0}",
@@ -49,7 +56,7 @@ static APPEND: LazyLock<Script> = LazyLock::new(|| {
 pub struct RedisJournal {
     link: Arc<RedisLink>,
     keys: ShardKeys,
-    durability: Durability,
+    standing: Standing,
     bounds: BacklogBounds,
 }
 
@@ -59,9 +66,24 @@ impl RedisJournal {
     /// # Errors
     /// The server cannot be reached, or it may evict keys, and with them accepted writes.
     pub async fn connect(link: Arc<RedisLink>, bounds: BacklogBounds) -> Result<Self, JournalError> {
-        let lease = link.lease().await.map_err(JournalError::Unavailable)?;
-        let durability = settings::inspect(lease.connection, link.address()).await?;
-        Ok(Self { link, keys: ShardKeys::new(0), durability, bounds })
+        let standing = Standing::default();
+        let lease = link.lease().await.map_err(refusal::not_connected)?;
+        standing.look(&link, &lease).await?;
+        Ok(Self { link, keys: ShardKeys::new(0), standing, bounds })
+    }
+
+    /// Appends only while the server gives at least this much.
+    #[must_use]
+    pub fn demanding(mut self, durability: Durability) -> Self {
+        self.standing.demanded = durability;
+        self
+    }
+
+    /// A connection on which an append is worth what is demanded.
+    async fn lease(&self) -> Result<Lease, JournalError> {
+        let lease = self.link.lease().await.map_err(refusal::not_connected)?;
+        self.standing.hold(&self.link, &lease).await?;
+        Ok(lease)
     }
 
     /// The worker's side. `name` is stable over restarts, so that what a killed worker held comes back at once.
@@ -72,14 +94,15 @@ impl RedisJournal {
 
     /// One attempt; the outer result says whether the outcome is known.
     async fn try_append(&self, payload: &[u8], key: &str) -> Result<Result<Appended, JournalError>, String> {
-        let lease = match self.link.lease().await {
+        let lease = match self.lease().await {
             Ok(lease) => lease,
-            Err(reason) => return Ok(Err(JournalError::Unavailable(reason))),
+            Err(error) => return Ok(Err(error)),
         };
         let mut connection = lease.connection.clone();
         let mut call = APPEND.prepare_invoke();
-        call.key(&self.keys.stream).key(key);
-        call.arg(payload).arg(IDEMPOTENCY_TTL.as_millis() as u64).arg(self.bounds.entries);
+        call.key(&self.keys.stream).key(key).key(&self.keys.bytes);
+        call.arg(payload).arg(IDEMPOTENCY_TTL.as_millis() as u64);
+        call.arg(self.bounds.entries).arg(self.bounds.bytes);
         let result: Result<(String, u8), RedisError> = call.invoke_async(&mut connection).await;
         self.link.check(&lease, &result);
         match result {
@@ -87,26 +110,9 @@ impl RedisJournal {
                 .map(|position| Appended { position, repeated: repeated == 1 })
                 .ok_or_else(|| JournalError::Failed(format!("Redis gave the stream id {id:?}")))),
             Err(error) if is_broken(&error) => Err(error.to_string()),
-            Err(error) => Ok(Err(self.refusal(&error))),
+            Err(error) => Ok(Err(refusal::refusal(self.link.address(), &error, self.bounds))),
         }
     }
-
-    /// The server answered that it did not take it.
-    fn refusal(&self, error: &RedisError) -> JournalError {
-        if error.to_string().contains("FULL") {
-            let backlog = Backlog { entries: self.bounds.entries, ..Backlog::default() };
-            return JournalError::Full(backlog.full(self.bounds).unwrap_or_default());
-        }
-        match error.code() {
-            // The key holds something else: no retry will mend that.
-            Some("WRONGTYPE") => JournalError::Failed(error.to_string()),
-            _ => JournalError::Unavailable(format!("Redis at {}: {error}", self.link.address())),
-        }
-    }
-}
-
-pub(super) fn unavailable(address: &str, error: &RedisError) -> JournalError {
-    JournalError::Unavailable(format!("Redis at {address}: {error}"))
 }
 
 #[async_trait]
@@ -116,7 +122,11 @@ impl Journal for RedisJournal {
     }
 
     fn durability(&self) -> Durability {
-        self.durability
+        self.standing.durability()
+    }
+
+    fn refuses(&self) -> Option<String> {
+        self.standing.refuses()
     }
 
     async fn append(&self, request: Request) -> Result<Appended, JournalError> {
@@ -145,7 +155,7 @@ impl Journal for RedisJournal {
         if id.shard != self.keys.shard || id.place != 0 {
             return Ok(WriteState::Unknown);
         }
-        let lease = self.link.lease().await.map_err(JournalError::Unavailable)?;
+        let lease = self.link.lease().await.map_err(refusal::not_connected)?;
         let mut connection = lease.connection.clone();
         let position = id.position.to_string();
         let mut pipe = ::redis::pipe();
@@ -171,14 +181,17 @@ impl Journal for RedisJournal {
     }
 
     async fn backlog(&self) -> Result<Backlog, JournalError> {
-        let lease = self.link.lease().await.map_err(JournalError::Unavailable)?;
+        let lease = self.link.lease().await.map_err(refusal::not_connected)?;
+        // Whoever watches the backlog is told by `refuses` what came of it.
+        let _ = self.standing.hold(&self.link, &lease).await;
         let mut connection = lease.connection.clone();
-        let result: Result<(u64, String, u64), RedisError> =
-            BACKLOG.key(&self.keys.stream).invoke_async(&mut connection).await;
+        let result: Result<(u64, String, u64, u64), RedisError> =
+            BACKLOG.key(&self.keys.stream).key(&self.keys.bytes).invoke_async(&mut connection).await;
         self.link.check(&lease, &result);
-        let (entries, oldest, added) = result.map_err(|error| unavailable(self.link.address(), &error))?;
+        let (entries, oldest, added, bytes) =
+            result.map_err(|error| unavailable(self.link.address(), &error))?;
         let oldest_ms = parse_id(&oldest).map(|position| position.ms);
-        Ok(Backlog { entries, bytes: 0, oldest_ms, removed: added.saturating_sub(entries) })
+        Ok(Backlog { entries, bytes, oldest_ms, removed: added.saturating_sub(entries) })
     }
 }
 
