@@ -87,6 +87,9 @@ pub struct Config {
     pub batch: BatchSettings,
     pub requests: RequestLimits,
     pub backlog_bounds: BacklogBounds,
+    /// The oldest accepted write may wait this long before new ones get 503; at most
+    /// [`crate::cache::redis::MAX_BACKLOG_AGE`].
+    pub max_backlog_age: Duration,
     /// For requests to finish, and again for the worker to empty the journal, once a stop was asked for.
     pub shutdown_grace: Duration,
     /// The name of this worker, stable over restarts.

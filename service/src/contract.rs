@@ -154,7 +154,7 @@ pub struct JournalStats {
     pub reachable: bool,
     /// Entries that are not stored yet.
     pub backlog_entries: u64,
-    /// Their size; 0 where the journal does not tell.
+    /// Their size.
     #[serde(default)]
     pub backlog_bytes: u64,
     pub backlog_age_ms: u64,
@@ -164,6 +164,15 @@ pub struct JournalStats {
     /// Appends that failed, or whose outcome is unknown.
     #[serde(default)]
     pub append_failures: u64,
+    /// Why nothing is appended now although the journal answers.
+    #[serde(default)]
+    pub refuses: Option<String>,
+    /// Entries that leave the backlog in a second, over the last seconds.
+    #[serde(default)]
+    pub drain_per_s: f64,
+    /// Writes that were not accepted, by reason.
+    #[serde(default)]
+    pub rejected: std::collections::BTreeMap<String, u64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]

@@ -16,7 +16,7 @@ use crate::contract::Durability;
 use crate::journal::{Appended, Backlog, Journal, JournalError, Request, WriteId, WriteState, now_ms};
 use crate::metrics::Metrics;
 use crate::operation::{DocumentKey, DocumentWrite, Position, json_text};
-use crate::store::{Applied, Store, StoreError, Throttle};
+use crate::store::{Applied, Store, Throttle};
 
 /// Reads from and writes to the store on behalf of the routes.
 pub struct Direct {
@@ -102,9 +102,7 @@ impl Direct {
         let applied = timeout_at(deadline, self.store.apply(std::slice::from_ref(&write), &paid)).await;
         let reason = match applied {
             Err(_) => "the database did not answer in time".to_owned(),
-            Ok(Err(
-                StoreError::Unavailable(reason) | StoreError::Overloaded(reason) | StoreError::Failed(reason),
-            )) => reason,
+            Ok(Err(error)) => error.reason().to_owned(),
             Ok(Ok(applied)) => match applied.into_iter().next() {
                 Some(Applied::Stored | Applied::Superseded) => return Ok(()),
                 Some(Applied::Refused { reason }) if stored == 0 => {
@@ -216,7 +214,7 @@ mod tests {
     use super::*;
     use crate::journal::RequestWrite;
     use crate::operation::Change;
-    use crate::store::{Stamp, StoredDocument};
+    use crate::store::{Stamp, StoreError, StoredDocument};
 
     /// A double of a store that stores so many writes and then does not answer.
     struct Stalls(Semaphore);

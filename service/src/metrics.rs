@@ -5,6 +5,7 @@ mod histogram;
 mod process;
 mod requests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -53,6 +54,46 @@ impl CacheHits {
     }
 }
 
+/// Requests with writes that were turned away, by reason.
+#[derive(Clone, Debug)]
+pub struct Rejected(Family<ReasonLabel, Counter>);
+
+type ReasonLabel = [(&'static str, &'static str); 1];
+
+/// All that there are, so that each shows before it happens.
+const REASONS: [&str; 6] =
+    ["backlog_entries", "backlog_bytes", "backlog_age", "reopening", "busy", "journal"];
+
+impl Default for Rejected {
+    fn default() -> Self {
+        let family = Family::default();
+        for reason in REASONS {
+            drop(Family::<ReasonLabel, Counter>::get_or_create(&family, &[("reason", reason)]));
+        }
+        Self(family)
+    }
+}
+
+impl Rejected {
+    pub fn count(&self, reason: &'static str) {
+        debug_assert!(REASONS.contains(&reason), "{reason} is not in the list");
+        self.0.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    #[must_use]
+    pub fn by_reason(&self) -> BTreeMap<String, u64> {
+        REASONS
+            .into_iter()
+            .map(|reason| (reason.to_owned(), self.0.get_or_create(&[("reason", reason)]).get()))
+            .collect()
+    }
+
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.by_reason().values().sum()
+    }
+}
+
 /// All of them. Counters only grow; gauges are set when they are asked for.
 pub struct Metrics {
     registry: Registry,
@@ -63,6 +104,7 @@ pub struct Metrics {
     pub journal_appended: Counter,
     pub journal_repeated: Counter,
     pub accepted_writes: Counter,
+    pub rejected: Rejected,
     pub cache_hits: CacheHits,
     pub cache_misses: Counter,
     pub cache_errors: Counter,
@@ -84,6 +126,7 @@ pub struct Metrics {
     pub backlog_entries: Gauge<u64, AtomicU64>,
     pub backlog_bytes: Gauge<u64, AtomicU64>,
     pub backlog_age_seconds: Gauge<f64, AtomicU64>,
+    pub backlog_drain: Gauge<f64, AtomicU64>,
     pub trace_exports_failed: Counter,
     database_operations: Counter,
     database_operations_peak: Gauge<u64, AtomicU64>,
@@ -109,6 +152,7 @@ impl Default for Metrics {
             journal_appended: Counter::default(),
             journal_repeated: Counter::default(),
             accepted_writes: Counter::default(),
+            rejected: Rejected::default(),
             cache_hits: CacheHits::default(),
             cache_misses: Counter::default(),
             cache_errors: Counter::default(),
@@ -130,6 +174,7 @@ impl Default for Metrics {
             backlog_entries: Gauge::default(),
             backlog_bytes: Gauge::default(),
             backlog_age_seconds: Gauge::default(),
+            backlog_drain: Gauge::default(),
             trace_exports_failed: Counter::default(),
             database_operations: Counter::default(),
             database_operations_peak: Gauge::default(),
@@ -175,7 +220,11 @@ impl Metrics {
         add(r, "journal_repeated", "Requests that the journal had already", None, &self.journal_repeated);
         add(r, "accepted_writes", "Writes acknowledged with 202", None, &self.accepted_writes);
         add(r, "journal_backlog_entries", "Entries that wait for the database", None, &self.backlog_entries);
-        let bytes = "Size of the entries that wait for the database; 0 where the journal does not tell";
+        let rejected = "Requests with writes that were turned away, by `reason`: a bound of the backlog (backlog_entries, backlog_bytes, backlog_age), reopening after one, busy (too many wait for the journal), journal (away, or not fit)";
+        add(r, "rejected", rejected, None, &self.rejected.0);
+        let drain = "Entries that leave the backlog in a second, over the last seconds";
+        add(r, "journal_drain_entries_per_second", drain, None, &self.backlog_drain);
+        let bytes = "Size of the entries that wait for the database";
         add(r, "journal_backlog", bytes, Some(Unit::Bytes), &self.backlog_bytes);
         add(
             r,

@@ -48,6 +48,13 @@ pub struct Lease {
     generation: u64,
 }
 
+impl Lease {
+    /// The same number is the same connection.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+}
+
 impl RedisLink {
     /// Connects lazily; only a URL that cannot be understood is an error here.
     ///
@@ -113,7 +120,7 @@ impl RedisLink {
     /// Gives up the lease's connection if the error means that it is of no more use.
     pub fn check<T>(&self, lease: &Lease, result: &RedisResult<T>) {
         if let Err(error) = result
-            && is_broken(error)
+            && (is_broken(error) || is_elsewhere(error))
         {
             let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
             if current.as_ref().is_some_and(|live| live.generation == lease.generation) {
@@ -131,6 +138,12 @@ impl RedisLink {
             .await
             .map_err(|error| format!("Redis at {}: {error}", self.address))
     }
+}
+
+/// Whether another connection may do better, although this one works: after a failover the name leads to the new
+/// primary, and a password may have been given to the user meanwhile.
+fn is_elsewhere(error: &RedisError) -> bool {
+    matches!(error.code(), Some("READONLY" | "MASTERDOWN" | "NOAUTH"))
 }
 
 /// Whether the connection is gone or its state unknown; an answer from the server, even an error, is not.

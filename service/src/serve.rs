@@ -12,11 +12,11 @@ use tokio_util::sync::CancellationToken;
 use crate::access::AccessError;
 use crate::api::listener::{self, ConnectionLimits, Door, Patience};
 use crate::api::reload;
-use crate::api::{self, App, Gate, Process, Reader};
+use crate::api::{self, App, Bounds, Gate, Process, Reader};
 use crate::background;
 use crate::cache::Cache;
 use crate::cache::in_process::InProcessCache;
-use crate::cache::redis::{MAX_BACKLOG_AGE, RedisCache};
+use crate::cache::redis::RedisCache;
 use crate::config::{Backend, Config, DirectStore, Role};
 use crate::direct::{Direct, NoCache, NoJournal};
 use crate::journal::embedded::EmbeddedJournal;
@@ -124,7 +124,8 @@ pub async fn run(
     if traces.is_on() {
         parts.store = Arc::new(Traced(parts.store));
     }
-    let gate = Arc::new(Gate::new(config.backlog_bounds, MAX_BACKLOG_AGE));
+    let bounds = Bounds { backlog: config.backlog_bounds, age: config.max_backlog_age };
+    let gate = Arc::new(Gate::new(bounds, metrics.rejected.clone()));
     let watching =
         tokio::spawn(Arc::clone(&gate).watch(Arc::clone(&parts.journal), Arc::clone(&metrics), stop.clone()));
     let is_direct = config.backend.is_direct();
@@ -331,7 +332,8 @@ async fn connect(config: &Config) -> Result<Parts, ServeError> {
             // Not the link of the appends: what reconnects drives the connection, and the worker has a low priority.
             let working =
                 Arc::new(RedisLink::open(redis_url, authorities.as_ref()).map_err(ServeError::Redis)?);
-            let journal = RedisJournal::connect(link, config.backlog_bounds, config.shards).await?;
+            let journal =
+                RedisJournal::connect(link, config.backlog_bounds, config.shards, config.durability).await?;
             let shards = Box::new(journal.shards(Arc::clone(&working), &config.worker_name));
             let mut presence = journal.presence();
             if config.role != Role::Worker {

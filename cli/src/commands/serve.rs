@@ -132,6 +132,7 @@ fn config(profile: &Profile, args: &ServeArgs) -> anyhow::Result<Config> {
             entries: deploy.limits.max_backlog_entries,
             bytes: deploy.limits.max_backlog_bytes,
         },
+        max_backlog_age: deploy.limits.max_backlog_age,
         shutdown_grace: deploy.limits.request_timeout,
         worker_name: args.worker_name.clone(),
         traces: traces(

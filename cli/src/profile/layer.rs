@@ -179,6 +179,8 @@ section! {
         max_backlog_entries: Whole,
         /// Most journal bytes not yet in the database; beyond it, requests get 503 (1MiB to 1024GiB).
         max_backlog_bytes: Size,
+        /// Longest time the oldest journal entry may wait for the database; beyond it, requests get 503 (1s to 5m).
+        max_backlog_age: Span,
     }
 }
 

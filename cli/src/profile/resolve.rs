@@ -267,6 +267,12 @@ impl Resolver<'_> {
                 &layer.max_backlog_bytes,
                 MIB..=1024 * GIB,
             )?,
+            // The service's own bound: what waits longer could leave the cache before it is in the database.
+            max_backlog_age: self.span(
+                &key("max_backlog_age"),
+                &layer.max_backlog_age,
+                SECOND..=5 * MINUTE,
+            )?,
         })
     }
 

@@ -181,6 +181,8 @@ pub(crate) struct Limits {
     pub(crate) max_backlog_entries: u64,
     #[serde(serialize_with = "written::size")]
     pub(crate) max_backlog_bytes: u64,
+    #[serde(serialize_with = "written::span")]
+    pub(crate) max_backlog_age: Duration,
 }
 
 /// What a user does.

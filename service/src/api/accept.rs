@@ -12,7 +12,7 @@ use super::decode::DecodedWrite;
 use super::error::ApiError;
 use crate::cache::{AcceptedWrite, CacheChange};
 use crate::direct::Direct;
-use crate::journal::{Appended, Held, Request, RequestWrite, WriteIds, now_ms};
+use crate::journal::{Appended, Held, JournalError, Request, RequestWrite, WriteIds, now_ms};
 use crate::rarely::Rarely;
 use crate::recall;
 use crate::telemetry;
@@ -30,12 +30,11 @@ pub(super) async fn accept(
     if let Some(direct) = &app.direct {
         return store(app, direct, op_id, writes).await;
     }
-    if let Some(reason) = app.gate.closed() {
-        return Err(ApiError::backlog(reason));
-    }
     let Ok(permit) = Arc::clone(&app.accepting).try_acquire_owned() else {
-        return Err(ApiError::backlog("too many requests wait for the journal"));
+        app.metrics.rejected.count("busy");
+        return Err(ApiError::unavailable("too many requests wait for the journal"));
     };
+    app.gate.admit()?;
     let accepting = run(Arc::clone(app), op_id, writes);
     let accepting = ToItsEnd::new(async move {
         let accepted = accepting.await;
@@ -114,8 +113,15 @@ async fn run(app: Arc<App>, op_id: String, writes: Vec<DecodedWrite>) -> Result<
     let request = Request { op_id: op_id.into(), at_ms: now_ms(), writes: journaled };
     let repeats = request.op_id.clone();
     let appended = telemetry::child("journal append").around(app.journal.append(request)).await;
-    let Appended { ids, repeated } = appended.inspect_err(|_| {
+    let Appended { ids, repeated } = appended.map_err(|error| {
         app.metrics.journal_append_failures.inc();
+        match error {
+            JournalError::Full(reason) => return app.gate.full(reason).into(),
+            JournalError::Unavailable(_) | JournalError::Failed(_) => app.metrics.rejected.count("journal"),
+            // Not refused, or no fault of the journal's.
+            JournalError::Unknown(_) | JournalError::Invalid(_) => {}
+        }
+        ApiError::from(error)
     })?;
     app.metrics.journal_append_seconds.observe_time(started.elapsed());
     telemetry::current().set("scalekit.write_id", || ids.to_string());

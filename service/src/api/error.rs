@@ -1,21 +1,22 @@
 //! What a client is told when a request fails: RFC 9457 problem documents.
 //!
 //! Every error means that nothing was accepted, but for 504, which leaves the outcome open, and in direct mode 500:
-//! some of the request's writes are stored, and the detail says which.
+//! some of the request's writes are stored, and the detail says which. Else 500 means that a person has to mend something
+//! before a retry can be of use; 503 passes.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use super::admission::Refusal;
 use crate::contract::Problem;
 use crate::direct::DirectError;
 use crate::journal::JournalError;
 
-/// Seconds after which a client may try again while something is away.
-const RETRY_UNREACHABLE_SECONDS: u32 = 1;
-/// Seconds after which a client may try again while the backlog is at its bound.
-const RETRY_BACKLOG_SECONDS: u32 = 5;
+/// Seconds after which a client may try again while something is away: any of these, so that not all come back together.
+const RETRY_UNREACHABLE_SECONDS: RangeInclusive<u32> = 1..=3;
 
 /// An answer that is not a success.
 #[derive(Debug)]
@@ -65,18 +66,20 @@ impl ApiError {
     }
 
     pub(super) fn too_many_requests(detail: impl Into<String>, wait: Duration) -> Self {
-        let seconds = u32::try_from(wait.as_secs_f64().ceil() as u64).unwrap_or(u32::MAX).max(1);
-        Self { retry_after_seconds: Some(seconds), ..Self::new(StatusCode::TOO_MANY_REQUESTS, detail) }
+        Self {
+            retry_after_seconds: Some(whole_seconds(wait)),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, detail)
+        }
     }
 
     pub(super) fn unavailable(detail: impl Into<String>) -> Self {
         let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, detail);
-        Self { retry_after_seconds: Some(RETRY_UNREACHABLE_SECONDS), ..error }
+        Self { retry_after_seconds: Some(fastrand::u32(RETRY_UNREACHABLE_SECONDS)), ..error }
     }
 
-    pub(super) fn backlog(detail: impl Into<String>) -> Self {
-        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, detail);
-        Self { retry_after_seconds: Some(RETRY_BACKLOG_SECONDS), ..error }
+    /// The service is set up wrongly, which no retry will mend.
+    fn misfit(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
     }
 
     pub(super) fn outcome_unknown(detail: &str) -> Self {
@@ -84,6 +87,18 @@ impl ApiError {
             "the write may or may not have been accepted ({detail}); send it again with the same Idempotency-Key to settle it"
         );
         Self::new(StatusCode::GATEWAY_TIMEOUT, detail)
+    }
+}
+
+/// As a header has it: never earlier than asked for, and never at once.
+fn whole_seconds(wait: Duration) -> u32 {
+    u32::try_from(wait.as_secs_f64().ceil() as u64).unwrap_or(u32::MAX).max(1)
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, refusal.detail);
+        Self { retry_after_seconds: Some(whole_seconds(refusal.retry_after)), ..error }
     }
 }
 
@@ -102,8 +117,8 @@ impl From<DirectError> for ApiError {
 impl From<JournalError> for ApiError {
     fn from(error: JournalError) -> Self {
         match error {
-            JournalError::Unavailable(_) | JournalError::Failed(_) => Self::unavailable(error.to_string()),
-            JournalError::Full(_) => Self::backlog(error.to_string()),
+            JournalError::Unavailable(_) | JournalError::Full(_) => Self::unavailable(error.to_string()),
+            JournalError::Failed(_) => Self::misfit(error.to_string()),
             JournalError::Invalid(reason) => Self::unprocessable(reason),
             JournalError::Unknown(reason) => Self::outcome_unknown(&reason),
         }

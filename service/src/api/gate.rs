@@ -1,79 +1,83 @@
 //! Whether new writes are accepted: watches the journal in the background, so that no request has to ask.
 
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::journal::embedded::BacklogBounds;
+pub(crate) use super::admission::Bounds;
+use super::admission::{Admission, Refusal};
 use crate::journal::{Backlog, Journal, JournalError, now_ms};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Rejected};
 
 const INTERVAL: Duration = Duration::from_millis(250);
 /// A journal that does not answer within this is away.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What was seen last.
-#[derive(Clone, Debug, Default)]
-struct Seen {
-    backlog: Backlog,
-    unreachable: Option<String>,
-}
-
 /// The state of the journal as of a moment ago.
 pub struct Gate {
-    seen: RwLock<Seen>,
-    bounds: BacklogBounds,
-    max_age: Duration,
+    admission: Mutex<Admission>,
+    /// Why the journal takes nothing, or does not answer.
+    unusable: RwLock<Option<String>>,
+    rejected: Rejected,
+    started: Instant,
 }
 
 impl Gate {
     #[must_use]
-    pub fn new(bounds: BacklogBounds, max_age: Duration) -> Self {
-        Self { seen: RwLock::default(), bounds, max_age }
-    }
-
-    fn seen(&self) -> Seen {
-        self.seen.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Why no write is accepted now; `None` if they are. A journal that is away is not a reason: the append
-    /// itself finds that out, and finds out first when it is back.
-    #[must_use]
-    pub fn closed(&self) -> Option<String> {
-        let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner);
-        let age = age(&seen.backlog);
-        if age > self.max_age {
-            return Some(format!(
-                "the oldest accepted write waits for the database since {} s, the bound is {} s",
-                age.as_secs(),
-                self.max_age.as_secs()
-            ));
+    pub(crate) fn new(bounds: Bounds, rejected: Rejected) -> Self {
+        Self {
+            admission: Mutex::new(Admission::new(bounds)),
+            unusable: RwLock::default(),
+            rejected,
+            started: Instant::now(),
         }
-        None
+    }
+
+    fn admission(&self) -> MutexGuard<'_, Admission> {
+        self.admission.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets one write in. A journal that is away is no reason not to: the append itself finds that out, and finds out
+    /// first when it is back.
+    pub(super) fn admit(&self) -> Result<(), Refusal> {
+        let asked = self.admission().ask(self.started.elapsed(), fastrand::f64());
+        asked.inspect_err(|refusal| self.rejected.count(refusal.reason.label()))
+    }
+
+    /// The journal found itself full.
+    pub(super) fn full(&self, detail: String) -> Refusal {
+        let refusal = self.admission().full(detail, self.started.elapsed(), fastrand::f64());
+        self.rejected.count(refusal.reason.label());
+        refusal
+    }
+
+    /// Entries a second that leave the backlog.
+    pub(super) fn drain(&self) -> f64 {
+        self.admission().drain()
     }
 
     /// Why the service is not ready; `None` if it is.
     #[must_use]
     pub fn not_ready(&self) -> Option<String> {
-        let seen = self.seen();
-        if let Some(reason) = seen.unreachable {
-            return Some(reason);
-        }
-        seen.backlog.full(self.bounds).or_else(|| self.closed())
+        let unusable = self.unusable.read().unwrap_or_else(PoisonError::into_inner).clone();
+        unusable.or_else(|| self.admission().closed())
     }
 
-    fn note(&self, asked: Result<Backlog, JournalError>, metrics: &Metrics) {
-        let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
-        match asked {
+    fn note(&self, asked: Result<Backlog, JournalError>, refuses: Option<String>, metrics: &Metrics) {
+        let unusable = match asked {
             Ok(backlog) => {
+                let mut admission = self.admission();
+                admission.observe(backlog, age(&backlog), self.started.elapsed());
                 metrics.backlog_entries.set(backlog.entries);
                 metrics.backlog_bytes.set(backlog.bytes);
-                metrics.backlog_age_seconds.set(age(&backlog).as_secs_f64());
-                *seen = Seen { backlog, unreachable: None };
+                metrics.backlog_age_seconds.set(admission.age().as_secs_f64());
+                metrics.backlog_drain.set(admission.drain());
+                refuses
             }
-            Err(error) => seen.unreachable = Some(error.to_string()),
-        }
+            Err(error) => Some(error.to_string()),
+        };
+        *self.unusable.write().unwrap_or_else(PoisonError::into_inner) = unusable;
     }
 
     pub async fn watch(
@@ -85,7 +89,7 @@ impl Gate {
         while !stop.is_cancelled() {
             let asked = tokio::time::timeout(PATIENCE, journal.backlog()).await;
             let asked = asked.unwrap_or_else(|_| Err(JournalError::Unavailable("it does not answer".into())));
-            self.note(asked, &metrics);
+            self.note(asked, journal.refuses(), &metrics);
             let _ = tokio::time::timeout(INTERVAL, stop.cancelled()).await;
         }
     }
@@ -99,22 +103,38 @@ pub(super) fn age(backlog: &Backlog) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::embedded::BacklogBounds;
 
     #[test]
-    fn it_is_ready_below_each_bound_only() {
-        let bounds = BacklogBounds { entries: 3, bytes: 100 };
-        let gate = Gate::new(bounds, Duration::from_secs(60));
-        for (entries, bytes, expected) in
-            [(2, 99, None), (3, 9, Some("3 entries wait")), (2, 100, Some("100 bytes wait"))]
-        {
-            gate.note(Ok(Backlog { entries, bytes, ..Backlog::default() }), &Metrics::default());
+    fn it_is_ready_while_the_journal_takes_writes() {
+        let bounds =
+            Bounds { backlog: BacklogBounds { entries: 3, bytes: 100 }, age: Duration::from_secs(60) };
+        let metrics = Metrics::default();
+        for (entries, bytes, age_ms, expected) in [
+            (2, 99, 0, None),
+            (3, 9, 0, Some("3 entries wait")),
+            (2, 100, 0, Some("100 bytes wait")),
+            (2, 9, 70_000, Some("the oldest accepted write waits for the database since 70 s")),
+        ] {
+            let gate = Gate::new(bounds, metrics.rejected.clone());
+            let oldest_ms = Some(now_ms() - age_ms);
+            let note = |backlog| gate.note(Ok(backlog), None, &metrics);
+            note(Backlog { entries, bytes, oldest_ms, ..Backlog::default() });
             match (gate.not_ready(), expected) {
-                (None, None) => {}
-                (Some(reason), Some(part)) => assert!(reason.starts_with(part), "{reason}"),
+                (None, None) => gate.admit().unwrap(),
+                (Some(reason), Some(part)) => {
+                    assert!(reason.starts_with(part), "{reason}");
+                    gate.admit().unwrap_err();
+                }
                 (reason, _) => panic!("{entries} entries of {bytes} bytes: {reason:?}"),
             }
+            note(Backlog::default());
+            assert_eq!(gate.not_ready(), None);
+            gate.note(Err(JournalError::Unavailable("gone".into())), None, &metrics);
+            assert!(gate.not_ready().is_some_and(|reason| reason.contains("gone")));
+            gate.note(Ok(Backlog::default()), Some("worth less".into()), &metrics);
+            assert_eq!(gate.not_ready().as_deref(), Some("worth less"));
         }
-        gate.note(Err(JournalError::Unavailable("gone".into())), &Metrics::default());
-        assert!(gate.not_ready().is_some_and(|reason| reason.contains("gone")));
+        assert_eq!(metrics.rejected.total(), 3);
     }
 }

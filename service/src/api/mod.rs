@@ -2,6 +2,7 @@
 //! that `/openapi.json` cannot lack one.
 
 mod accept;
+mod admission;
 pub(crate) mod auth;
 mod decode;
 mod error;
@@ -33,7 +34,7 @@ use crate::direct::Direct;
 use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::store::Store;
-pub(crate) use gate::Gate;
+pub(crate) use gate::{Bounds, Gate};
 use observe::Observe;
 pub(crate) use read::Reader;
 pub(crate) use stats::Process;

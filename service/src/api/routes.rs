@@ -56,7 +56,6 @@ pub(super) async fn transactions(
     let transaction = decode::transaction(&body, &op_id)?;
     drop(body);
     let reads = read_all(&app, &transaction.reads).await?;
-    let durability = app.journal.durability();
     // Without writes there is nothing to accept, and the reads alone are a plain answer.
     let (status, mut answer) = if transaction.writes.is_empty() {
         (StatusCode::OK, String::from("{\"write_id\":null,"))
@@ -65,7 +64,7 @@ pub(super) async fn transactions(
         (StatusCode::ACCEPTED, format!("{{\"write_id\":\"{write_id}\","))
     };
     answer.push_str("\"durability\":\"");
-    answer.push_str(durability.as_str());
+    answer.push_str(app.journal.durability().as_str());
     answer.push_str("\",\"reads\":[");
     let mut answer = answer.into_bytes();
     for (place, document) in reads.iter().enumerate() {

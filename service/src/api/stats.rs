@@ -75,6 +75,9 @@ impl Process {
                 repeated: m.journal_repeated.get(),
                 accepted_writes: m.accepted_writes.get(),
                 append_failures: m.journal_append_failures.get(),
+                refuses: self.journal.refuses(),
+                drain_per_s: self.gate.drain(),
+                rejected: m.rejected.by_reason(),
             },
             store: StoreStats {
                 kind: self.store.kind().into(),

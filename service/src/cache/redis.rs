@@ -19,7 +19,8 @@ use crate::redis_link::{Lease, RedisLink};
 /// How long an accepted write is readable from the cache. The API stops accepting when the backlog is older
 /// than [`MAX_BACKLOG_AGE`], so it is in the database long before.
 pub const ACCEPTED_TTL: Duration = Duration::from_secs(600);
-/// The oldest accepted write may wait this long before new ones get 503.
+/// The most that the profile may let the oldest accepted write wait before new ones get 503. What was accepted just before
+/// waits for as long again if the database goes on as slowly, and is still readable then, with a margin.
 pub const MAX_BACKLOG_AGE: Duration = Duration::from_secs(300);
 /// What was read from the database is believed for this long.
 const READ_TTL: Duration = Duration::from_secs(60);

@@ -119,7 +119,6 @@ pub enum JournalError {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
     pub entries: u64,
-    /// 0 where the journal does not tell.
     pub bytes: u64,
     /// When the oldest entry that waits was appended, milliseconds since the epoch.
     pub oldest_ms: Option<u64>,
@@ -271,6 +270,11 @@ pub trait Journal: Send + Sync {
 
     /// What an append means right now.
     fn durability(&self) -> Durability;
+
+    /// Why nothing is appended now although the journal answers; `None` if there is no such reason.
+    fn refuses(&self) -> Option<String> {
+        None
+    }
 
     /// Appends a request; returns when it is as durable as [`Journal::durability`] says. An operation id that
     /// was appended before is found again and not added twice.

@@ -61,21 +61,44 @@ pub enum Applied {
     Refused { reason: String },
 }
 
-/// The store could not be used at all; nothing is known of the writes, deliver them again.
-#[derive(Debug, thiserror::Error)]
+/// The store could not be used at all; nothing is known of the writes, deliver them again. Only [`StoreError::Failed`]
+/// can be a fault of the writes: after any other they wait, however often it comes.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum StoreError {
-    /// Try again later. It is away, its disk failed, or it does not let us: whatever it is, nothing is wrong with
-    /// the writes, and they must wait.
+    /// Try again later. It is away, its disk is full, it is no primary, or it does not let us.
     #[error("the database cannot be reached: {0}")]
     Unavailable(String),
-    /// Try again later, and with less at a time: it took too long, or says that it has too much to do. The writes must
-    /// wait, as above; some of them may be stored.
-    #[error("the database has too much to do: {0}")]
+    /// No answer within the time that an operation has, or the server gave up on it. It may have been applied. What is
+    /// slow now is better sent in smaller parts.
+    #[error("the database does not answer in time: {0}")]
+    TimedOut(String),
+    /// The server turned the operation away because it has too much to do. Try again later, and less.
+    #[error("the database is overloaded: {0}")]
     Overloaded(String),
-    /// It answered with something else that a retry will not mend. A single write that is answered so again and
-    /// again becomes a dead letter.
+    /// It answered with something that is not known to be a fault of the server, nor one of a document. A single write
+    /// that is answered so again and again becomes a dead letter; so a store must not say it while the server fails
+    /// other writes in the same way.
     #[error("the database failed: {0}")]
     Failed(String),
+}
+
+impl StoreError {
+    /// What happened, without the kind of error.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Unavailable(reason)
+            | Self::TimedOut(reason)
+            | Self::Overloaded(reason)
+            | Self::Failed(reason) => reason,
+        }
+    }
+
+    /// Whether less load would help.
+    #[must_use]
+    pub fn is_pressure(&self) -> bool {
+        matches!(self, Self::TimedOut(_) | Self::Overloaded(_))
+    }
 }
 
 /// Asked before each database operation (a command, a commit), so that no path can pass the limit by.

@@ -5,6 +5,7 @@
 //! the upsert collides on `_id`. What collided is looked up in one `find` and decided by the same rules as
 //! everywhere, then, where it lost a race, written again.
 
+mod codes;
 mod command;
 mod reply;
 mod write;
@@ -30,8 +31,8 @@ use crate::server_url::ServerUrl;
 
 const MAX_POOL_SIZE: u32 = 8;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// After this the outcome of a command counts as unknown.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest wait for a batch of a scan, which reads a whole collection.
+const SCAN_TIMEOUT: Duration = Duration::from_secs(60);
 /// Most ids in one `find`.
 const FIND_IDS: usize = 5_000;
 /// Most stamps in one `find`: some 600 bytes each at most, far below the 16 MiB of an answer.
@@ -41,9 +42,22 @@ const SCAN_BATCH: u32 = 10_000;
 /// Collections that are read, or written, at the same time: the server's journal flush serves all who wait.
 const CONCURRENT_COLLECTIONS: usize = 4;
 
+/// How long a command may take in all: to find a server, to connect, and for the answer. After that its outcome counts
+/// as unknown. The server is told to give up earlier (`command`), so that it says so itself unless it hangs.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    /// A client waits for it.
+    read: Duration,
+    /// Writes, and pages of the audit, which have no index.
+    long: Duration,
+}
+
+const PATIENCE: Patience = Patience { read: Duration::from_secs(10), long: Duration::from_secs(30) };
+
 /// A connection pool to one database.
 pub struct Mongo {
     database: Database,
+    patience: Patience,
     operations: AtomicU64,
     /// Collections whose tombstone index this process has asked for.
     indexed: Mutex<HashSet<Box<str>>>,
@@ -92,21 +106,32 @@ impl Mongo {
         let client = Client::with_options(options).map_err(invalid)?;
         Ok(Self {
             database: client.database(database),
+            patience: PATIENCE,
             operations: AtomicU64::new(0),
             indexed: Mutex::new(HashSet::new()),
         })
     }
 
-    async fn run(&self, command: RawDocumentBuf, throttle: &dyn Throttle) -> Result<Document, CommandError> {
+    async fn read(&self, command: RawDocumentBuf, throttle: &dyn Throttle) -> Result<Document, StoreError> {
+        self.run(command, self.patience.read, throttle).await.map_err(CommandError::into_store)
+    }
+
+    async fn long(&self, command: RawDocumentBuf, throttle: &dyn Throttle) -> Result<Document, CommandError> {
+        self.run(command, self.patience.long, throttle).await
+    }
+
+    async fn run(
+        &self,
+        command: RawDocumentBuf,
+        patience: Duration,
+        throttle: &dyn Throttle,
+    ) -> Result<Document, CommandError> {
         throttle.acquire().await;
         self.operations.fetch_add(1, Ordering::Relaxed);
-        match tokio::time::timeout(COMMAND_TIMEOUT, self.database.run_raw_command(command)).await {
+        match tokio::time::timeout(patience, self.database.run_raw_command(command)).await {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(error)) => Err(reply::classify(&error)),
-            Err(_) => Err(CommandError::Store(StoreError::Overloaded(format!(
-                "no answer within {} s",
-                COMMAND_TIMEOUT.as_secs()
-            )))),
+            Err(_) => Err(CommandError::Store(no_answer_within(patience))),
         }
     }
 
@@ -124,7 +149,7 @@ impl Mongo {
             let mut missing = ids.to_vec();
             loop {
                 let command = command::find_ids(collection, &missing, stamps_only)?;
-                let reply = self.run(command, throttle).await.map_err(CommandError::into_store)?;
+                let reply = self.read(command, throttle).await?;
                 let (documents, complete) = reply::batch(&reply)?;
                 let none = documents.is_empty();
                 for document in documents {
@@ -153,17 +178,14 @@ impl Mongo {
         op_prefix: &str,
         mut each: impl FnMut(Stamp),
     ) -> Result<(), StoreError> {
-        let failed = |error: mongodb::error::Error| StoreError::Unavailable(error.kind.to_string());
         self.operations.fetch_add(1, Ordering::Relaxed);
-        let mut cursor = self
-            .database
-            .collection::<RawDocumentBuf>(collection)
+        let documents = self.database.collection::<RawDocumentBuf>(collection);
+        let cursor = documents
             .find(command::stamps_filter(op_prefix))
             .projection(doc! { RESERVED_FIELD: 1 })
-            .batch_size(SCAN_BATCH)
-            .await
-            .map_err(failed)?;
-        while cursor.advance().await.map_err(failed)? {
+            .batch_size(SCAN_BATCH);
+        let mut cursor = scanned(cursor.into_future()).await?;
+        while scanned(cursor.advance()).await? {
             let stamp = encoding::audit_stamp(cursor.current(), op_prefix).map_err(invalid_bson)?;
             stamp.into_iter().for_each(&mut each);
         }
@@ -247,7 +269,7 @@ impl Store for Mongo {
             let after = found.last().map(|stamp| stamp.id.as_str()).or(after);
             let page = (limit - found.len()).min(FIND_STAMPS);
             let command = command::find_stamps(collection, op_prefix, after, page)?;
-            let reply = self.run(command, &Unlimited).await.map_err(CommandError::into_store)?;
+            let reply = self.long(command, &Unlimited).await.map_err(CommandError::into_store)?;
             let (documents, _) = reply::batch(&reply)?;
             let received = documents.len();
             for document in documents {
@@ -262,12 +284,29 @@ impl Store for Mongo {
 
     async fn ping(&self) -> Result<(), StoreError> {
         let command = command::encode(&doc! { "ping": 1 })?;
-        self.run(command, &Unlimited).await.map(drop).map_err(CommandError::into_store)
+        self.read(command, &Unlimited).await.map(drop)
     }
 
     fn operations(&self) -> u64 {
         self.operations.load(Ordering::Relaxed)
     }
+}
+
+/// A step of a scan, or why it is not done.
+async fn scanned<T>(step: impl Future<Output = Result<T, mongodb::error::Error>>) -> Result<T, StoreError> {
+    match tokio::time::timeout(SCAN_TIMEOUT, step).await {
+        Ok(Ok(step)) => Ok(step),
+        // It reads only, so whoever asked may ask again.
+        Ok(Err(error)) => Err(match reply::classify(&error).into_store() {
+            StoreError::Failed(reason) => StoreError::Unavailable(reason),
+            error => error,
+        }),
+        Err(_) => Err(no_answer_within(SCAN_TIMEOUT)),
+    }
+}
+
+fn no_answer_within(patience: Duration) -> StoreError {
+    StoreError::TimedOut(format!("MongoDB gave no answer within {} s", patience.as_secs_f64()))
 }
 
 fn invalid_bson(error: bson::error::Error) -> StoreError {

@@ -78,7 +78,7 @@ impl Attempt<'_> {
                     tracing::warn!(%error, "the worker waits for the database");
                     self.metrics.worker_retries.inc();
                     match error {
-                        StoreError::Overloaded(_) => {
+                        StoreError::TimedOut(_) | StoreError::Overloaded(_) => {
                             self.sizes.overloaded(limit);
                             limit = (limit / 2).max(1);
                             halve(part, &mut parts);

@@ -10,8 +10,10 @@ use ::redis::{RedisError, Script};
 use ahash::RandomState;
 use tokio::time::Instant;
 
+use super::IDEMPOTENCY_TTL;
 use super::keys::{Place, ShardKeys};
-use super::{IDEMPOTENCY_TTL, refusal};
+use super::refusal::{not_connected, unavailable};
+use super::settings::Standing;
 use crate::batches::{Batches, Waiting, Work};
 use crate::journal::embedded::BacklogBounds;
 use crate::journal::{Appended, Backlog, JournalError, WriteId, WriteIds};
@@ -42,7 +44,8 @@ static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 /// where the operation of each part is remembered. Arguments: how long (ms); the bounds of the backlog (entries,
 /// bytes), and of an entry (requests, bytes); the number of shards; a byte for each part, its shard; a byte for each
 /// part, 1 if a request begins with it; then the parts, encoded. The answer has a text for each part: `n` or `r` (new,
-/// repeated) and its [`Place`]; or `e` or `b`, the bound (entries, bytes) that leaves no room.
+/// repeated) and its [`Place`]; or `e` or `b`, and how
+/// many entries or bytes wait, where a bound leaves no room.
 static APPEND: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -57,7 +60,8 @@ static APPEND: LazyLock<Script> = LazyLock::new(|| {
             bytes = bytes + tonumber(redis.call('GET', KEYS[2 * shard]) or 0)
             parts[shard], whose[shard], size[shard] = {}, {}, 0
         end
-        local full = entries >= tonumber(ARGV[2]) and 'e' or bytes >= tonumber(ARGV[3]) and 'b'
+        local full = entries >= tonumber(ARGV[2]) and string.format('e%.0f', entries)
+            or entries > 0 and bytes >= tonumber(ARGV[3]) and string.format('b%.0f', bytes)
         local answers = {}
         local function flush(shard)
             local parts_here, whose_here = parts[shard], whose[shard]
@@ -118,9 +122,14 @@ pub(super) struct Appender {
 }
 
 impl Appender {
-    pub(super) fn new(link: Arc<RedisLink>, shards: Vec<ShardKeys>, bounds: BacklogBounds) -> Self {
+    pub(super) fn new(
+        link: Arc<RedisLink>,
+        standing: Arc<Standing>,
+        shards: Vec<ShardKeys>,
+        bounds: BacklogBounds,
+    ) -> Self {
         let waiting_bytes = AtomicUsize::new(0);
-        Self { batches: Batches::new(Appends { link, shards, bounds, waiting_bytes }, COMMANDS) }
+        Self { batches: Batches::new(Appends { link, standing, shards, bounds, waiting_bytes }, COMMANDS) }
     }
 
     /// Appends the parts of one request, which are not empty and each of another shard: all or none.
@@ -145,6 +154,7 @@ fn bytes(parts: &[Part]) -> usize {
 /// How to append several requests with one command.
 struct Appends {
     link: Arc<RedisLink>,
+    standing: Arc<Standing>,
     shards: Vec<ShardKeys>,
     bounds: BacklogBounds,
     waiting_bytes: AtomicUsize,
@@ -219,8 +229,11 @@ impl Appends {
     async fn command(&self, requests: Requests<'_>) -> Result<Result<Vec<Vec<u8>>, JournalError>, String> {
         let lease = match self.link.lease().await {
             Ok(lease) => lease,
-            Err(reason) => return Ok(Err(JournalError::Unavailable(reason))),
+            Err(reason) => return Ok(Err(not_connected(reason))),
         };
+        if let Err(error) = self.standing.hold(&self.link, &lease).await {
+            return Ok(Err(error));
+        }
         let mut connection = lease.connection.clone();
         let command = self.evaluate(requests);
         let mut result = command.query_async(&mut connection).await;
@@ -234,7 +247,7 @@ impl Appends {
         match result {
             Ok(answers) => Ok(Ok(answers)),
             Err(error) if is_broken(&error) => Err(error.to_string()),
-            Err(error) => Ok(Err(refusal(self.link.address(), &error))),
+            Err(error) => Ok(Err(unavailable(self.link.address(), &error))),
         }
     }
 
@@ -287,7 +300,7 @@ impl Appends {
         for (part, answer) in parts.iter().zip(answers) {
             let (&tag, place) = answer.split_first().unwrap_or((&b'?', &[]));
             if matches!(tag, b'e' | b'b') {
-                return Err(JournalError::Full(self.full(tag)));
+                return Err(JournalError::Full(self.full(tag, place)));
             }
             let place = Place::parse(place).ok_or_else(|| {
                 let found = String::from_utf8_lossy(answer);
@@ -300,12 +313,13 @@ impl Appends {
         Ok(Appended { ids, repeated })
     }
 
-    fn full(&self, bound: u8) -> String {
-        let BacklogBounds { entries, bytes } = self.bounds;
+    fn full(&self, bound: u8, waiting: &[u8]) -> String {
+        let waiting =
+            std::str::from_utf8(waiting).ok().and_then(|number| number.parse().ok()).unwrap_or(u64::MAX);
         let reached = if bound == b'e' {
-            Backlog { entries, ..Backlog::default() }
+            Backlog { entries: waiting, ..Backlog::default() }
         } else {
-            Backlog { bytes, ..Backlog::default() }
+            Backlog { bytes: waiting, ..Backlog::default() }
         };
         reached.full(self.bounds).unwrap_or_default()
     }

@@ -11,8 +11,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::keys::{FIELD, GROUP, ShardKeys, parse_id};
+use super::payload;
+use super::refusal::unavailable;
 use super::scripts::{ACK, BURY, CREATE_GROUP, OWN, OWNED_BY_ANOTHER, READ, RECLAIM, RELEASE, TAKEN};
-use super::{payload, unavailable};
 use crate::journal::{Consumer, DeadLetter, Delivery, Entry, JournalError, codec};
 use crate::operation::Position;
 use crate::redis_link::{RedisLink, is_broken};
@@ -337,7 +338,7 @@ impl Consumer for RedisConsumer {
         }
         let mut connection = self.connect().await?;
         let mut call = ACK.prepare_invoke();
-        call.key(&self.keys.stream).arg(GROUP);
+        call.key(&self.keys.stream).key(&self.keys.bytes).arg(GROUP);
         for position in positions {
             call.arg(position.to_string());
         }

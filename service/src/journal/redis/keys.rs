@@ -21,7 +21,7 @@ pub(super) struct ShardKeys {
     pub(super) shard: u16,
     /// The stream of entries.
     pub(super) stream: String,
-    /// How many bytes the stream's entries have.
+    /// How many bytes the stream's entries have together.
     pub(super) bytes: String,
     /// Which worker owns the shard.
     pub(super) owner: String,

@@ -1,15 +1,16 @@
 //! The journal on a Redis Stream; Redis 7.0 is the baseline.
 //!
 //! Keys (see [`keys`]), all of a shard in one hash slot: `scalekit:{0}:journal` the stream (field `e`: an entry, see
-//! [`super::codec`]), `…:op:<operation id>` where an operation was appended (expires), `…:owner` which worker
-//! owns the shard, by the digits of its start and its name (expires), `…:dead` the stream of dead letters,
-//! `…:dead:reasons` their reasons by write id. `scalekit:{shards}:count` how many shards there are, `…:workers` and
+//! [`super::codec`]), `…:bytes` how many its entries have together, `…:op:<operation id>` where an operation was appended
+//! (expires), `…:owner` which worker owns the shard, by the digits of its start and its name (expires), `…:dead` the stream
+//! of dead letters, `…:dead:reasons` their reasons by write id. `scalekit:{shards}:count` how many shards there are, `…:workers` and
 //! `…:apis` the processes that are there (expire).
 
 mod append;
 mod consumer;
 mod keys;
 mod presence;
+mod refusal;
 mod scripts;
 mod settings;
 mod shards;
@@ -30,7 +31,9 @@ use append::{Appender, Part};
 pub use consumer::RedisConsumer;
 use keys::{Place, ShardKeys, parse_id};
 pub use presence::Presence;
+use refusal::unavailable;
 use scripts::{BACKLOG, HELD};
+use settings::Standing;
 pub use shards::RedisShards;
 
 /// How long an operation id is remembered for retries.
@@ -43,7 +46,7 @@ const IDEMPOTENCY_TTL: Duration = Duration::from_secs(600);
 pub struct RedisJournal {
     link: Arc<RedisLink>,
     shards: Vec<ShardKeys>,
-    durability: Durability,
+    standing: Arc<Standing>,
     appender: Appender,
 }
 
@@ -52,19 +55,30 @@ impl RedisJournal {
     ///
     /// # Errors
     /// The server cannot be reached, or it may evict keys, and with them accepted writes; it is a cluster; or its entries
-    /// are dealt out to another number of shards.
+    /// are dealt out to another number of shards. That it gives less than is demanded shows in [`Journal::durability`].
     pub async fn connect(
         link: Arc<RedisLink>,
         bounds: BacklogBounds,
         shards: u16,
+        demanded: Durability,
     ) -> Result<Self, JournalError> {
-        let lease = link.lease().await.map_err(JournalError::Unavailable)?;
-        let durability = settings::inspect(lease.connection, link.address()).await?;
+        Self::standing(link, bounds, shards, Standing::demanding(demanded)).await
+    }
+
+    async fn standing(
+        link: Arc<RedisLink>,
+        bounds: BacklogBounds,
+        shards: u16,
+        standing: Standing,
+    ) -> Result<Self, JournalError> {
+        let standing = Arc::new(standing);
+        let lease = link.lease().await.map_err(refusal::not_connected)?;
+        standing.look(&link, &lease).await?;
         let shards = shards.clamp(1, MAX_SHARDS);
         presence::adopt(&link, shards).await?;
         let shards: Vec<ShardKeys> = (0..shards).map(ShardKeys::new).collect();
-        let appender = Appender::new(Arc::clone(&link), shards.clone(), bounds);
-        Ok(Self { link, shards, durability, appender })
+        let appender = Appender::new(Arc::clone(&link), Arc::clone(&standing), shards.clone(), bounds);
+        Ok(Self { link, shards, standing, appender })
     }
 
     /// The worker's side: the shards, as a worker of this name sees them. `link` is to the same server.
@@ -101,19 +115,6 @@ impl RedisJournal {
     }
 }
 
-/// The server answered that it did not take it.
-fn refusal(address: &str, error: &RedisError) -> JournalError {
-    match error.code() {
-        // The key holds something else: no retry will mend that.
-        Some("WRONGTYPE") => JournalError::Failed(error.to_string()),
-        _ => unavailable(address, error),
-    }
-}
-
-pub(super) fn unavailable(address: &str, error: &RedisError) -> JournalError {
-    JournalError::Unavailable(format!("Redis at {address}: {error}"))
-}
-
 #[async_trait]
 impl Journal for RedisJournal {
     fn kind(&self) -> &'static str {
@@ -121,7 +122,11 @@ impl Journal for RedisJournal {
     }
 
     fn durability(&self) -> Durability {
-        self.durability
+        self.standing.durability()
+    }
+
+    fn refuses(&self) -> Option<String> {
+        self.standing.refuses()
     }
 
     async fn append(&self, request: Request) -> Result<Appended, JournalError> {
@@ -143,7 +148,7 @@ impl Journal for RedisJournal {
         if operations.is_empty() {
             return Ok(Vec::new());
         }
-        let lease = self.link.lease().await.map_err(JournalError::Unavailable)?;
+        let lease = self.link.lease().await.map_err(refusal::not_connected)?;
         let mut connection = lease.connection.clone();
         let mut call = HELD.prepare_invoke();
         for (shard, op_id) in operations {
@@ -160,7 +165,7 @@ impl Journal for RedisJournal {
 
     async fn status(&self, id: WriteId) -> Result<WriteState, JournalError> {
         let Some(keys) = self.shard(id.shard) else { return Ok(WriteState::Unknown) };
-        let lease = self.link.lease().await.map_err(JournalError::Unavailable)?;
+        let lease = self.link.lease().await.map_err(refusal::not_connected)?;
         let mut connection = lease.connection.clone();
         let position = id.position.to_string();
         let mut pipe = ::redis::pipe();
@@ -184,15 +189,29 @@ impl Journal for RedisJournal {
         })
     }
 
+    /// Of all shards together.
     async fn backlog(&self) -> Result<Backlog, JournalError> {
-        let lease = self.link.lease().await.map_err(JournalError::Unavailable)?;
+        let lease = self.link.lease().await.map_err(refusal::not_connected)?;
+        // Whoever watches the backlog is told by `refuses` what came of it.
+        let _ = self.standing.hold(&self.link, &lease).await;
         let mut connection = lease.connection.clone();
-        let result: Result<(u64, String, u64), RedisError> =
-            BACKLOG.key(&self.keys().stream).invoke_async(&mut connection).await;
+        let mut call = BACKLOG.prepare_invoke();
+        for keys in &self.shards {
+            call.key(&keys.stream).key(&keys.bytes);
+        }
+        let result = call.invoke_async::<Vec<(u64, String, u64, u64)>>(&mut connection).await;
         self.link.check(&lease, &result);
-        let (entries, oldest, added) = result.map_err(|error| unavailable(self.link.address(), &error))?;
-        let oldest_ms = parse_id(&oldest).map(|position| position.ms);
-        Ok(Backlog { entries, bytes: 0, oldest_ms, removed: added.saturating_sub(entries) })
+        let mut all = Backlog::default();
+        for (entries, oldest, added, bytes) in
+            result.map_err(|error| unavailable(self.link.address(), &error))?
+        {
+            all.entries += entries;
+            all.bytes += bytes;
+            all.removed += added.saturating_sub(entries);
+            let oldest = parse_id(&oldest).map(|position| position.ms);
+            all.oldest_ms = [all.oldest_ms, oldest].into_iter().flatten().min();
+        }
+        Ok(all)
     }
 }
 

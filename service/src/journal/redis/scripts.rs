@@ -137,15 +137,31 @@ pub(super) static ADOPT: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Acknowledges and deletes in one step; a transaction would be refused when memory is full. In parts, since
-/// Lua takes some thousand arguments at the most.
+/// Acknowledges and deletes in one step; a transaction would be refused when memory is full. The acknowledgement goes
+/// in parts, since Lua takes some thousand arguments at the most.
+///
+/// Only what this call deletes is taken off the count of bytes, so one that is repeated takes nothing off twice. An empty
+/// stream has none, whatever the count says: so it cannot drift for longer than until all is stored.
 pub(super) static ACK: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"#!lua flags=allow-oom
         for i = 2, #ARGV, 1000 do
-            local last = math.min(i + 999, #ARGV)
-            redis.call('XACK', KEYS[1], ARGV[1], unpack(ARGV, i, last))
-            redis.call('XDEL', KEYS[1], unpack(ARGV, i, last))
+            redis.call('XACK', KEYS[1], ARGV[1], unpack(ARGV, i, math.min(i + 999, #ARGV)))
+        end
+        local bytes = 0
+        for i = 2, #ARGV do
+            local size = 0
+            for _, entry in ipairs(redis.call('XRANGE', KEYS[1], ARGV[i], ARGV[i])) do
+                for field = 1, #entry[2], 2 do
+                    if entry[2][field] == 'e' then size = size + #entry[2][field + 1] end
+                end
+            end
+            bytes = bytes + size * redis.call('XDEL', KEYS[1], ARGV[i])
+        end
+        if redis.call('XLEN', KEYS[1]) == 0 then
+            redis.call('DEL', KEYS[2])
+        elseif bytes > 0 and redis.call('DECRBY', KEYS[2], bytes) < 0 then
+            redis.call('DEL', KEYS[2])
         end
         return 1",
     )
@@ -166,20 +182,24 @@ pub(super) static BURY: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Length, id of the oldest entry, and how many entries were ever added (Redis 7.0). Entries are deleted when
-/// acknowledged, so the length is the backlog.
+/// Length, id of the oldest entry, how many entries were ever added (Redis 7.0), and their bytes. Entries are deleted
+/// when acknowledged, so the length is the backlog.
 pub(super) static BACKLOG: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"#!lua flags=no-writes
-        local length = redis.call('XLEN', KEYS[1])
-        local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
-        if info.err then return {length, '', 0} end
-        local oldest, added = '', 0
-        for i = 1, #info, 2 do
-            if info[i] == 'entries-added' then added = info[i + 1] end
-            if info[i] == 'first-entry' and info[i + 1] then oldest = info[i + 1][1] end
+        local all = {}
+        for shard = 1, #KEYS, 2 do
+            local length = redis.call('XLEN', KEYS[shard])
+            local info = redis.pcall('XINFO', 'STREAM', KEYS[shard])
+            local oldest, added = '', 0
+            for i = 1, info.err and 0 or #info, 2 do
+                if info[i] == 'entries-added' then added = info[i + 1] end
+                if info[i] == 'first-entry' and info[i + 1] then oldest = info[i + 1][1] end
+            end
+            local bytes = length > 0 and tonumber(redis.call('GET', KEYS[shard + 1]) or 0) or 0
+            all[#all + 1] = {length, oldest, added, bytes}
         end
-        return {length, oldest, added}",
+        return all",
     )
 });
 

@@ -3,6 +3,7 @@
 mod faults;
 mod ownership;
 mod presence;
+mod states;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -47,7 +48,7 @@ impl Server {
     }
 
     async fn connect(&self, bounds: BacklogBounds) -> Result<RedisJournal, JournalError> {
-        RedisJournal::connect(self.link(), bounds, 1).await
+        RedisJournal::connect(self.link(), bounds, 1, Durability::Memory).await
     }
 
     async fn journal(&self) -> RedisJournal {
@@ -144,7 +145,8 @@ async fn entries_come_in_order_and_acknowledging_empties_the_stream() {
     let appended = append_numbered(&journal, 0..20).await;
     assert!(appended.windows(2).all(|pair| pair[0] < pair[1]));
     let backlog = journal.backlog().await.unwrap();
-    assert_eq!(backlog, Backlog { entries: 20, bytes: 0, oldest_ms: Some(appended[0].ms), removed: 0 });
+    let bytes = backlog.bytes;
+    assert_eq!(backlog, Backlog { entries: 20, bytes, oldest_ms: Some(appended[0].ms), removed: 0 });
     let read = drain(&mut consumer).await;
     assert_eq!((names(&read), positions(&read)), (numbered(0..20), appended.clone()));
     consumer.ack(&appended[..5]).await.unwrap();
@@ -270,4 +272,49 @@ async fn the_bound_of_the_backlog_holds_and_lifts() {
     let read = drain(&mut consumer).await;
     consumer.ack(&positions(&read)[..1]).await.unwrap();
     append(&journal, "more").await;
+}
+
+#[tokio::test]
+async fn bytes_are_counted_once_each_and_bounded() {
+    let server = Server::start(&[]);
+    let journal = server.connect(BacklogBounds { entries: 99, bytes: 200 }).await.unwrap();
+    let bytes = async || journal.backlog().await.unwrap().bytes;
+    let mut appended = Vec::new();
+    let refused = loop {
+        match journal.append(request(&format!("op{}", appended.len()))).await {
+            Ok(entry) => appended.push(entry.ids.first().position),
+            Err(error) => break error,
+        }
+        assert!(appended.len() < 99, "the bound never holds");
+    };
+    let full = bytes().await;
+    assert!(full >= 200, "{full}");
+    let expected = format!("{full} bytes wait for the database, the bound is 200");
+    assert_eq!(refused, JournalError::Full(expected));
+    assert!(journal.append(request("op0")).await.unwrap().repeated, "what is there is still found");
+    assert_eq!(bytes().await, full, "and not counted again");
+    let mut consumer = journal.consumer("w1");
+    let read = drain(&mut consumer).await;
+    let sizes: Vec<u64> = read
+        .iter()
+        .map(|delivery| match delivery {
+            Delivery::Entry(entry) => entry.bytes as u64,
+            Delivery::Undecodable { payload, .. } => payload.len() as u64,
+        })
+        .collect();
+    assert_eq!(sizes.iter().sum::<u64>(), full);
+    // Acknowledged twice, together with one that never was.
+    for _ in 0..2 {
+        consumer.ack(&[appended[0], Position { ms: 1, seq: 1 }]).await.unwrap();
+        assert_eq!(bytes().await, full - sizes[0]);
+    }
+    append(&journal, "more").await;
+    // Whatever made it wrong, an empty stream mends it.
+    let _: i64 = server.command(&["INCRBY", "scalekit:{0}:bytes", "1000"]).await;
+    let rest = positions(&read_all(&mut consumer, 1).await);
+    consumer.ack(&[&appended[1..], &rest].concat()).await.unwrap();
+    assert_eq!(server.command::<i64>(&["EXISTS", "scalekit:{0}:bytes"]).await, 0);
+    assert_eq!(bytes().await, 0);
+    append(&journal, "again").await;
+    assert_eq!(bytes().await, sizes[0] + 4, "its name, which is its key too, is longer");
 }

@@ -13,10 +13,13 @@ pub(super) const MAX_COMMAND_WRITES: usize = 5_000;
 pub(super) const MAX_COMMAND_BYTES: usize = 12 * 1024 * 1024;
 /// What an array element adds to its document: type, index as text, terminator.
 pub(super) const ELEMENT_BYTES: usize = 8;
-/// The server's bound for one read.
-const READ_LIMIT_MS: i32 = 30_000;
-/// How long a write waits for the majority.
-const WRITE_CONCERN_LIMIT_MS: i32 = 30_000;
+/// The server's bound for one read, below this side's.
+const READ_LIMIT_MS: i32 = 8_000;
+/// The server's bound for the work of one write, and for the wait for the majority after it; together below this side's.
+const WRITE_LIMIT_MS: i32 = 15_000;
+/// The same for a page of the audit, which looks at a whole collection.
+const AUDIT_LIMIT_MS: i32 = 27_000;
+const WRITE_CONCERN_LIMIT_MS: i32 = 12_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -54,6 +57,7 @@ pub(super) fn write<'a>(
     command.append(list, items);
     command.append(cstr!("ordered"), false);
     command.append(cstr!("writeConcern"), concern);
+    command.append(cstr!("maxTimeMS"), WRITE_LIMIT_MS);
     command
 }
 
@@ -95,6 +99,21 @@ pub(super) fn update(write: &DocumentWrite, now: bson::DateTime) -> Result<RawDo
     statement.append(cstr!("u"), change);
     statement.append(cstr!("upsert"), true);
     Ok(statement)
+}
+
+/// The id of the tombstone that [`super::Mongo::control`] writes; a client's has no control characters.
+const CONTROL_ID: &str = "\u{1}scalekit.control";
+
+/// An upsert that writes each time, and can be in nobody's way.
+pub(super) fn control(now: bson::DateTime) -> RawDocumentBuf {
+    let mut query = RawDocumentBuf::new();
+    query.append(cstr!("_id"), CONTROL_ID);
+    let mut statement = RawDocumentBuf::new();
+    statement.append(cstr!("q"), query);
+    let version = now.timestamp_millis();
+    statement.append(cstr!("u"), encoding::tombstone(CONTROL_ID, CONTROL_ID, version, now));
+    statement.append(cstr!("upsert"), true);
+    statement
 }
 
 /// `$set` and `$unset`; the names were checked, so none is a path or an operator.
@@ -170,7 +189,7 @@ pub(super) fn find_stamps(
         "sort": { "_id": 1 },
         "limit": limit,
         "batchSize": limit + 1,
-        "maxTimeMS": READ_LIMIT_MS,
+        "maxTimeMS": AUDIT_LIMIT_MS,
     })
 }
 

@@ -4,41 +4,8 @@ use bson::Document;
 use bson::raw::RawDocumentBuf;
 use mongodb::error::{Error, ErrorKind};
 
+use super::codes::{DUPLICATE_KEY, Fault, fault};
 use crate::store::StoreError;
-
-/// <https://www.mongodb.com/docs/manual/reference/error-codes/>
-const DUPLICATE_KEY: i32 = 11000;
-
-/// The server's state, not the document, is the matter: HostUnreachable, HostNotFound, LockTimeout,
-/// LockBusy, MaxTimeMSExpired, StaleShardVersion, WriteConcernFailed, NetworkTimeout,
-/// PrimarySteppedDown, WriteConflict, ReadConcernMajorityNotAvailableYet, ExceededMemoryLimit, StaleEpoch,
-/// ShutdownInProgress, NotYetInitialized, ExceededTimeLimit, TransactionTooOld,
-/// IngressRequestRateLimitExceeded, SocketException, NotWritablePrimary, InterruptedAtShutdown, Interrupted,
-/// InterruptedDueToReplStateChange, StaleConfig, NotPrimaryNoSecondaryOk, NotPrimaryOrSecondary, OutOfDiskSpace.
-const TRANSIENT: [i32; 28] = [
-    6, 7, 24, 46, 50, 63, 64, 89, 91, 94, 112, 134, 146, 150, 189, 225, 262, 462, 9001, 10058, 10107, 11600,
-    11601, 11602, 13388, 13435, 13436, 14031,
-];
-
-/// Of these, the ones that say that it took too long or has too much to do: LockTimeout, MaxTimeMSExpired,
-/// WriteConcernFailed (a time-out), NetworkTimeout, ExceededMemoryLimit, ExceededTimeLimit,
-/// IngressRequestRateLimitExceeded.
-const OVERLOAD: [i32; 7] = [24, 50, 64, 89, 146, 262, 462];
-
-/// What a server adds that turns work away, whatever the code is.
-const OVERLOAD_LABEL: &str = "SystemOverloadedError";
-
-/// The server does not let this client, whatever it writes, until its owner mends that: UserNotFound, Unauthorized,
-/// AuthenticationFailed, ReauthenticationRequired, AtlasError (over a quota, among others).
-const NOT_ALLOWED: [i32; 5] = [11, 13, 18, 391, 8000];
-
-/// A command fails as a whole for one of its documents: BadValue, FailedToParse, TypeMismatch, Overflow,
-/// InvalidLength, InvalidBSON, DollarPrefixedFieldName, InvalidIdField, EmptyFieldName, DottedFieldName,
-/// ImmutableField, DocumentValidationFailure, BSONObjectTooLarge, and size checks without a name.
-const DOCUMENT: [i32; 15] = [2, 9, 14, 15, 16, 22, 52, 53, 56, 57, 66, 121, 10334, 17419, 17420];
-
-/// A command fails for its collection, now and later: InvalidNamespace, CommandNotSupportedOnView.
-const NAMESPACE: [i32; 2] = [73, 166];
 
 /// What became of one statement of a write command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,13 +17,15 @@ pub(super) enum Outcome {
 }
 
 /// Why a whole command failed.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum CommandError {
     Store(StoreError),
     /// Some document of it cannot be taken, for this reason.
     Document(String),
     /// No document can ever be written there, for this reason.
     Namespace(String),
+    /// Nobody knows yet whose fault it is.
+    Unknown(String),
 }
 
 impl CommandError {
@@ -64,7 +33,20 @@ impl CommandError {
     pub(super) fn into_store(self) -> StoreError {
         match self {
             Self::Store(error) => error,
-            Self::Document(reason) | Self::Namespace(reason) => StoreError::Failed(reason),
+            Self::Document(reason) | Self::Namespace(reason) | Self::Unknown(reason) => {
+                StoreError::Failed(reason)
+            }
+        }
+    }
+
+    fn of(fault: Fault, reason: String) -> Self {
+        match fault {
+            Fault::Server | Fault::NotAllowed => Self::Store(StoreError::Unavailable(reason)),
+            Fault::Slow => Self::Store(StoreError::TimedOut(reason)),
+            Fault::Overload => Self::Store(StoreError::Overloaded(reason)),
+            Fault::Document => Self::Document(reason),
+            Fault::Namespace => Self::Namespace(reason),
+            Fault::Unknown => Self::Unknown(reason),
         }
     }
 }
@@ -72,59 +54,70 @@ impl CommandError {
 pub(super) fn classify(error: &Error) -> CommandError {
     let message = error.kind.to_string();
     match &*error.kind {
-        ErrorKind::Command(command) => {
-            let message = reason(command.code, &command.message);
-            if DOCUMENT.contains(&command.code) {
-                CommandError::Document(message)
-            } else if NAMESPACE.contains(&command.code) {
-                CommandError::Namespace(message)
-            } else if error.contains_label(OVERLOAD_LABEL) {
-                CommandError::Store(StoreError::Overloaded(message))
-            } else if is_of_the_server(command.code) {
-                CommandError::Store(waiting(command.code, message))
-            } else {
-                CommandError::Store(StoreError::Failed(message))
-            }
-        }
+        ErrorKind::Command(command) => CommandError::of(
+            fault(command.code, |label| error.contains_label(label)),
+            reason(command.code, &command.message),
+        ),
         // The driver refuses what is larger than the server's limit before it is sent.
         ErrorKind::InvalidArgument { .. } | ErrorKind::Bson(_) | ErrorKind::BsonSerialization(_) => {
             CommandError::Document(message)
         }
-        ErrorKind::InvalidResponse { .. } => CommandError::Store(StoreError::Failed(message)),
+        ErrorKind::InvalidResponse { .. } => CommandError::Unknown(message),
+        ErrorKind::Io(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+            CommandError::Store(StoreError::TimedOut(message))
+        }
         _ => CommandError::Store(StoreError::Unavailable(message)),
     }
 }
 
-/// The outcome of each of a command's `statements`.
-pub(super) fn outcomes(reply: &Document, statements: usize) -> Result<Vec<Outcome>, StoreError> {
+/// The outcome of each of a command's `statements`. One error that is not a document's is an error of all: what was
+/// stored is found again when they are delivered once more.
+pub(super) fn outcomes(reply: &Document, statements: usize) -> Result<Vec<Outcome>, CommandError> {
+    let labels = reply.get_array("errorLabels").map(Vec::as_slice).unwrap_or_default();
+    let has_label = |label: &str| labels.iter().any(|known| known.as_str() == Some(label));
     if let Ok(error) = reply.get_document("writeConcernError") {
-        let message = format!("the write concern was not met: {}", reason(code(error), message(error)));
-        return Err(waiting(code(error), message));
+        let reason = format!("the write concern was not met: {}", reason(code(error), message(error)));
+        // It is never a document's.
+        return Err(CommandError::Store(match fault(code(error), has_label) {
+            Fault::Slow => StoreError::TimedOut(reason),
+            Fault::Overload => StoreError::Overloaded(reason),
+            _ => StoreError::Unavailable(reason),
+        }));
     }
     let mut outcomes = vec![Outcome::Done; statements];
     let errors = reply.get_array("writeErrors").map(Vec::as_slice).unwrap_or_default();
+    let mut unknown = None;
     for error in errors.iter().filter_map(bson::Bson::as_document) {
         let place = number(error, "index").and_then(|index| usize::try_from(index).ok());
         let Some(outcome) = place.and_then(|place| outcomes.get_mut(place)) else {
-            return Err(StoreError::Failed(format!("the server names a write that was not sent: {error}")));
+            return Err(CommandError::Unknown(format!(
+                "the server names a write that was not sent: {error}"
+            )));
         };
         let code = code(error);
-        *outcome = match code {
-            DUPLICATE_KEY if is_id_collision(error) => Outcome::DuplicateId,
-            code if is_of_the_server(code) => {
-                return Err(waiting(code, reason(code, message(error))));
+        let reason = reason(code, message(error));
+        *outcome = match fault(code, has_label) {
+            _ if code == DUPLICATE_KEY && is_id_collision(error) => Outcome::DuplicateId,
+            Fault::Document | Fault::Namespace => Outcome::Refused(reason),
+            // What waits goes before what is in doubt.
+            Fault::Unknown => {
+                unknown.get_or_insert(reason);
+                continue;
             }
-            code => Outcome::Refused(reason(code, message(error))),
+            fault => return Err(CommandError::of(fault, reason)),
         };
+    }
+    if let Some(reason) = unknown {
+        return Err(CommandError::Unknown(reason));
     }
     // Each statement concerns exactly one document, so the counts must add up: a reply that says less is not
     // a promise that all are stored.
     let done = outcomes.iter().filter(|outcome| **outcome == Outcome::Done).count();
     if number(reply, "n").and_then(|n| usize::try_from(n).ok()) != Some(done) {
-        return Err(StoreError::Unavailable(format!(
+        return Err(CommandError::Store(StoreError::Unavailable(format!(
             "the server reports {:?} documents written, expected {done} of {statements}",
             reply.get("n")
-        )));
+        ))));
     }
     Ok(outcomes)
 }
@@ -141,16 +134,6 @@ pub(super) fn batch(reply: &Document) -> Result<(Vec<RawDocumentBuf>, bool), Sto
         .collect::<Result<_, _>>()
         .map_err(super::invalid_bson)?;
     Ok((documents, number(cursor, "id") == Some(0)))
-}
-
-/// Why writes have to wait.
-fn waiting(code: i32, message: String) -> StoreError {
-    if OVERLOAD.contains(&code) { StoreError::Overloaded(message) } else { StoreError::Unavailable(message) }
-}
-
-/// Whether the writes are to wait: nothing is wrong with them.
-fn is_of_the_server(code: i32) -> bool {
-    TRANSIENT.contains(&code) || NOT_ALLOWED.contains(&code)
 }
 
 /// Servers before 4.4 name the index in the message only.
@@ -210,32 +193,51 @@ mod tests {
 
     #[test]
     fn nothing_is_taken_for_stored_when_the_answer_is_in_doubt() {
-        let concern = doc! { "code": 64, "errmsg": "waiting for replication timed out" };
-        let doubtful = [
-            doc! { "ok": 1, "n": 2, "writeConcernError": concern },
-            doc! { "ok": 1, "n": 1 },
-            doc! { "ok": 1, "n": 3 },
-            doc! { "ok": 1 },
-            doc! { "ok": 1, "n": 1, "writeErrors": [{ "index": 0, "code": 10107, "errmsg": "not primary" }] },
+        let concern = |code: i32| doc! { "code": code, "errmsg": "it did not come to that" };
+        let unavailable = |reply: Document| (reply, "cannot be reached");
+        let table = [
+            (doc! { "ok": 1, "n": 2, "writeConcernError": concern(64) }, "in time"),
+            unavailable(doc! { "ok": 1, "n": 2, "writeConcernError": concern(91) }),
+            unavailable(doc! { "ok": 1, "n": 2, "writeConcernError": concern(100) }),
+            // Codes that would be a document's, or that nobody knows: still all must wait.
+            unavailable(doc! { "ok": 1, "n": 2, "writeConcernError": concern(2) }),
+            unavailable(doc! { "ok": 1, "n": 2, "writeConcernError": concern(4711) }),
+            unavailable(doc! { "ok": 1, "n": 1 }),
+            unavailable(doc! { "ok": 1, "n": 3 }),
+            unavailable(doc! { "ok": 1 }),
+            unavailable(
+                doc! { "ok": 1, "n": 1, "writeErrors": [{ "index": 0, "code": 10107, "errmsg": "not primary" }] },
+            ),
+            // An error of the server's goes before one of a document's, and before one that nobody knows.
+            unavailable(doc! { "ok": 1, "n": 0, "writeErrors": [
+                { "index": 0, "code": 4711, "errmsg": "?" },
+                { "index": 1, "code": 14031, "errmsg": "no space left" },
+            ] }),
+            (
+                doc! { "ok": 1, "n": 1, "writeErrors": [{ "index": 0, "code": 50, "errmsg": "too slow" }] },
+                "in time",
+            ),
+            (
+                doc! {
+                    "ok": 1, "n": 1, "errorLabels": ["SystemOverloadedError"],
+                    "writeErrors": [{ "index": 0, "code": 4711, "errmsg": "too much" }],
+                },
+                "overloaded",
+            ),
         ];
-        for reply in doubtful {
-            let error = outcomes(&reply, 2).unwrap_err();
-            assert!(!matches!(error, StoreError::Failed(_)), "{reply}: {error}");
+        for (reply, expected) in table {
+            match outcomes(&reply, 2).unwrap_err() {
+                CommandError::Store(error) => {
+                    assert!(error.to_string().contains(expected), "{reply}: {error}")
+                }
+                error => panic!("{reply}: {error:?}"),
+            }
         }
-        let stray = doc! { "ok": 1, "n": 1, "writeErrors": [{ "index": 2, "code": 121 }] };
-        assert!(matches!(outcomes(&stray, 2), Err(StoreError::Failed(_))));
-    }
-
-    #[test]
-    fn what_took_too_long_is_told_from_what_is_away() {
-        let reply =
-            |code: i32| doc! { "ok": 1, "n": 1, "writeConcernError": { "code": code, "errmsg": "late" } };
-        for code in OVERLOAD {
-            assert!(is_of_the_server(code), "{code} is one of those that wait");
-            assert!(matches!(outcomes(&reply(code), 1), Err(StoreError::Overloaded(_))), "{code}");
-        }
-        for code in [10107, 91, 13] {
-            assert!(matches!(outcomes(&reply(code), 1), Err(StoreError::Unavailable(_))), "{code}");
+        for unknown in [
+            doc! { "ok": 1, "n": 1, "writeErrors": [{ "index": 2, "code": 121 }] },
+            doc! { "ok": 1, "n": 1, "writeErrors": [{ "index": 1, "code": 4711, "errmsg": "?" }] },
+        ] {
+            assert!(matches!(outcomes(&unknown, 2), Err(CommandError::Unknown(_))), "{unknown}");
         }
     }
 

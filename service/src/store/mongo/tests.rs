@@ -4,6 +4,8 @@ use std::sync::{Arc, PoisonError, Weak};
 
 use bson::doc;
 use mongodb::bson::Bson;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::command::{MAX_COMMAND_BYTES, MAX_COMMAND_WRITES};
 use super::write::{Statement, chunks};
@@ -202,23 +204,95 @@ async fn failed_commands() {
     assert!(matches!(&answer[0], Applied::Refused { reason } if reason.contains("error 2:")), "{answer:?}");
 
     let concern = doc! { "writeConcernError": { "code": 64, "errmsg": "waiting for replication timed out" } };
-    fail_next(&store, "insert", concern).await;
-    let error = store.apply(&batch(200), &Unlimited).await.unwrap_err();
-    assert!(matches!(error, StoreError::Overloaded(_)), "a time-out: {error}");
-    for (data, unavailable) in [
-        (doc! { "errorCode": 112 }, true),
-        (doc! { "errorCode": 13 }, true),
-        (doc! { "errorCode": 8000 }, true),
-        (doc! { "errorCode": 96 }, false),
-        (doc! { "closeConnection": true }, true),
+    let labelled = doc! { "errorCode": 4711, "errorLabels": ["SystemOverloadedError"] };
+    for (data, expected) in [
+        (concern, "in time"),
+        (doc! { "errorCode": 50 }, "in time"),
+        (doc! { "errorCode": 462 }, "overloaded"),
+        (labelled, "overloaded"),
+        (doc! { "errorCode": 112 }, "cannot be reached"),
+        (doc! { "errorCode": 13 }, "cannot be reached"),
+        (doc! { "errorCode": 8000 }, "cannot be reached"),
+        (doc! { "errorCode": 14031 }, "cannot be reached"),
+        (doc! { "errorCode": 96 }, "failed"),
+        (doc! { "closeConnection": true }, "cannot be reached"),
+        // The driver looks for the primary again after each of these.
+        (doc! { "errorCode": 10107 }, "cannot be reached"),
+        (doc! { "errorCode": 189 }, "cannot be reached"),
+        (doc! { "errorCode": 11602 }, "cannot be reached"),
+        (doc! { "errorCode": 91 }, "cannot be reached"),
     ] {
+        wait_for_server(&store).await;
         fail_next(&store, "insert", data.clone()).await;
         let error = store.apply(&batch(200), &Unlimited).await.unwrap_err();
-        assert_eq!(matches!(error, StoreError::Unavailable(_)), unavailable, "{data}: {error}");
+        assert!(error.to_string().contains(expected), "{data}: {error}");
     }
     wait_for_server(&store).await;
     assert_eq!(suite::apply(&store, &batch(200)).await.len(), 9);
-    assert_eq!(store.stamps("c", "", None, 100).await.unwrap().len(), 18);
+    assert_eq!(store.stamps("c", "op", None, 100).await.unwrap().len(), 18);
+}
+
+/// A code that nobody knows, or one that may concern the whole command, while other writes fail, too.
+#[tokio::test]
+async fn what_fails_every_write_is_no_fault_of_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = MongoServer::start(dir.path());
+    let store = Mongo::connect(&server.url(), "faults").await.unwrap();
+    let one = [write("c", "1", "op", 1, Change::insert(doc! {}))];
+    for code in [4711, 96, 2, 9] {
+        let point = doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn",
+        "data": { "failCommands": ["insert", "update"], "errorCode": code } };
+        store.database.client().database("admin").run_command(point).await.unwrap();
+        let error = store.apply(&one, &Unlimited).await.unwrap_err();
+        assert!(
+            matches!(&error, StoreError::Unavailable(why) if why.contains("another document fails, too"))
+        );
+        assert!(error.reason().contains(&format!("MongoDB error {code}")), "{error}");
+    }
+    let off = doc! { "configureFailPoint": "failCommand", "mode": "off" };
+    store.database.client().database("admin").run_command(off).await.unwrap();
+    assert_eq!(suite::apply(&store, &one).await, [Applied::Stored]);
+    assert_eq!(store.stamps("c", "", None, 9).await.unwrap().len(), 1, "no other write came through");
+
+    // The same for this write only: it is judged by itself, and the other write leaves a tombstone.
+    for round in 0..2 {
+        fail_next(&store, "insert", doc! { "errorCode": 4711 }).await;
+        let again = [write("c", "2", "op", 1, Change::insert(doc! {}))];
+        let error = store.apply(&again, &Unlimited).await.unwrap_err();
+        assert!(matches!(&error, StoreError::Failed(why) if why.contains("4711")), "{round}: {error}");
+    }
+    let stamps = store.stamps("c", "", None, 9).await.unwrap();
+    let marks: Vec<bool> = stamps.iter().map(|stamp| stamp.deleted).collect();
+    assert_eq!(marks, [true, false], "one tombstone, and nothing of the write that failed: {stamps:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_stands_still_is_a_time_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = MongoServer::start(dir.path());
+    let mut store = Mongo::connect(&server.url(), "still").await.unwrap();
+    store.patience = Patience { read: Duration::from_millis(300), long: Duration::from_millis(300) };
+    let first = [write("c", "1", "op", 1, Change::insert(doc! {}))];
+    suite::apply(&store, &first).await;
+    let second = [write("c", "2", "op", 2, Change::insert(doc! {}))];
+    let pid = Pid::from_raw(i32::try_from(server.pid()).unwrap());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    let started = std::time::Instant::now();
+    let applied = store.apply(&second, &Unlimited).await.unwrap_err();
+    let read = store.get_many(&[second[0].key.clone()]).await.unwrap_err();
+    let ping = store.ping().await.unwrap_err();
+    let audit = store.stamps("c", "", None, 1).await.unwrap_err();
+    let took = started.elapsed();
+    kill(pid, Signal::SIGCONT).unwrap();
+    for error in [applied, read, ping, audit] {
+        assert!(matches!(error, StoreError::TimedOut(_)), "{error}");
+    }
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    store.patience = PATIENCE;
+    wait_for_server(&store).await;
+    let answer = suite::apply(&store, &second).await;
+    assert!(matches!(answer[0], Applied::Stored | Applied::Superseded), "{answer:?}");
+    assert_eq!(store.stamps("c", "", None, 9).await.unwrap().len(), 2);
 }
 
 #[tokio::test]

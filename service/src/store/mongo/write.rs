@@ -149,17 +149,21 @@ impl Mongo {
         while let Some(range) = queue.pop_front() {
             let part = &statements[range.clone()];
             let command = command::write(kind, collection, part.iter().map(|statement| &statement.body));
-            match self.run(command, throttle).await {
+            match self.long(command, throttle).await {
                 Ok(reply) => {
                     let places = part.iter().map(|statement| statement.place);
-                    outcomes.extend(places.zip(reply::outcomes(&reply, part.len())?));
+                    match reply::outcomes(&reply, part.len()) {
+                        Ok(known) => outcomes.extend(places.zip(known)),
+                        Err(error) => return Err(self.doubted(collection, error, throttle).await),
+                    }
                 }
-                Err(CommandError::Store(error)) => return Err(error),
                 Err(CommandError::Namespace(reason)) => {
                     let refused = |statement: &Statement| (statement.place, Outcome::Refused(reason.clone()));
                     outcomes.extend(part.iter().map(refused));
                 }
                 Err(CommandError::Document(reason)) if part.len() == 1 => {
+                    // Some of these codes also say that the server dislikes the command, whatever is in it.
+                    self.control(collection, &reason, throttle).await?;
                     outcomes.push((part[0].place, Outcome::Refused(reason)));
                 }
                 Err(CommandError::Document(_)) => {
@@ -167,9 +171,48 @@ impl Mongo {
                     queue.push_front(middle..range.end);
                     queue.push_front(range.start..middle);
                 }
+                Err(error) => return Err(self.doubted(collection, error, throttle).await),
             }
         }
         Ok(outcomes)
+    }
+
+    /// What to say of a command that failed as a whole: if nobody knows why, the server is asked for another write.
+    async fn doubted(&self, collection: &str, error: CommandError, throttle: &dyn Throttle) -> StoreError {
+        match error {
+            CommandError::Unknown(reason) => match self.control(collection, &reason, throttle).await {
+                Ok(()) => StoreError::Failed(reason),
+                Err(error) => error,
+            },
+            error => error.into_store(),
+        }
+    }
+
+    /// Writes a tombstone that belongs to nobody to the same collection. If that fails for another reason than the
+    /// document itself, what failed before is no fault of the documents either: they wait. So a code that nobody knows
+    /// makes no dead letters while other writes fail, too.
+    pub(super) async fn control(
+        &self,
+        collection: &str,
+        reason: &str,
+        throttle: &dyn Throttle,
+    ) -> Result<(), StoreError> {
+        let body = command::control(DateTime::now());
+        let command = command::write(Kind::Update, collection, std::iter::once(&body));
+        let outcome = self.long(command, throttle).await.and_then(|reply| reply::outcomes(&reply, 1));
+        match outcome {
+            // Refused by a validator or an index, it was judged all the same.
+            Ok(_) | Err(CommandError::Namespace(_)) => {
+                self.index_tombstones(collection, throttle).await;
+                Ok(())
+            }
+            Err(CommandError::Store(error)) => Err(error),
+            Err(CommandError::Document(other) | CommandError::Unknown(other)) => {
+                Err(StoreError::Unavailable(format!(
+                    "{reason}; a write of another document fails, too, so it waits ({other})"
+                )))
+            }
+        }
     }
 
     /// Lets the server purge tombstones. Without the index they stay, which costs space and nothing else, so
@@ -179,7 +222,7 @@ impl Mongo {
             return;
         }
         let failure = match command::tombstone_index(collection) {
-            Ok(command) => self.run(command, throttle).await.err().map(CommandError::into_store),
+            Ok(command) => self.long(command, throttle).await.err().map(CommandError::into_store),
             Err(error) => Some(error),
         };
         if let Some(error) = failure {

@@ -10,6 +10,7 @@ use bson::doc;
 use tokio::time::Instant;
 
 use super::*;
+use crate::contract::Durability;
 use crate::direct::NoCache;
 use crate::journal::embedded::BacklogBounds;
 use crate::journal::redis::RedisJournal;
@@ -81,7 +82,10 @@ impl Service {
             std::thread::spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 runtime.block_on(async {
-                    let journal = RedisJournal::connect(Arc::clone(&link), BOUNDS, SHARDS).await.unwrap();
+                    let journal =
+                        RedisJournal::connect(Arc::clone(&link), BOUNDS, SHARDS, Durability::Memory)
+                            .await
+                            .unwrap();
                     let shards = Box::new(journal.shards(link, &name).with_lease(LEASE));
                     started.send(()).unwrap();
                     let freezer = async {

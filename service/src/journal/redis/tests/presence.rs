@@ -3,7 +3,9 @@
 use super::*;
 
 async fn connect(server: &Server, shards: u16) -> Result<RedisJournal, String> {
-    RedisJournal::connect(server.link(), BOUNDS, shards).await.map_err(|error| error.to_string())
+    RedisJournal::connect(server.link(), BOUNDS, shards, Durability::Memory)
+        .await
+        .map_err(|error| error.to_string())
 }
 
 #[tokio::test]
