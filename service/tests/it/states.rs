@@ -7,7 +7,9 @@ use redis::Value;
 
 use crate::harness::{Harness, Kind, Options, eventually};
 
-async fn all(harness: &Harness, commands: &[&[&str]]) {
+type Commands<'a> = &'a [&'a [&'a str]];
+
+async fn all(harness: &Harness, commands: Commands<'_>) {
     for words in commands {
         let _: Value = harness.redis_command(words).await;
     }
@@ -16,7 +18,7 @@ async fn all(harness: &Harness, commands: &[&[&str]]) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_state_of_redis_is_taken_for_a_success() {
     let harness = Harness::without_worker(Kind::RedisMongo, Options::default()).await;
-    let table: [(&str, u16, &[&[&str]], &[&[&str]]); 5] = [
+    let table: [(&str, u16, Commands<'_>, Commands<'_>); 5] = [
         ("OOM", 503, &[&["CONFIG", "SET", "maxmemory", "1mb"]], &[&["CONFIG", "SET", "maxmemory", "0"]]),
         ("READONLY", 503, &[&["REPLICAOF", "127.0.0.1", "1"]], &[&["REPLICAOF", "NO", "ONE"]]),
         (
