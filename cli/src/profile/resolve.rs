@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use scalekit_service::cache::redis::MAX_BACKLOG_AGE;
 use scalekit_service::contract::{MAX_COLLECTION_BYTES, MAX_OPERATIONS_PER_REQUEST};
 use scalekit_service::journal::shard::MAX_SHARDS;
 
@@ -271,7 +272,7 @@ impl Resolver<'_> {
             max_backlog_age: self.span(
                 &key("max_backlog_age"),
                 &layer.max_backlog_age,
-                SECOND..=5 * MINUTE,
+                SECOND..=MAX_BACKLOG_AGE,
             )?,
         })
     }

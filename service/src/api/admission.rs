@@ -157,7 +157,8 @@ impl Admission {
                 let earned = rate * now.saturating_sub(*at).as_secs_f64();
                 // Those who come back come at whole seconds, so a second's may come at once.
                 (*tokens, *at) = ((*tokens + earned).min(rate), now.max(*at));
-                if *tokens < 1.0 {
+                // Above that level it would be closed before the next look shows what left meanwhile.
+                if *tokens < 1.0 || fill >= REOPEN {
                     *refused = now;
                     return Err(self.refuse(now, chance));
                 }

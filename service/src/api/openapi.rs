@@ -80,7 +80,7 @@ pub(super) struct DocumentPath {
 /// A problem: its status, what it says, an example of its `detail`, and whether it says when to try again.
 type ProblemOf = (u16, &'static str, &'static str, bool);
 
-const PROBLEMS: [ProblemOf; 10] = [
+const PROBLEMS: [ProblemOf; 11] = [
     (
         400,
         "Malformed: no JSON, no UTF-8, or no such parameter. Nothing was accepted",
@@ -118,6 +118,12 @@ const PROBLEMS: [ProblemOf; 10] = [
         "Too many requests from this client. Nothing was accepted",
         "more requests than this client may send",
         true,
+    ),
+    (
+        500,
+        "The service is not set up as the journal needs it, which a person has to mend: nothing was accepted. In direct mode, a part of the writes is stored, and the detail says which",
+        "the journal failed: Redis at 10.0.0.5:6379: NOPERM (the user may not do this: give it the rights of profiles/redis.acl)",
+        false,
     ),
     (
         503,
@@ -172,11 +178,11 @@ macro_rules! problems {
 
 problems! {
     /// Of routes that write.
-    WriteProblems: [400, 401, 408, 409, 413, 422, 429, 503, 504];
+    WriteProblems: [400, 401, 408, 409, 413, 422, 429, 500, 503, 504];
     /// Of reads of a document.
     ReadProblems: [400, 401, 404, 422, 429, 503];
     /// Of questions for a write.
-    StatusProblems: [400, 401, 404, 429, 503];
+    StatusProblems: [400, 401, 404, 429, 500, 503];
     /// Of the audit.
     AuditProblems: [400, 401, 422, 429, 503];
     /// Of readiness.

@@ -20,8 +20,9 @@ use crate::redis_link::{Lease, RedisLink};
 /// than [`MAX_BACKLOG_AGE`], so it is in the database long before.
 pub const ACCEPTED_TTL: Duration = Duration::from_secs(600);
 /// The most that the profile may let the oldest accepted write wait before new ones get 503. What was accepted just before
-/// waits for as long again if the database goes on as slowly, and is still readable then, with a margin.
+/// waits for as long again if the database goes on as slowly, and must still be readable then.
 pub const MAX_BACKLOG_AGE: Duration = Duration::from_secs(300);
+const _: () = assert!(2 * MAX_BACKLOG_AGE.as_secs() <= ACCEPTED_TTL.as_secs());
 /// What was read from the database is believed for this long.
 const READ_TTL: Duration = Duration::from_secs(60);
 /// Attempts of a compare-and-set. In each round one of those that write a key succeeds, so this is how many may

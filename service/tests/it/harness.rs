@@ -375,6 +375,13 @@ impl Harness {
     }
 
     /// Only with [`Options::own_mongo`].
+    pub(crate) fn signal_mongo(&self, signal: Signal) {
+        assert!(self.options.own_mongo, "others use this server");
+        let pid = self.mongo.as_ref().unwrap().server.lock().unwrap().pid();
+        kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
+    }
+
+    /// Only with [`Options::own_mongo`].
     pub(crate) fn kill_mongo(&self) {
         assert!(self.options.own_mongo, "others use this server");
         let mongo = self.mongo.as_ref().unwrap();

@@ -7,7 +7,11 @@ use serde_json::json;
 use crate::harness::{Harness, Kind, Options, eventually, on_both};
 use scalekit_service::worker::BatchSettings;
 
-on_both!(the_database_is_asked_no_more_than_it_allows, the_backlog_is_bounded_and_recovers);
+on_both!(
+    the_database_is_asked_no_more_than_it_allows,
+    the_backlog_is_bounded_and_recovers,
+    bytes_and_age_are_bounds_too,
+);
 
 async fn the_database_is_asked_no_more_than_it_allows(kind: Kind) {
     const LIMIT: u32 = 20;
@@ -88,4 +92,44 @@ async fn the_backlog_is_bounded_and_recovers(kind: Kind) {
     eventually("it is ready again", async || (harness.get("/readyz").await.status == 200).then_some(()))
         .await;
     assert_eq!(harness.stored("orders").await.len() as u64, accepted, "what was refused is not there");
+}
+
+async fn bytes_and_age_are_bounds_too(kind: Kind) {
+    // The worker holds what it has read for two seconds.
+    let batch = BatchSettings { max_writes: 1000, max_bytes: 1 << 20, linger: Duration::from_secs(2) };
+    let by_bytes = Options { backlog_bytes: 2000, batch, ..Options::default() };
+    let by_age = Options { backlog_age: Duration::from_secs(1), batch, ..Options::default() };
+    for (options, reason, says) in
+        [(by_bytes, "backlog_bytes", "the bound is 2000"), (by_age, "backlog_age", "the bound is 1 s")]
+    {
+        let harness = Harness::with(kind, options).await;
+        let mut accepted = 0;
+        let refused = eventually("the bound holds", async || {
+            let answer = harness.send("POST", "/v1/orders", "{}").await;
+            accepted += u64::from(answer.status == 202);
+            (answer.status != 202).then_some(answer)
+        })
+        .await;
+        let refused = refused.expect_problem(503, reason);
+        assert!(refused.text.contains(says), "{}", refused.text);
+        let wait: u64 = refused.header("retry-after").parse().unwrap();
+        assert!((1..=60).contains(&wait), "{wait}");
+        let journal = harness.stats().await.journal;
+        assert!(journal.rejected[reason] >= 1, "{journal:?}");
+        let metrics = harness.get("/metrics").await.expect(200).text;
+        let line = format!("scalekit_rejected_total{{reason=\"{reason}\"}} ");
+        let count = metrics.lines().find_map(|metric| metric.strip_prefix(&line)).expect("it is counted");
+        assert!(count.parse::<u64>().unwrap() >= 1, "{count}");
+        eventually("it accepts again", async || {
+            let answer = harness.send("POST", "/v1/orders", "{}").await;
+            accepted += u64::from(answer.status == 202);
+            (answer.status == 202).then_some(())
+        })
+        .await;
+        harness.drained().await;
+        let journal = harness.stats().await.journal;
+        assert_eq!((journal.backlog_bytes, journal.backlog_entries), (0, 0));
+        assert!(journal.drain_per_s > 0.0, "{journal:?}");
+        assert_eq!(harness.stored("orders").await.len() as u64, accepted, "what was refused is not there");
+    }
 }

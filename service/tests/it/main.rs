@@ -12,6 +12,7 @@ mod lifecycle;
 mod limits;
 mod metrics;
 mod openapi;
+mod states;
 mod system;
 mod traces;
 mod transactions;

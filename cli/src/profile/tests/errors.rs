@@ -26,6 +26,11 @@ fn errors_name_place_key_and_expectation() {
             "x.yaml:1:18: deploy.shards: the backend `embedded` has one journal and one worker, found 2\n\
              help: set it to 1, or deploy.backend to redis-mongo",
         ),
+        // What waits longer could leave the cache before it is in the database.
+        (
+            "deploy: {limits: {max_backlog_age: 6m}}\n",
+            "deploy.limits.max_backlog_age: expected 1s to 5m, found 6m",
+        ),
         ("load: {vus: 0}\n", "x.yaml:1:13: load.vus: expected 1 to 1000000, found 0"),
         ("load: {vus: -4}\n", "x.yaml:1:13: load.vus: expected a whole number, found -4"),
         ("load: {vus: many}\n", "load.vus: expected a whole number, found string \"many\""),
