@@ -225,14 +225,16 @@ pub async fn run(
     if let Some(guard) = door.guard.clone() {
         tasks.push(tokio::spawn(reload::watch(guard, reload::INTERVAL, stop.clone())));
     }
-    if let Some(presence) = parts.presence.filter(|_| config.role != Role::Worker) {
-        tasks.push(tokio::spawn(stay(presence, stop.clone())));
-    }
+    // Until the last request is answered, which is later than the stop.
+    let served = CancellationToken::new();
+    let presence = parts.presence.filter(|_| config.role != Role::Worker);
+    let staying = presence.map(|presence| tokio::spawn(stay(presence, stop.clone(), served.clone())));
     if let Some(tls) = door.tls.clone() {
         tasks.push(tokio::spawn(reload::watch(tls, reload::INTERVAL, stop.clone())));
     }
     ready();
     listener::serve(listener, router, limits, door, metrics, stop).await;
+    served.cancel();
     worker_stop.cancel();
     let worker_failed = match working {
         Some(working) => !matches!(working.await, Ok(Ok(()))),
@@ -247,6 +249,11 @@ pub async fn run(
     traces.stop().await;
     if worker_failed {
         return Err(ServeError::Worker);
+    }
+    if let Some(staying) = staying
+        && let Ok(Err(error)) = staying.await
+    {
+        return Err(error.into());
     }
     Ok(())
 }
@@ -268,16 +275,23 @@ async fn worked(
     }
 }
 
-/// Says that this API process is there, so that nobody changes the number of shards under it. If somebody did while it
-/// stood still, it ends: it would put writes where they get out of order.
-async fn stay(mut presence: Presence, stop: CancellationToken) {
+/// Says that this API process is there until its requests are `served`, so that nobody changes the number of shards under
+/// it.
+///
+/// # Errors
+/// Somebody did while it stood still. It asks for a stop then: it would put writes where they get out of order.
+async fn stay(
+    mut presence: Presence,
+    stop: CancellationToken,
+    served: CancellationToken,
+) -> Result<(), JournalError> {
     let unheard = Rarely::default();
-    while !stop.is_cancelled() {
+    while !served.is_cancelled() {
         match presence.beat().await {
             Ok(()) => {}
             Err(error @ JournalError::Failed(_)) => {
-                tracing::error!(%error, "this process cannot go on");
                 stop.cancel();
+                return Err(error);
             }
             Err(error) => {
                 if let Some(unsaid) = unheard.now() {
@@ -285,9 +299,10 @@ async fn stay(mut presence: Presence, stop: CancellationToken) {
                 }
             }
         }
-        let _ = tokio::time::timeout(PRESENCE_INTERVAL, stop.cancelled()).await;
+        let _ = tokio::time::timeout(PRESENCE_INTERVAL, served.cancelled()).await;
     }
     presence.leave().await;
+    Ok(())
 }
 
 async fn connect(config: &Config) -> Result<Parts, ServeError> {
