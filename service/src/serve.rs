@@ -1,5 +1,7 @@
 //! Puts one process of the service together and runs it until it is told to stop.
 
+mod stay;
+
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,7 +26,6 @@ use crate::journal::redis::Presence;
 use crate::journal::redis::RedisJournal;
 use crate::journal::{Consumer, Journal, JournalError, Shards};
 use crate::metrics::Metrics;
-use crate::rarely::Rarely;
 use crate::recall::recall;
 use crate::redis_link::RedisLink;
 use crate::store::embedded::Embedded;
@@ -40,8 +41,6 @@ use crate::worker::{Fleet, Means, Worker};
 const PURGE_INTERVAL: Duration = Duration::from_secs(60);
 /// Requests that may be journaled at a time, for each connection: its own, and one that its last client left behind.
 const ACCEPTING_PER_CONNECTION: usize = 2;
-/// Between two times that an API process says that it is there; far below the time after which it counts as gone.
-const PRESENCE_INTERVAL: Duration = Duration::from_secs(1);
 /// In one database operation.
 const PURGE_DOCUMENTS: usize = 10_000;
 
@@ -227,14 +226,16 @@ pub async fn run(
     if let Some(guard) = door.guard.clone() {
         tasks.push(tokio::spawn(reload::watch(guard, reload::INTERVAL, stop.clone())));
     }
-    if let Some(presence) = parts.presence.filter(|_| config.role != Role::Worker) {
-        tasks.push(tokio::spawn(stay(presence, stop.clone())));
-    }
+    // Until the last request is answered, which is later than the stop.
+    let served = CancellationToken::new();
+    let presence = parts.presence.filter(|_| config.role != Role::Worker);
+    let staying = presence.map(|presence| tokio::spawn(stay::stay(presence, stop.clone(), served.clone())));
     if let Some(tls) = door.tls.clone() {
         tasks.push(tokio::spawn(reload::watch(tls, reload::INTERVAL, stop.clone())));
     }
     ready();
     listener::serve(listener, router, limits, door, metrics, stop).await;
+    served.cancel();
     worker_stop.cancel();
     let worker_failed = match working {
         Some(working) => !matches!(working.await, Ok(Ok(()))),
@@ -249,6 +250,11 @@ pub async fn run(
     traces.stop().await;
     if worker_failed {
         return Err(ServeError::Worker);
+    }
+    if let Some(staying) = staying
+        && let Ok(Err(error)) = staying.await
+    {
+        return Err(error.into());
     }
     Ok(())
 }
@@ -268,28 +274,6 @@ async fn worked(
         }
         Work::Shards(shards) => Fleet { shards, means }.run(stop, drain).await,
     }
-}
-
-/// Says that this API process is there, so that nobody changes the number of shards under it. If somebody did while it
-/// stood still, it ends: it would put writes where they get out of order.
-async fn stay(mut presence: Presence, stop: CancellationToken) {
-    let unheard = Rarely::default();
-    while !stop.is_cancelled() {
-        match presence.beat().await {
-            Ok(()) => {}
-            Err(error @ JournalError::Failed(_)) => {
-                tracing::error!(%error, "this process cannot go on");
-                stop.cancel();
-            }
-            Err(error) => {
-                if let Some(unsaid) = unheard.now() {
-                    tracing::warn!(unsaid, %error, "the others may take this process for gone");
-                }
-            }
-        }
-        let _ = tokio::time::timeout(PRESENCE_INTERVAL, stop.cancelled()).await;
-    }
-    presence.leave().await;
 }
 
 async fn connect(config: &Config) -> Result<Parts, ServeError> {

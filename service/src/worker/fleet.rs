@@ -102,7 +102,6 @@ impl Fleet {
         }
         let share = self.shards.share().await?;
         let surplus = crew.kept().saturating_sub(share);
-        // The newest first would do as well; what matters is that they are not all given back.
         for (shard, surrender) in
             crew.held.iter().filter(|(_, surrender)| !surrender.is_cancelled()).take(surplus)
         {

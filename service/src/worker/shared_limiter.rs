@@ -20,8 +20,8 @@ use crate::rarely::Rarely;
 use crate::redis_link::RedisLink;
 use crate::store::Throttle;
 
-/// How long a grant is good for, if Redis answers in half of it. With the slices below it costs 3% of the rate.
-const LEAST_MARGIN: Duration = Duration::from_millis(25);
+/// How long a grant is good for, if Redis answers in half of it. With the slices below it costs 2% of the rate.
+const LEAST_MARGIN: Duration = Duration::from_millis(20);
 /// A Redis that is slower cannot govern.
 const MOST_MARGIN: Duration = Duration::from_millis(800);
 /// While Redis is away, ask again after this.
@@ -31,7 +31,7 @@ const MOST_JITTER: Duration = Duration::from_millis(5);
 const GROUPS_PER_SECOND: u32 = 100;
 
 /// Asks for so many operations; answers how many may start, else after how many microseconds to ask again, and how many
-/// count now. What counts is kept by slices of 5 ms, each by when its last operation may start, so that a call costs the
+/// count now. What counts is kept by slices of 2 ms, each by when its last operation may start, so that a call costs the
 /// same at any rate. A refusal writes nothing, so it costs no flush of an append-only file.
 ///
 /// A clock that goes back by up to a second stands still for that long; by more, all that counted counts from now. One
@@ -40,7 +40,7 @@ static GRANT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"#!lua flags=allow-oom
         local rate, wanted, margin = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-        local SLICE, RING, SECOND = 5000, 512, 1000000
+        local SLICE, RING, SECOND = 2000, 1024, 1000000
         local time = redis.call('TIME')
         local now = time[1] * SECOND + time[2]
         local state = redis.call('HMGET', KEYS[1], 'tokens', 'refilled', 'oldest', 'counted')
@@ -113,6 +113,8 @@ struct Turn {
     grants: u32,
     until: Instant,
     margin: Duration,
+    #[cfg(test)]
+    widest: Duration,
 }
 
 impl Turn {
@@ -121,6 +123,10 @@ impl Turn {
         let wanted = (took * 2).max(LEAST_MARGIN);
         self.margin = if wanted > self.margin { wanted } else { self.margin.mul_f64(0.98).max(wanted) };
         self.margin = self.margin.min(MOST_MARGIN);
+        #[cfg(test)]
+        {
+            self.widest = self.widest.max(self.margin);
+        }
     }
 }
 
@@ -142,7 +148,13 @@ impl SharedLimiter {
     /// operations wait is told to `waits`.
     #[must_use]
     pub fn new(link: Arc<RedisLink>, database: &str, per_second: u32, waits: Histogram) -> Self {
-        let turn = Turn { grants: 0, until: Instant::now(), margin: LEAST_MARGIN };
+        let turn = Turn {
+            grants: 0,
+            until: Instant::now(),
+            margin: LEAST_MARGIN,
+            #[cfg(test)]
+            widest: LEAST_MARGIN,
+        };
         Self {
             link,
             key: format!("scalekit:{{database {database}}}:operations"),

@@ -74,6 +74,12 @@ async fn another_number_of_shards_is_refused_while_the_service_runs_and_taken_wh
         (harness.stats_of(&worker).await.worker.unwrap().shards == 5).then_some(())
     })
     .await;
+    // As after a standstill over such a change: it must not go on with what it believes.
+    let _: () = harness.redis_command(&["SET", "scalekit:{shards}:count", "7"]).await;
+    eventually("the worker ends", async || {
+        harness.client.get(worker.url("/healthz")).send().await.is_err().then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
