@@ -91,7 +91,7 @@ async fn store(
     let count = writes.len() as u64;
     let writes =
         writes.into_iter().map(|write| RequestWrite { key: write.key, change: write.change }).collect();
-    let request = Request { op_id: op_id.into(), at_ms: now_ms(), writes };
+    let request = Request { op_id: op_id.into(), at_ms: now_ms(), writes, replay: None };
     let position = direct.write(request, Instant::now() + app.limits.request_timeout).await?;
     app.metrics.accepted_writes.inc_by(count);
     Ok(WriteId { shard: 0, position, place: 0 })
@@ -108,7 +108,7 @@ async fn run(app: Arc<App>, op_id: String, writes: Vec<DecodedWrite>) -> Result<
         visible.push(AcceptedWrite { key: key.clone(), version: 0, change: change_seen, is_new });
         journaled.push(RequestWrite { key, change });
     }
-    let request = Request { op_id: op_id.into(), at_ms: now_ms(), writes: journaled };
+    let request = Request { op_id: op_id.into(), at_ms: now_ms(), writes: journaled, replay: None };
     let appended = telemetry::child("journal append").around(app.journal.append(request)).await;
     let appended = appended.inspect_err(|_| {
         app.metrics.journal_append_failures.inc();

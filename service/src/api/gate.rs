@@ -69,6 +69,7 @@ impl Gate {
             Ok(backlog) => {
                 metrics.backlog_entries.set(backlog.entries);
                 metrics.backlog_bytes.set(backlog.bytes);
+                metrics.dead_letters.set(backlog.dead_letters);
                 metrics.backlog_age_seconds.set(age(&backlog).as_secs_f64());
                 *seen = Seen { backlog, unreachable: None };
             }

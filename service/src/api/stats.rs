@@ -75,6 +75,7 @@ impl Process {
                 repeated: m.journal_repeated.get(),
                 accepted_writes: m.accepted_writes.get(),
                 append_failures: m.journal_append_failures.get(),
+                dead_letters: backlog.dead_letters,
             },
             store: StoreStats {
                 kind: self.store.kind().into(),

@@ -1,11 +1,16 @@
-//! The journal entry on the wire and on disk, version 1. Integers are little-endian.
+//! The journal entry on the wire and on disk. Integers are little-endian.
 //!
 //! ```text
-//! u8  version = 1
+//! u8  version = 1, or 2 with what is marked so
 //! u16 requests
 //!   u64 accepted at, ms since the epoch
 //!   u16 length + operation id
+//!   u8  version 2: 0 a client's request, 1 dead letters that are put back
+//!     u16 shard, u64 ms, u64 seq, u16 place: the request that they were
+//!     u8  1 if they are as new, 0 if they keep its version
+//!     u32 how often they were buried
 //!   u16 writes
+//!     u16 version 2, of dead letters: place in the original request
 //!     u8  operation: 0 insert, 1 replace, 2 merge, 3 delete
 //!     u16 length + collection
 //!     u16 length + id
@@ -15,11 +20,14 @@
 use bson::Document;
 use bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf};
 
-use super::{Request, RequestWrite};
-use crate::operation::{Change, DocumentKey};
+use super::{Replay, Request, RequestWrite, WriteId};
+use crate::operation::{Change, DocumentKey, Position};
 
-/// The version that this build writes; it reads no other.
+/// The version of what clients send.
 pub const VERSION: u8 = 1;
+/// The version of an entry with dead letters that are put back; written only then, so that builds from before can read
+/// all others.
+pub const REPLAY_VERSION: u8 = 2;
 
 /// Appends an entry that holds `requests` to `out`.
 ///
@@ -35,16 +43,40 @@ pub fn encode(requests: &[&Request], out: &mut Vec<u8>) -> Result<(), String> {
 }
 
 fn encode_into(requests: &[&Request], out: &mut Vec<u8>) -> Result<(), String> {
-    out.push(VERSION);
+    let has_replays = requests.iter().any(|request| request.replay.is_some());
+    out.push(if has_replays { REPLAY_VERSION } else { VERSION });
     put_u16(requests.len(), out)?;
     for request in requests {
         out.extend_from_slice(&request.at_ms.to_le_bytes());
         put_text(&request.op_id, out)?;
+        match &request.replay {
+            Some(replay) => encode_replay(replay, request.writes.len(), out)?,
+            None if has_replays => out.push(0),
+            None => {}
+        }
         put_u16(request.writes.len(), out)?;
-        for write in &request.writes {
+        for (place, write) in request.writes.iter().enumerate() {
+            if let Some(replay) = &request.replay {
+                out.extend_from_slice(&replay.places[place].to_le_bytes());
+            }
             encode_write(write, out)?;
         }
     }
+    Ok(())
+}
+
+fn encode_replay(replay: &Replay, writes: usize, out: &mut Vec<u8>) -> Result<(), String> {
+    if replay.places.len() != writes {
+        return Err(format!("{} places of {writes} writes", replay.places.len()));
+    }
+    let WriteId { shard, position, place } = replay.origin;
+    out.push(1);
+    out.extend_from_slice(&shard.to_le_bytes());
+    out.extend_from_slice(&position.ms.to_le_bytes());
+    out.extend_from_slice(&position.seq.to_le_bytes());
+    out.extend_from_slice(&place.to_le_bytes());
+    out.push(u8::from(replay.as_new));
+    out.extend_from_slice(&replay.times.to_le_bytes());
     Ok(())
 }
 
@@ -75,29 +107,44 @@ pub fn encode_write(write: &RequestWrite, out: &mut Vec<u8>) -> Result<(), Strin
 /// Reads an entry.
 ///
 /// # Errors
-/// What is wrong and where, for bytes that are not exactly one entry of this version.
+/// What is wrong and where, for bytes that are not exactly one entry of a version that this build knows.
 pub fn decode(bytes: &[u8]) -> Result<Vec<Request>, String> {
     let mut input = Input { bytes, at: 0 };
-    let version = input.take(1)?[0];
-    if version != VERSION {
-        return Err(format!("entry version {version}, this build reads version {VERSION}"));
+    let version = input.u8()?;
+    if ![VERSION, REPLAY_VERSION].contains(&version) {
+        return Err(format!(
+            "entry version {version}, this build reads versions {VERSION} and {REPLAY_VERSION}"
+        ));
     }
     let count = input.u16()?;
     let mut requests = Vec::with_capacity(usize::from(count).min(1024));
     for _ in 0..count {
         let at_ms = u64::from_le_bytes(input.array()?);
         let op_id = input.text()?.into();
-        let writes = input.u16()?;
-        let mut request = Request { op_id, at_ms, writes: Vec::with_capacity(usize::from(writes).min(64)) };
-        for _ in 0..writes {
-            request.writes.push(input.write()?);
+        let mut replay = if version == REPLAY_VERSION { input.replay()? } else { None };
+        let count = input.u16()?;
+        let mut writes = Vec::with_capacity(usize::from(count).min(64));
+        for _ in 0..count {
+            if let Some(replay) = &mut replay {
+                replay.places.push(input.u16()?);
+            }
+            writes.push(input.write()?);
         }
-        requests.push(request);
+        requests.push(Request { op_id, at_ms, writes, replay });
     }
-    if input.at != bytes.len() {
-        return Err(format!("{} bytes left over after the entry", bytes.len() - input.at));
-    }
+    input.end()?;
     Ok(requests)
+}
+
+/// Reads what [`encode_write`] wrote.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_write(bytes: &[u8]) -> Result<RequestWrite, String> {
+    let mut input = Input { bytes, at: 0 };
+    let write = input.write()?;
+    input.end()?;
+    Ok(write)
 }
 
 fn put_u16(value: usize, out: &mut Vec<u8>) -> Result<(), String> {
@@ -132,8 +179,41 @@ impl<'a> Input<'a> {
         Ok(array)
     }
 
+    fn end(&self) -> Result<(), String> {
+        match self.bytes.len() - self.at {
+            0 => Ok(()),
+            left => Err(format!("{left} bytes left over after the entry")),
+        }
+    }
+
+    fn u8(&mut self) -> Result<u8, String> {
+        Ok(self.take(1)?[0])
+    }
+
     fn u16(&mut self) -> Result<u16, String> {
         Ok(u16::from_le_bytes(self.array()?))
+    }
+
+    /// A flag, so that there is one form of each entry.
+    fn flag(&mut self) -> Result<bool, String> {
+        match self.u8()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            other => Err(format!("a flag of {other} at byte {}", self.at - 1)),
+        }
+    }
+
+    fn replay(&mut self) -> Result<Option<Box<Replay>>, String> {
+        if !self.flag()? {
+            return Ok(None);
+        }
+        let shard = self.u16()?;
+        let position =
+            Position { ms: u64::from_le_bytes(self.array()?), seq: u64::from_le_bytes(self.array()?) };
+        let origin = WriteId { shard, position, place: self.u16()? };
+        let as_new = self.flag()?;
+        let times = u32::from_le_bytes(self.array()?);
+        Ok(Some(Box::new(Replay { origin, as_new, times, places: Vec::new() })))
     }
 
     fn text(&mut self) -> Result<&'a str, String> {
@@ -143,7 +223,7 @@ impl<'a> Input<'a> {
     }
 
     fn write(&mut self) -> Result<RequestWrite, String> {
-        let tag = self.take(1)?[0];
+        let tag = self.u8()?;
         let key = DocumentKey::new(self.text()?, self.text()?);
         let change = match tag {
             0 => Change::Insert(self.document()?),
@@ -202,7 +282,7 @@ mod tests {
     fn sample() -> Vec<Request> {
         let write = |id: &str, change| RequestWrite { key: DocumentKey::new("orders", id), change };
         vec![
-            Request { op_id: "a".into(), at_ms: 5, writes: vec![] },
+            Request { op_id: "a".into(), at_ms: 5, writes: vec![], replay: None },
             Request {
                 op_id: "k-1".into(),
                 at_ms: u64::MAX,
@@ -212,27 +292,65 @@ mod tests {
                     write("ü", Change::Merge(doc! {"gone": null})),
                     write("4", Change::Delete),
                 ],
+                replay: None,
             },
         ]
     }
 
-    fn encoded() -> Vec<u8> {
-        let requests = sample();
+    /// The same with a request of dead letters.
+    fn sample_of_replays() -> Vec<Request> {
+        let origin = WriteId { shard: 1, position: Position { ms: 1_795_000_000_000, seq: 3 }, place: 2 };
+        let mut requests = sample();
+        let places = vec![0, 3, 4, 63];
+        let replay = Replay { origin, as_new: true, times: 70_000, places };
+        requests[1].replay = Some(Box::new(replay));
+        requests
+    }
+
+    fn encoded_of(requests: &[Request]) -> Vec<u8> {
         let mut out = Vec::new();
         encode(&requests.iter().collect::<Vec<_>>(), &mut out).unwrap();
         out
     }
 
+    fn encoded() -> Vec<u8> {
+        encoded_of(&sample())
+    }
+
     #[test]
     fn round_trip() {
         assert_eq!(decode(&encoded()).unwrap(), sample());
+        assert_eq!(encoded()[0], VERSION);
+        let replays = encoded_of(&sample_of_replays());
+        assert_eq!(decode(&replays).unwrap(), sample_of_replays());
+        assert_eq!(replays[0], REPLAY_VERSION);
+        assert_eq!(sample_of_replays()[1].write_op_id(3), "k-1-63");
+        for write in &sample()[1].writes {
+            let mut out = Vec::new();
+            encode_write(write, &mut out).unwrap();
+            assert_eq!(decode_write(&out).as_ref(), Ok(write));
+            out.push(0);
+            assert!(decode_write(&out).is_err());
+        }
+    }
+
+    /// What builds wrote from before there were two versions.
+    #[test]
+    fn an_entry_of_version_1_stays_as_it_was() {
+        let write = RequestWrite { key: DocumentKey::new("c", "1"), change: Change::insert(doc! {"n": 7}) };
+        let request = Request { op_id: "op".into(), at_ms: 258, writes: vec![write], replay: None };
+        let bytes = b"\x01\x01\0\x02\x01\0\0\0\0\0\0\x02\0op\x01\0\0\x01\0c\x01\x001\x0c\0\0\0\x10n\0\x07\0\0\0\0";
+        assert_eq!(encoded_of(std::slice::from_ref(&request)), bytes);
+        assert_eq!(decode(bytes).unwrap(), [request]);
     }
 
     #[test]
     fn unknown_versions_and_every_cut_are_errors() {
         let mut bytes = encoded();
-        for cut in 0..bytes.len() {
-            assert!(decode(&bytes[..cut]).is_err(), "cut at {cut}");
+        for whole in [&bytes, &encoded_of(&sample_of_replays())] {
+            for cut in 0..whole.len() {
+                assert!(decode(&whole[..cut]).is_err(), "cut at {cut}");
+            }
         }
         bytes.push(0);
         assert!(decode(&bytes).unwrap_err().contains("left over"));
@@ -242,22 +360,31 @@ mod tests {
 
     #[test]
     fn too_long_an_id_is_refused_and_leaves_nothing() {
-        let request = Request { op_id: "x".repeat(70_000).into(), at_ms: 0, writes: vec![] };
-        let mut out = vec![1, 2];
-        assert!(encode(&[&request], &mut out).is_err());
-        assert_eq!(out, [1, 2]);
+        let long = Request { op_id: "x".repeat(70_000).into(), at_ms: 0, writes: vec![], replay: None };
+        let mut lacks_a_place = sample_of_replays().remove(1);
+        lacks_a_place.writes.pop();
+        for request in [long, lacks_a_place] {
+            let mut out = vec![1, 2];
+            assert!(encode(&[&request], &mut out).is_err());
+            assert_eq!(out, [1, 2]);
+        }
     }
 
     proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..300), flip in any::<(usize, u8)>()) {
             let _ = decode(&bytes);
-            let mut valid = encoded();
-            let at = flip.0 % valid.len();
-            valid[at] ^= flip.1;
-            let _ = decode(&valid);
+            let _ = decode_write(&bytes);
+            for mut valid in [encoded(), encoded_of(&sample_of_replays())] {
+                let at = flip.0 % valid.len();
+                valid[at] ^= flip.1;
+                let _ = decode(&valid);
+            }
             bytes.insert(0, VERSION);
-            let _ = decode(&bytes);
+            for version in [VERSION, REPLAY_VERSION] {
+                bytes[0] = version;
+                let _ = decode(&bytes);
+            }
         }
     }
 }

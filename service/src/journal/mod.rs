@@ -4,15 +4,18 @@
 //! Redis Streams in production, an embedded append-only log for a machine that has no Redis.
 
 pub mod codec;
+pub mod dead;
 pub mod embedded;
 pub mod redis;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+pub use dead::{DeadLetter, DeadLetters, KeptLetter, LetterId, Note, Replay, Returned};
 use embedded::BacklogBounds;
 
 use crate::contract::{Durability, write_operation_id};
@@ -26,13 +29,25 @@ pub struct Request {
     /// When it was accepted, milliseconds since the Unix epoch.
     pub at_ms: u64,
     pub writes: Vec<RequestWrite>,
+    /// Of dead letters that are put back.
+    pub replay: Option<Box<Replay>>,
 }
 
 impl Request {
     /// The id of the write at `place`, which is kept as `_sk.op`.
     #[must_use]
     pub fn write_op_id(&self, place: usize) -> String {
-        write_operation_id(&self.op_id, place)
+        let replayed = self.replay.as_ref().and_then(|replay| replay.places.get(place));
+        write_operation_id(&self.op_id, replayed.map_or(place, |place| usize::from(*place)))
+    }
+
+    /// What the journal remembers it by, so that a retry adds nothing.
+    #[must_use]
+    pub fn key(&self) -> Cow<'_, str> {
+        match &self.replay {
+            Some(replay) => replay.key().into(),
+            None => Cow::Borrowed(&self.op_id),
+        }
     }
 }
 
@@ -107,6 +122,8 @@ pub struct Backlog {
     pub oldest_ms: Option<u64>,
     /// Entries that have left the journal so far. Only differences mean something; it may begin anew.
     pub removed: u64,
+    /// Dead letters, which are no part of the backlog and have no bound.
+    pub dead_letters: u64,
 }
 
 impl Backlog {
@@ -159,21 +176,12 @@ pub enum WriteState {
     Accepted,
     /// In the database.
     Stored,
+    /// A dead letter that was put back under its old version, and the document was written since: nothing was done.
+    Superseded,
     /// At least one of its writes was refused by the database for good.
     Dead { reason: String },
     /// The journal never gave out this id.
     Unknown,
-}
-
-/// A write that the database refused for good, or an entry that nobody can read. Kept, never dropped.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DeadLetter {
-    pub write_id: WriteId,
-    pub reason: String,
-    /// `_sk.op` of the write; empty for an undecodable entry.
-    pub op_id: String,
-    /// The write as it was journaled (see [`codec`]), or the whole payload of an undecodable entry.
-    pub payload: Bytes,
 }
 
 /// The API's side.
@@ -192,6 +200,11 @@ pub trait Journal: Send + Sync {
     async fn status(&self, id: WriteId) -> Result<WriteState, JournalError>;
 
     async fn backlog(&self) -> Result<Backlog, JournalError>;
+
+    /// None where no write can become one.
+    fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        None
+    }
 }
 
 /// The worker's side. One consumer owns a shard at a time and sees its entries in order.
@@ -212,8 +225,13 @@ pub trait Consumer: Send {
     /// returned up to the last of them.
     async fn ack(&mut self, positions: &[Position]) -> Result<(), JournalError>;
 
-    /// Keeps dead letters durably. Burying one again changes nothing.
+    /// Keeps dead letters durably. Burying one again raises its count, and adds no second one.
     async fn bury(&mut self, letters: &[DeadLetter]) -> Result<(), JournalError>;
+
+    /// These entries hold replayed letters that changed nothing, which their status has to tell.
+    async fn superseded(&mut self, _entries: &[WriteId]) -> Result<(), JournalError> {
+        Ok(())
+    }
 
     /// Start again from what is not acknowledged: a batch failed and must be delivered once more.
     fn rewind(&mut self);

@@ -4,6 +4,7 @@
 pub mod batch;
 pub mod governor;
 mod isolate;
+mod replayed;
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -157,15 +158,26 @@ impl Worker {
             stop,
             deadline,
         };
-        let Outcome { stored, mut refused, dead } =
-            attempt.apply(batch.writes).await.map_err(|Interrupted| StepError::Stopped)?;
+        let Outcome { stored, mut refused, dead, mut replayed, passed_over } =
+            attempt.apply(batch.writes, batch.later).await.map_err(|Interrupted| StepError::Stopped)?;
+        // It was there a moment ago; if it is away again, the batch comes once more, and changes nothing.
+        let looked_at = attempt.look_at(passed_over).await;
+        let (before, superseded) = looked_at.map_err(|error| JournalError::Unavailable(error.to_string()))?;
+        replayed.extend(before);
         refused.extend(batch.refused);
         self.metrics.worker_apply_seconds.observe_time(started.elapsed());
         let settled = self.cache.settled(&stored, up_to).await;
+        let settled = match replayed.is_empty() {
+            true => settled,
+            false => settled.and(self.cache.accepted(replayed::visible(replayed)).await),
+        };
         let forgotten = self.cache.invalidate(&refused).await;
         if let Err(error) = settled.and(forgotten) {
             self.metrics.cache_errors.inc();
             tracing::warn!(%error, "the cache was not told what is stored; its entries expire");
+        }
+        if !superseded.is_empty() {
+            self.consumer.superseded(&superseded).await?;
         }
         Ok(dead)
     }

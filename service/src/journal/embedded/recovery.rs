@@ -10,7 +10,7 @@ use super::dead::DeadLetters;
 use super::recent::RecentOperations;
 use super::segment::{self, Reader, Scan, Segment};
 use super::shared::{Shared, Waiting};
-use crate::journal::codec;
+use crate::journal::{Replay, WriteId, codec};
 use crate::operation::Position;
 
 pub(super) struct Recovered {
@@ -32,6 +32,7 @@ pub(super) fn recover(dir: &Path) -> io::Result<Recovered> {
         waiting: Waiting::default(),
         last: watermark,
         watermark,
+        replays: Vec::new(),
     };
     let mut segments = VecDeque::new();
     let count = paths.len();
@@ -45,7 +46,8 @@ pub(super) fn recover(dir: &Path) -> io::Result<Recovered> {
     }
     // The names as well as the bytes.
     File::open(dir)?.sync_all()?;
-    let dead = DeadLetters::open(dir)?;
+    let mut dead = DeadLetters::open(dir)?;
+    dead.complete(scan.replays)?;
     let shared = Shared::new(segments, scan.last, checkpoint, dead, scan.waiting);
     Ok(Recovered { shared, recent: scan.recent, last: scan.last })
 }
@@ -55,6 +57,8 @@ struct Recovery {
     waiting: Waiting,
     last: Position,
     watermark: Position,
+    /// Dead letters that were put back.
+    replays: Vec<(WriteId, Replay)>,
 }
 
 impl Recovery {
@@ -105,7 +109,10 @@ impl Recovery {
         self.waiting.add(position.ms, 1, segment::framed_bytes(payload));
         // What cannot be decoded has no operation ids to remember; the consumer makes it a dead letter.
         for request in codec::decode(payload).unwrap_or_default() {
-            self.recent.insert(&request.op_id, position);
+            self.recent.insert(&request.key(), position);
+            if let Some(replay) = request.replay {
+                self.replays.push((WriteId { shard: 0, position, place: 0 }, *replay));
+            }
         }
     }
 }

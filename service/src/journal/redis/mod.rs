@@ -2,10 +2,10 @@
 //!
 //! Keys (see [`keys`]), all of a shard in one hash slot: `scalekit:{0}:journal` the stream (field `e`: an entry, see
 //! [`super::codec`]), `…:op:<operation id>` where an operation was appended (expires), `…:owner` which worker
-//! owns the shard, by the digits of its start and its name (expires), `…:dead` the stream of dead letters,
-//! `…:dead:reasons` their reasons by write id.
+//! owns the shard, by the digits of its start and its name (expires); for those of dead letters see [`dead`].
 
 mod consumer;
+mod dead;
 mod keys;
 mod scripts;
 mod settings;
@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::embedded::BacklogBounds;
-use super::{Appended, Backlog, Journal, JournalError, Request, WriteId, WriteState, codec};
+use super::{Appended, Backlog, DeadLetters, Journal, JournalError, Note, Request, WriteId, WriteState, codec};
 use crate::contract::Durability;
 use crate::operation::Position;
 use crate::redis_link::{RedisLink, is_broken};
@@ -51,6 +51,7 @@ pub struct RedisJournal {
     keys: ShardKeys,
     durability: Durability,
     bounds: BacklogBounds,
+    adopted: dead::Adopted,
 }
 
 impl RedisJournal {
@@ -61,7 +62,7 @@ impl RedisJournal {
     pub async fn connect(link: Arc<RedisLink>, bounds: BacklogBounds) -> Result<Self, JournalError> {
         let lease = link.lease().await.map_err(JournalError::Unavailable)?;
         let durability = settings::inspect(lease.connection, link.address()).await?;
-        Ok(Self { link, keys: ShardKeys::new(0), durability, bounds })
+        Ok(Self { link, keys: ShardKeys::new(0), durability, bounds, adopted: dead::Adopted::default() })
     }
 
     /// The worker's side. `name` is stable over restarts, so that what a killed worker held comes back at once.
@@ -150,12 +151,20 @@ impl Journal for RedisJournal {
         let position = id.position.to_string();
         let mut pipe = ::redis::pipe();
         pipe.xrange_count(&self.keys.stream, &position, &position, 1)
-            .hget(&self.keys.dead_reasons, id.to_string());
-        let result = pipe.query_async::<(StreamRangeReply, Option<String>)>(&mut connection).await;
+            .hget(&self.keys.dead_reasons, id.to_string())
+            .get(self.keys.note(id));
+        let result =
+            pipe.query_async::<(StreamRangeReply, Option<String>, Option<String>)>(&mut connection).await;
         self.link.check(&lease, &result);
-        let (waiting, reason) = result.map_err(|error| unavailable(self.link.address(), &error))?;
+        let (waiting, reason, note) = result.map_err(|error| unavailable(self.link.address(), &error))?;
         if let Some(reason) = reason {
             return Ok(WriteState::Dead { reason });
+        }
+        match note.as_deref().and_then(Note::decode) {
+            // A replay is of another request's letters, so this ends.
+            Some(Note::Replayed(entry)) if entry.position > id.position => return self.status(entry).await,
+            Some(note) => return Ok(note.state()),
+            None => {}
         }
         if !waiting.ids.is_empty() {
             return Ok(WriteState::Accepted);
@@ -173,12 +182,17 @@ impl Journal for RedisJournal {
     async fn backlog(&self) -> Result<Backlog, JournalError> {
         let lease = self.link.lease().await.map_err(JournalError::Unavailable)?;
         let mut connection = lease.connection.clone();
-        let result: Result<(u64, String, u64), RedisError> =
-            BACKLOG.key(&self.keys.stream).invoke_async(&mut connection).await;
+        let result: Result<(u64, String, u64, u64), RedisError> =
+            BACKLOG.key(&self.keys.stream).key(&self.keys.dead).invoke_async(&mut connection).await;
         self.link.check(&lease, &result);
-        let (entries, oldest, added) = result.map_err(|error| unavailable(self.link.address(), &error))?;
+        let (entries, oldest, added, dead_letters) = result.map_err(|error| unavailable(self.link.address(), &error))?;
         let oldest_ms = parse_id(&oldest).map(|position| position.ms);
-        Ok(Backlog { entries, bytes: 0, oldest_ms, removed: added.saturating_sub(entries) })
+        let removed = added.saturating_sub(entries);
+        Ok(Backlog { entries, bytes: 0, oldest_ms, removed, dead_letters })
+    }
+
+    fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        Some(self)
     }
 }
 

@@ -62,34 +62,20 @@ pub(super) static ACK: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Buries each letter once, however often its entry is delivered.
-pub(super) static BURY: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"#!lua flags=allow-oom
-        for i = 1, #ARGV, 4 do
-            if redis.call('HSETNX', KEYS[2], ARGV[i] .. ' ' .. ARGV[i + 1], '') == 1 then
-                redis.call('HSETNX', KEYS[2], ARGV[i], ARGV[i + 2])
-                redis.call('XADD', KEYS[1], '*', 'write_id', ARGV[i], 'op_id', ARGV[i + 1],
-                           'reason', ARGV[i + 2], 'payload', ARGV[i + 3])
-            end
-        end
-        return 0",
-    )
-});
-
-/// Length, id of the oldest entry, and how many entries were ever added (Redis 7.0). Entries are deleted when
-/// acknowledged, so the length is the backlog.
+/// Length, id of the oldest entry, how many entries were ever added (Redis 7.0), and how many dead letters there are.
+/// Entries are deleted when acknowledged, so the length is the backlog.
 pub(super) static BACKLOG: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"#!lua flags=no-writes
         local length = redis.call('XLEN', KEYS[1])
+        local dead = redis.call('XLEN', KEYS[2])
         local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
-        if info.err then return {length, '', 0} end
+        if info.err then return {length, '', 0, dead} end
         local oldest, added = '', 0
         for i = 1, #info, 2 do
             if info[i] == 'entries-added' then added = info[i + 1] end
             if info[i] == 'first-entry' and info[i + 1] then oldest = info[i + 1][1] end
         end
-        return {length, oldest, added}",
+        return {length, oldest, added, dead}",
     )
 });

@@ -1,0 +1,388 @@
+//! Dead letters on Redis: `…:dead` is a stream of them, oldest first, and `…:dead:index` finds one:
+//!
+//! ```text
+//! <letter id>      stream id, how often it was buried, when last (ms since the epoch)
+//! op <op id>       letter id
+//! of <write id>    how many letters that request has
+//! adopted          what builds from before the index had buried is in it
+//! ```
+//!
+//! `…:dead:reasons` has a reason by write id, for status requests; builds from before the index also kept there which
+//! writes were buried. `…:note:<write id>` is what became of letters that are gone (expires).
+
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ::redis::aio::MultiplexedConnection;
+use ::redis::streams::{StreamId, StreamRangeReply};
+use ::redis::{AsyncCommands as _, RedisError, Script};
+use async_trait::async_trait;
+
+use super::keys::{ShardKeys, parse_id};
+use super::{IDEMPOTENCY_TTL, RedisJournal, payload, unavailable};
+use crate::journal::{
+    Appended, DeadLetter, DeadLetters, JournalError, KeptLetter, LetterId, Note, Request, WriteId, codec,
+};
+use crate::operation::Position;
+
+/// How long it is remembered what became of letters that are gone.
+const NOTE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+/// Letters of builds from before the index that are looked at in one step.
+const ADOPT: usize = 500;
+
+/// Buries each letter once; burying it again counts. What keeps letters must work when memory is full, or the worker
+/// would stand still.
+static BURY: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"#!lua flags=allow-oom
+        local time = redis.call('TIME')
+        local now = time[1] .. string.format('%03d', math.floor(time[2] / 1000))
+        if redis.call('XLEN', KEYS[1]) == 0 then redis.call('HSET', KEYS[3], 'adopted', '1') end
+        for i = 1, #ARGV, 6 do
+            local letter, write, op = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+            local known = redis.call('HGET', KEYS[3], letter)
+            if known then
+                local id, times = string.match(known, '^(%S+) (%d+)')
+                times = string.format('%d', math.max(tonumber(times), tonumber(ARGV[i + 5])) + 1)
+                redis.call('HSET', KEYS[3], letter, id .. ' ' .. times .. ' ' .. now)
+            elseif redis.call('HGET', KEYS[2], write .. ' ' .. op) == false then
+                local id = redis.call('XADD', KEYS[1], '*', 'write_id', write, 'op_id', op,
+                                      'reason', ARGV[i + 3], 'payload', ARGV[i + 4])
+                local times = string.format('%d', tonumber(ARGV[i + 5]) + 1)
+                redis.call('HSET', KEYS[3], letter, id .. ' ' .. times .. ' ' .. now)
+                if op ~= '' then redis.call('HSET', KEYS[3], 'op ' .. op, letter) end
+                redis.call('HINCRBY', KEYS[3], 'of ' .. write, 1)
+                redis.call('HSETNX', KEYS[2], write, ARGV[i + 3])
+            end
+        end
+        return 0",
+    )
+});
+
+/// Brings letters of builds from before the index into it.
+static ADOPT_LETTERS: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"#!lua flags=allow-oom
+        for i = 1, #ARGV, 5 do
+            local letter, write, op, id = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+            if redis.call('HSETNX', KEYS[1], letter, id .. ' 1 ' .. ARGV[i + 4]) == 1 then
+                if op ~= '' then redis.call('HSET', KEYS[1], 'op ' .. op, letter) end
+                redis.call('HINCRBY', KEYS[1], 'of ' .. write, 1)
+            end
+        end
+        return 0",
+    )
+});
+
+/// Takes a letter out of stream and indexes. KEYS: 1 stream, 2 reasons, 3 index.
+macro_rules! remove {
+    () => {
+        r"
+        local function remove(letter, write, op)
+            local known = redis.call('HGET', KEYS[3], letter)
+            if not known then return 0 end
+            redis.call('XDEL', KEYS[1], string.match(known, '^%S+'))
+            redis.call('HDEL', KEYS[3], letter)
+            if redis.call('HGET', KEYS[3], 'op ' .. op) == letter then redis.call('HDEL', KEYS[3], 'op ' .. op) end
+            redis.call('HDEL', KEYS[2], write .. ' ' .. op)
+            if redis.call('HINCRBY', KEYS[3], 'of ' .. write, -1) <= 0 then
+                redis.call('HDEL', KEYS[3], 'of ' .. write)
+                redis.call('HDEL', KEYS[2], write)
+            end
+            return 1
+        end
+        "
+    };
+}
+
+/// Letter, write and operation, then the note and how long it holds.
+static DROP: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(
+        "#!lua flags=allow-oom",
+        remove!(),
+        r"
+        if remove(ARGV[1], ARGV[2], ARGV[3]) == 0 then return 0 end
+        redis.call('SET', KEYS[4], ARGV[4], 'PX', ARGV[5])
+        return 1"
+    ))
+});
+
+/// Appends the entry and takes its letters out in one step, so that there is no moment with both or with neither. It
+/// remembers what it did, for whoever did not get the answer.
+static REPLAY: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(
+        remove!(),
+        r"
+        local prior = redis.call('GET', KEYS[6])
+        if prior then return {prior, 1} end
+        for i = 7, #ARGV, 3 do
+            if redis.call('HEXISTS', KEYS[3], ARGV[i]) == 0 then return {'', 0} end
+        end
+        if redis.call('XLEN', KEYS[5]) >= tonumber(ARGV[3]) then return redis.error_reply('FULL') end
+        local id = redis.call('XADD', KEYS[5], '*', 'e', ARGV[1])
+        redis.call('SET', KEYS[6], id, 'PX', ARGV[2])
+        for i = 7, #ARGV, 3 do remove(ARGV[i], ARGV[i + 1], ARGV[i + 2]) end
+        redis.call('SET', KEYS[4], ARGV[4] .. string.gsub(id, '-', '.') .. ARGV[5], 'PX', ARGV[6])
+        return {id, 0}"
+    ))
+});
+
+static NOTE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"#!lua flags=allow-oom
+        for _, key in ipairs(KEYS) do redis.call('SET', key, ARGV[1], 'PX', ARGV[2]) end
+        return 0",
+    )
+});
+
+/// The worker's side: keeps letters durably, each once.
+pub(super) async fn bury(
+    connection: &mut MultiplexedConnection,
+    keys: &ShardKeys,
+    letters: &[DeadLetter],
+) -> Result<(), RedisError> {
+    if letters.is_empty() {
+        return Ok(());
+    }
+    let mut call = BURY.prepare_invoke();
+    call.key(&keys.dead).key(&keys.dead_reasons).key(&keys.dead_index);
+    for letter in letters {
+        call.arg(letter.id().to_string())
+            .arg(letter.write_id.to_string())
+            .arg(&letter.op_id)
+            .arg(&letter.reason)
+            .arg(&letter.payload[..])
+            .arg(letter.returned.map_or(0, |returned| returned.times));
+    }
+    call.invoke_async::<i64>(connection).await?;
+    for letter in letters {
+        if let Some(returned) = letter.returned {
+            note(connection, keys, &[returned.entry], &Note::Dead(letter.reason.clone())).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Remembers what became of requests.
+pub(super) async fn note(
+    connection: &mut MultiplexedConnection,
+    keys: &ShardKeys,
+    of: &[WriteId],
+    note: &Note,
+) -> Result<(), RedisError> {
+    if of.is_empty() {
+        return Ok(());
+    }
+    let mut call = NOTE.prepare_invoke();
+    for write in of {
+        call.key(keys.note(*write));
+    }
+    call.arg(note.encode()).arg(NOTE_TTL.as_millis() as u64);
+    call.invoke_async::<i64>(connection).await.map(drop)
+}
+
+/// Whether letters of builds from before the index are in it.
+#[derive(Default)]
+pub(super) struct Adopted(AtomicBool);
+
+/// A letter as the stream has it; `None` for an entry that we did not write.
+fn letter_of(entry: &StreamId) -> Option<DeadLetter> {
+    Some(DeadLetter {
+        write_id: entry.get::<String>("write_id")?.parse().ok()?,
+        reason: entry.get("reason").unwrap_or_default(),
+        op_id: entry.get("op_id").unwrap_or_default(),
+        payload: payload(entry.map.get("payload")).unwrap_or_default().into(),
+        returned: None,
+    })
+}
+
+/// With what the index says: stream id, count and time. What it lacks was buried once.
+fn kept(entry: &StreamId, letter: DeadLetter, known: Option<&str>) -> Option<KeptLetter> {
+    let at = parse_id(&entry.id)?;
+    let mut words = known.unwrap_or_default().split(' ').skip(1);
+    let times = words.next().and_then(|word| word.parse().ok()).unwrap_or(1);
+    let last_ms = words.next().and_then(|word| word.parse().ok()).unwrap_or(at.ms);
+    Some(KeptLetter { at, last_ms, times, letter })
+}
+
+impl RedisJournal {
+    async fn connection(&self) -> Result<MultiplexedConnection, JournalError> {
+        let lease = self.link.lease().await.map_err(JournalError::Unavailable)?;
+        Ok(lease.connection)
+    }
+
+    fn failed(&self, error: &RedisError) -> JournalError {
+        unavailable(self.link.address(), error)
+    }
+
+    /// Indexes what builds from before the index have buried, once.
+    async fn adopt(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
+        if self.adopted.0.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        if !connection.hexists::<_, _, bool>(&self.keys.dead_index, "adopted").await? {
+            let mut after = Position::default();
+            loop {
+                let entries = self.entries(connection, after, ADOPT).await?;
+                let Some(last) = entries.last().and_then(|entry| parse_id(&entry.id)) else { break };
+                after = last;
+                let mut call = ADOPT_LETTERS.prepare_invoke();
+                call.key(&self.keys.dead_index);
+                for entry in &entries {
+                    let (Some(letter), Some(at)) = (letter_of(entry), parse_id(&entry.id)) else { continue };
+                    call.arg(letter.id().to_string())
+                        .arg(letter.write_id.to_string())
+                        .arg(letter.op_id)
+                        .arg(&entry.id)
+                        .arg(at.ms);
+                }
+                call.invoke_async::<i64>(connection).await?;
+            }
+            if after != Position::default() {
+                connection.hset::<_, _, _, i64>(&self.keys.dead_index, "adopted", "1").await?;
+            }
+        }
+        self.adopted.0.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn entries(
+        &self,
+        connection: &mut MultiplexedConnection,
+        after: Position,
+        limit: usize,
+    ) -> Result<Vec<StreamId>, RedisError> {
+        let reply: StreamRangeReply =
+            connection.xrange_count(&self.keys.dead, format!("({after}"), "+", limit).await?;
+        Ok(reply.ids)
+    }
+
+    async fn find(
+        &self,
+        connection: &mut MultiplexedConnection,
+        ids: &[String],
+    ) -> Result<Vec<KeptLetter>, RedisError> {
+        let known: Vec<Option<String>> =
+            ::redis::cmd("HMGET").arg(&self.keys.dead_index).arg(ids).query_async(connection).await?;
+        let mut found = Vec::new();
+        for known in known.into_iter().flatten() {
+            let id = known.split(' ').next().unwrap_or_default();
+            let reply: StreamRangeReply = connection.xrange_count(&self.keys.dead, id, id, 1).await?;
+            let entry = reply.ids.first();
+            found.extend(
+                entry.and_then(|entry| letter_of(entry).and_then(|letter| kept(entry, letter, Some(&known)))),
+            );
+        }
+        Ok(found)
+    }
+}
+
+#[async_trait]
+impl DeadLetters for RedisJournal {
+    async fn page(&self, after: Position, limit: usize) -> Result<Vec<KeptLetter>, JournalError> {
+        let mut connection = self.connection().await?;
+        let page = async {
+            self.adopt(&mut connection).await?;
+            let entries = self.entries(&mut connection, after, limit).await?;
+            let letters: Vec<(&StreamId, DeadLetter)> =
+                entries.iter().filter_map(|entry| Some((entry, letter_of(entry)?))).collect();
+            if letters.is_empty() {
+                return Ok(Vec::new());
+            }
+            let ids: Vec<String> = letters.iter().map(|(_, letter)| letter.id().to_string()).collect();
+            let known: Vec<Option<String>> = ::redis::cmd("HMGET")
+                .arg(&self.keys.dead_index)
+                .arg(ids)
+                .query_async(&mut connection)
+                .await?;
+            let page = letters.into_iter().zip(known);
+            Ok(page
+                .filter_map(|((entry, letter), known)| kept(entry, letter, known.as_deref()))
+                .collect())
+        };
+        page.await.map_err(|error: RedisError| self.failed(&error))
+    }
+
+    async fn letter(&self, id: LetterId) -> Result<Option<KeptLetter>, JournalError> {
+        let mut connection = self.connection().await?;
+        let finding = async {
+            self.adopt(&mut connection).await?;
+            self.find(&mut connection, &[id.to_string()]).await
+        };
+        Ok(finding.await.map_err(|error| self.failed(&error))?.pop())
+    }
+
+    async fn by_operation(&self, op_id: &str) -> Result<Option<KeptLetter>, JournalError> {
+        let mut connection = self.connection().await?;
+        let finding = async {
+            self.adopt(&mut connection).await?;
+            let field = format!("op {op_id}");
+            match connection.hget::<_, _, Option<String>>(&self.keys.dead_index, field).await? {
+                Some(id) => self.find(&mut connection, &[id]).await,
+                None => Ok(Vec::new()),
+            }
+        };
+        Ok(finding.await.map_err(|error: RedisError| self.failed(&error))?.pop())
+    }
+
+    async fn of_request(&self, write: WriteId) -> Result<Vec<KeptLetter>, JournalError> {
+        let mut connection = self.connection().await?;
+        let ids: Vec<String> = LetterId::all_of(write).map(|id| id.to_string()).collect();
+        let finding = async {
+            self.adopt(&mut connection).await?;
+            self.find(&mut connection, &ids).await
+        };
+        finding.await.map_err(|error| self.failed(&error))
+    }
+
+    async fn replay(&self, letters: &[LetterId], request: Request) -> Result<Option<Appended>, JournalError> {
+        let Some(replay) = &request.replay else {
+            return Err(JournalError::Invalid("it holds no dead letters".into()));
+        };
+        let mut payload = Vec::new();
+        codec::encode(&[&request], &mut payload).map_err(JournalError::Invalid)?;
+        let origin = replay.origin;
+        let mut call = REPLAY.prepare_invoke();
+        call.key(&self.keys.dead).key(&self.keys.dead_reasons).key(&self.keys.dead_index);
+        call.key(self.keys.note(origin)).key(&self.keys.stream).key(self.keys.replayed(&replay.key()));
+        call.arg(payload).arg(IDEMPOTENCY_TTL.as_millis() as u64).arg(self.bounds.entries);
+        // Around the position of the entry: the note that it is replayed as that.
+        call.arg(format!("replayed {}.", self.keys.shard)).arg(".0").arg(NOTE_TTL.as_millis() as u64);
+        for (place, letter) in letters.iter().enumerate() {
+            call.arg(letter.to_string()).arg(origin.to_string()).arg(request.write_op_id(place));
+        }
+        let lease = self.link.lease().await.map_err(JournalError::Unavailable)?;
+        let mut connection = lease.connection.clone();
+        let result: Result<(String, u8), RedisError> = call.invoke_async(&mut connection).await;
+        self.link.check(&lease, &result);
+        match result {
+            Ok((id, _)) if id.is_empty() => Ok(None),
+            Ok((id, repeated)) => match parse_id(&id) {
+                Some(position) => Ok(Some(Appended { position, repeated: repeated == 1 })),
+                None => Err(JournalError::Failed(format!("Redis gave the stream id {id:?}"))),
+            },
+            Err(error) if crate::redis_link::is_broken(&error) => Err(JournalError::Unknown(error.to_string())),
+            Err(error) => Err(self.refusal(&error)),
+        }
+    }
+
+    async fn drop_letter(&self, id: LetterId) -> Result<bool, JournalError> {
+        let Some(kept) = self.letter(id).await? else { return Ok(false) };
+        let mut connection = self.connection().await?;
+        let write = id.write;
+        let dropped: Result<bool, RedisError> = DROP
+            .key(&self.keys.dead)
+            .key(&self.keys.dead_reasons)
+            .key(&self.keys.dead_index)
+            .key(self.keys.note(write))
+            .arg(id.to_string())
+            .arg(write.to_string())
+            .arg(kept.letter.op_id)
+            .arg(Note::Dropped(kept.letter.reason).encode())
+            .arg(NOTE_TTL.as_millis() as u64)
+            .invoke_async(&mut connection)
+            .await;
+        dropped.map_err(|error| self.failed(&error))
+    }
+}
