@@ -1,5 +1,6 @@
 //! The embedded journal: order, recovery, damage, bounds and a full disk.
 
+mod dead;
 mod recovery;
 
 use std::fs;
