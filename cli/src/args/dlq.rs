@@ -68,10 +68,10 @@ pub(crate) struct Which {
     #[arg(long)]
     pub(crate) all: bool,
     /// Of all only those of this collection
-    #[arg(long, value_name = "NAME", requires = "all")]
+    #[arg(long, value_name = "NAME", requires = "all", conflicts_with = "ids")]
     pub(crate) collection: Option<String>,
     /// Of all only those whose reason has this in it
-    #[arg(long, value_name = "TEXT", requires = "all")]
+    #[arg(long, value_name = "TEXT", requires = "all", conflicts_with = "ids")]
     pub(crate) reason: Option<String>,
 }
 

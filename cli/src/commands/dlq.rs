@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use http::StatusCode;
 use scalekit_service::contract::{Dropped, Letter, LetterPage, Replayed};
 use serde::de::DeserializeOwned;
@@ -227,26 +227,28 @@ async fn chosen(office: &Office, which: &Which) -> anyhow::Result<Vec<String>> {
 #[derive(Default)]
 struct Outcome {
     failed: Vec<(String, String)>,
-    /// Not tried, since the service cannot be reached.
+    /// Nothing more is tried: the service cannot be reached, or does not let this in.
+    is_over: bool,
+    /// What was not tried then.
     left: usize,
 }
 
 impl Outcome {
-    /// Notes a failure; whether it makes sense to go on.
-    fn note<T>(&mut self, id: &str, left: usize, done: anyhow::Result<Result<T, Reply>>) -> Option<Option<T>> {
-        match done {
-            Ok(Ok(done)) => Some(Some(done)),
-            Ok(Err(reply)) => {
-                let refused = reply.status == StatusCode::UNAUTHORIZED;
-                let why = reply.success().err().map_or_else(String::new, |error| format!("{error:#}"));
-                self.failed.push((id.to_owned(), why));
-                // The next one would be told the same.
-                self.left = if refused { left } else { 0 };
-                (!refused).then_some(None)
-            }
+    /// The answer, if there is one; else notes why not. `left` are those after this one.
+    fn note<T: DeserializeOwned>(
+        &mut self,
+        id: &str,
+        left: usize,
+        reply: anyhow::Result<Reply>,
+    ) -> Option<T> {
+        // The next one would be told the same.
+        let is_the_end = reply.as_ref().map_or(true, |reply| reply.status == StatusCode::UNAUTHORIZED);
+        match reply.and_then(understood) {
+            Ok(done) => Some(done),
             Err(error) => {
                 self.failed.push((id.to_owned(), format!("{error:#}")));
-                self.left = left;
+                self.left = if is_the_end { left } else { 0 };
+                self.is_over = is_the_end;
                 None
             }
         }
@@ -268,20 +270,7 @@ impl Outcome {
     }
 }
 
-/// The answer, or the reply that says why there is none.
-fn answered<T: DeserializeOwned>(reply: Reply) -> anyhow::Result<Result<T, Reply>> {
-    if !reply.status.is_success() {
-        return Ok(Err(reply));
-    }
-    reply.json().map(Ok).map_err(|_| anyhow!("the answer is none of scalekit's service"))
-}
-
-async fn replay(
-    global: &Global,
-    office: &Office,
-    which: &Which,
-    as_new: bool,
-) -> anyhow::Result<ExitStatus> {
+async fn replay(global: &Global, office: &Office, which: &Which, as_new: bool) -> anyhow::Result<ExitStatus> {
     let ids = chosen(office, which).await?;
     let query: &[(&str, &str)] = if as_new { &[("as_new", "true")] } else { &[] };
     let mut replayed: Vec<Replayed> = Vec::new();
@@ -295,16 +284,15 @@ async fn replay(
         let url = office.url(&[id, "replay"], query);
         let reply = office.http.post(&url, String::new()).await;
         let left = ids.len() - place - 1;
-        match outcome.note(id, left, reply.and_then(answered::<Replayed>)) {
-            Some(Some(done)) => {
-                gone.extend(done.letters.iter().cloned());
-                if !global.json {
-                    print(&format!("{} replayed as {}\n", done.letters.join(", "), done.write_id))?;
-                }
-                replayed.push(done);
+        if let Some(done) = outcome.note::<Replayed>(id, left, reply) {
+            gone.extend(done.letters.iter().cloned());
+            if !global.json {
+                print(&format!("{} replayed as {}\n", done.letters.join(", "), done.write_id))?;
             }
-            Some(None) => {}
-            None => break,
+            replayed.push(done);
+        }
+        if outcome.is_over {
+            break;
         }
     }
     if global.json {
@@ -325,10 +313,10 @@ async fn give_up(global: &Global, office: &Office, which: &Which, yes: bool) -> 
     let mut outcome = Outcome::default();
     for (place, id) in ids.iter().enumerate() {
         let reply = office.http.delete(&office.url(&[id], &[])).await;
-        match outcome.note(id, ids.len() - place - 1, reply.and_then(answered::<Dropped>)) {
-            Some(Some(done)) => dropped.push(done.id),
-            Some(None) => {}
-            None => break,
+        let done: Option<Dropped> = outcome.note(id, ids.len() - place - 1, reply);
+        dropped.extend(done.map(|done| done.id));
+        if outcome.is_over {
+            break;
         }
     }
     if global.json {
@@ -344,7 +332,9 @@ async fn give_up(global: &Global, office: &Office, which: &Which, yes: bool) -> 
 /// Waits for a yes.
 fn ask(global: &Global, count: usize) -> anyhow::Result<()> {
     if global.json || !io::stdin().is_terminal() {
-        bail!("nothing was dropped, since nobody can be asked here\nhelp: --yes drops, `scalekit dlq list` shows");
+        bail!(
+            "nothing was dropped, since nobody can be asked here\nhelp: --yes drops, `scalekit dlq list` shows"
+        );
     }
     let plural = if count == 1 { "letter" } else { "letters" };
     if !tune::confirmed(&format!("drop {count} dead {plural}, which nobody can bring back?"))? {
@@ -377,7 +367,8 @@ mod tests {
             "long ".repeat(14)
         );
         assert_eq!(table(&letters, true), expected);
-        let entry = Letter { op: None, collection: None, document_id: None, ..letter("0.5.0.0", "version 9") };
+        let entry =
+            Letter { op: None, collection: None, document_id: None, ..letter("0.5.0.0", "version 9") };
         assert!(table(&[entry], false).contains("unreadable entry: version 9\n1 dead letter\n"));
     }
 }

@@ -29,7 +29,8 @@ fn letters_are_listed_shown_replayed_and_dropped() {
     for (collection, id) in [("items", "1"), ("items", "2"), ("orders", "3"), ("orders", "4/%")] {
         conflict(&url, collection, id);
     }
-    let table = dlq(&["list"]).expect(0).prints(&["ID ", "insert orders/3", "exists already", "4 dead letters"]);
+    let table =
+        dlq(&["list"]).expect(0).prints(&["ID ", "insert orders/3", "exists already", "4 dead letters"]);
     assert_eq!(table.stdout.lines().count(), 6, "{}", table.stdout);
     // By its URL as by its profile.
     let by_url = sandbox.scalekit(&["dlq", "list", "--url", &url]).expect(0);
@@ -78,14 +79,22 @@ fn letters_are_listed_shown_replayed_and_dropped() {
 fn what_cannot_be_done_is_said() {
     let sandbox = Sandbox::new();
     let profile = sandbox.profile("none", "");
-    sandbox.scalekit(&["dlq", "list", "-p", &profile]).expect(1).says(&["nothing is deployed", "scalekit deploy"]);
+    sandbox
+        .scalekit(&["dlq", "list", "-p", &profile])
+        .expect(1)
+        .says(&["nothing is deployed", "scalekit deploy"]);
     sandbox.scalekit(&["dlq", "list", "--url", "nonsense"]).expect(104).says(&["--url", "nonsense"]);
     let away = format!("http://127.0.0.1:{}", free_port());
     for words in [&["list"][..], &["show", "1"], &["replay", "1", "2"], &["drop", "--yes", "1", "2"]] {
         let output = sandbox.scalekit(&[&["dlq"], words, &["--url", &away]].concat()).expect(1);
         output.says(&[&away, if words.contains(&"2") { "1 more were not tried" } else { "GET" }]);
     }
-    for words in [&["replay"][..], &["drop", "--all", "1"], &["replay", "1", "--reason", "x"], &["list", "--limit", "0"]] {
+    for words in [
+        &["replay"][..],
+        &["drop", "--all", "1"],
+        &["replay", "1", "--reason", "x"],
+        &["list", "--limit", "0"],
+    ] {
         sandbox.scalekit(&[&["dlq"], words].concat()).expect(2);
     }
 }

@@ -17,7 +17,7 @@ use super::path::Path;
 use crate::cache::{AcceptedWrite, CacheChange};
 use crate::contract::{Dropped, Letter, LetterPage, Replayed, WriteOp};
 use crate::journal::{
-    DeadLetters, KeptLetter, LetterId, Replay, Request, RequestWrite, WriteId, codec, now_ms,
+    DeadLetters, JournalError, KeptLetter, LetterId, Replay, Request, RequestWrite, WriteId, codec, now_ms,
 };
 use crate::operation::{Change, Position};
 
@@ -120,10 +120,7 @@ pub(super) async fn list(
     params(LetterPath),
     responses((status = 200, description = "The whole letter", body = Letter), openapi::LetterProblems),
 )]
-pub(super) async fn show(
-    State(app): State<Arc<App>>,
-    Path(id): Path<String>,
-) -> Result<Response, ApiError> {
+pub(super) async fn show(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, ApiError> {
     let letter = Read::new(find(dead_letters(&app)?, &id).await?);
     Ok(axum::Json(letter.whole()).into_response())
 }
@@ -197,9 +194,8 @@ fn malformed(rejected: QueryRejection) -> ApiError {
 
 fn position(text: &str) -> Result<Position, ApiError> {
     let parts = text.split_once('-').and_then(|(ms, seq)| Some((ms.parse().ok()?, seq.parse().ok()?)));
-    let (ms, seq) = parts.ok_or_else(|| {
-        ApiError::malformed(format!("`after` is {text:?}, expected the `next` of a page"))
-    })?;
+    let (ms, seq) = parts
+        .ok_or_else(|| ApiError::malformed(format!("`after` is {text:?}, expected the `next` of a page")))?;
     Ok(Position { ms, seq })
 }
 
@@ -260,12 +256,21 @@ async fn put_back(app: &App, name: &str, as_new: bool) -> Result<Replayed, ApiEr
             writes.push(write);
         }
     }
+    if !ids.contains(&id) {
+        // Somebody else was faster.
+        return Err(unknown(name));
+    }
     let replay = Replay { origin: id.write, as_new, times, places };
     let visible: Vec<Change> = writes.iter().map(|write| write.change.clone()).filter(|_| as_new).collect();
-    let request =
-        Request { op_id: op_id.into(), at_ms: now_ms(), writes, replay: Some(Box::new(replay)) };
-    let appended = dead.replay(&ids, request).await.inspect_err(|_| {
+    let request = Request { op_id: op_id.into(), at_ms: now_ms(), writes, replay: Some(Box::new(replay)) };
+    let appended = dead.replay(&ids, request).await.map_err(|error| {
         app.metrics.journal_append_failures.inc();
+        match error {
+            JournalError::Unknown(reason) => {
+                JournalError::Unknown(format!("{reason}; the dead letter is gone if it was"))
+            }
+            certain => certain,
+        }
     })?;
     let Some(appended) = appended else { return Err(unknown(name)) };
     if !appended.repeated {
@@ -332,7 +337,9 @@ impl Read {
         let mut whole = self.outline();
         match &self.write {
             // What was JSON once is JSON again.
-            Ok(write) => whole.document = write.change.json().and_then(|json| serde_json::from_slice(&json).ok()),
+            Ok(write) => {
+                whole.document = write.change.json().and_then(|json| serde_json::from_slice(&json).ok())
+            }
             Err(_) => whole.payload = Some(hex(&self.kept.letter.payload)),
         }
         whole

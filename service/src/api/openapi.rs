@@ -93,7 +93,7 @@ const PROBLEMS: [ProblemOf; 10] = [
         "this service asks for a token",
         false,
     ),
-    (404, "There is no such document, write or route", "there is no document orders/7", false),
+    (404, "There is no such document, write, dead letter or route", "there is no document orders/7", false),
     (408, "The body did not arrive in time. Nothing was accepted", "the body did not arrive in time", false),
     (
         409,

@@ -339,7 +339,8 @@ mod tests {
     fn an_entry_of_version_1_stays_as_it_was() {
         let write = RequestWrite { key: DocumentKey::new("c", "1"), change: Change::insert(doc! {"n": 7}) };
         let request = Request { op_id: "op".into(), at_ms: 258, writes: vec![write], replay: None };
-        let bytes = b"\x01\x01\0\x02\x01\0\0\0\0\0\0\x02\0op\x01\0\0\x01\0c\x01\x001\x0c\0\0\0\x10n\0\x07\0\0\0\0";
+        let bytes =
+            b"\x01\x01\0\x02\x01\0\0\0\0\0\0\x02\0op\x01\0\0\x01\0c\x01\x001\x0c\0\0\0\x10n\0\x07\0\0\0\0";
         assert_eq!(encoded_of(std::slice::from_ref(&request)), bytes);
         assert_eq!(decode(bytes).unwrap(), [request]);
     }

@@ -125,7 +125,8 @@ async fn a_refused_write_is_listed_and_shown_and_refused_again_while_the_cause_i
 
 async fn a_replay_gives_way_to_what_was_written_since_unless_it_is_as_new(kind: Kind) {
     let harness = Harness::start(kind).await;
-    for (query, expected) in [("", "superseded"), ("?as_new=false", "superseded"), ("?as_new=true", "stored")] {
+    for (query, expected) in [("", "superseded"), ("?as_new=false", "superseded"), ("?as_new=true", "stored")]
+    {
         let key = format!("key{}", query.len());
         let write_id = conflict(&harness, "items", &key, &key).await;
         // The cause is gone, and that is newer than the letter.

@@ -11,8 +11,7 @@ use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
+use super::dead_line::{Fate, Line, from_hex, note_line, write_line};
 use crate::journal::dead::place_of;
 use crate::journal::{DeadLetter, KeptLetter, LetterId, Note, Replay, WriteId, now_ms};
 use crate::operation::Position;
@@ -21,40 +20,6 @@ use crate::operation::Position;
 const NOTES: usize = 10_000;
 /// The line of a note, about.
 const NOTE_BYTES: u64 = 80;
-
-/// A line of the file. Letters of builds from before there were other lines have the first four fields.
-#[derive(Default, Serialize, Deserialize)]
-#[serde(default)]
-struct Line {
-    write_id: String,
-    op_id: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    reason: String,
-    /// The payload, hexadecimal. Only letters have one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    payload: Option<String>,
-    /// When it was buried first, milliseconds since the Unix epoch, and a number within them.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    at: Option<(u64, u64)>,
-    /// When it was buried last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    last_ms: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    times: Option<u32>,
-    /// What became of the letter.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    is: Option<Fate>,
-    /// What became of the request.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    note: Option<String>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Fate {
-    Again,
-    Gone,
-}
 
 /// Where a letter is in the file.
 #[derive(Clone, Debug)]
@@ -210,18 +175,16 @@ impl DeadLetters {
         self.by_id.contains_key(&id)
     }
 
-    /// What the log holds of letters that were put back and, after a crash, are still here.
-    pub(super) fn complete(&mut self, replays: Vec<(WriteId, Replay)>) -> io::Result<()> {
-        for (entry, Replay { origin, places, times, .. }) in replays {
-            let is_that = |id: &LetterId| {
-                // One that was buried since is another matter.
-                self.by_id.get(id).and_then(|at| self.slots.get(at)).is_some_and(|slot| slot.times <= times)
-            };
-            let ids = places.into_iter().map(|place| LetterId { write: origin, place: Some(place) });
-            let ids: Vec<LetterId> = ids.filter(is_that).collect();
-            self.remove(&ids, origin, &Note::Replayed(entry))?;
-        }
-        Ok(())
+    /// Ends a replay whose entry is in the log: its letters go. One that was buried since, because the worker was
+    /// faster, is another matter, and stays.
+    pub(super) fn complete(&mut self, entry: WriteId, replay: &Replay) -> io::Result<()> {
+        let is_that = |id: &LetterId| {
+            let slot = self.by_id.get(id).and_then(|at| self.slots.get(at));
+            slot.is_some_and(|slot| slot.times <= replay.times)
+        };
+        let ids = replay.places.iter().map(|place| LetterId { write: replay.origin, place: Some(*place) });
+        let ids: Vec<LetterId> = ids.filter(is_that).collect();
+        self.remove(&ids, replay.origin, &Note::Replayed(entry)).map(drop)
     }
 
     pub(super) fn count(&self) -> u64 {
@@ -416,20 +379,4 @@ impl DeadLetters {
 
 fn next(path: &Path) -> PathBuf {
     path.with_extension("jsonl.new")
-}
-
-fn note_line(write: WriteId, note: &Note) -> Line {
-    Line { write_id: write.to_string(), note: Some(note.encode()), ..Line::default() }
-}
-
-fn write_line(out: &mut impl io::Write, line: &Line) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, line)?;
-    out.write_all(b"\n")
-}
-
-/// Of text that is not hexadecimal, what is before that.
-fn from_hex(text: &str) -> Vec<u8> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let pairs = text.as_bytes().chunks_exact(2);
-    pairs.map_while(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
 }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use super::EmbeddedJournal;
 use super::dead::DeadLetters as File;
 use crate::journal::{
-    Appended, DeadLetters, Journal as _, JournalError, KeptLetter, LetterId, Note, Request, WriteId,
+    Appended, DeadLetters, Journal as _, JournalError, KeptLetter, LetterId, Note, Replay, Request, WriteId,
 };
 use crate::operation::Position;
 
@@ -19,10 +19,9 @@ impl EmbeddedJournal {
         work: impl FnOnce(&mut File) -> io::Result<T> + Send + 'static,
     ) -> Result<T, JournalError> {
         let shared = Arc::clone(&self.shared);
-        let working = tokio::task::spawn_blocking(move || {
-            work(&mut shared.dead())
-        });
-        let failed = |error: &dyn std::fmt::Display| JournalError::Failed(format!("the dead letters: {error}"));
+        let working = tokio::task::spawn_blocking(move || work(&mut shared.dead()));
+        let failed =
+            |error: &dyn std::fmt::Display| JournalError::Failed(format!("the dead letters: {error}"));
         working.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
     }
 }
@@ -51,18 +50,14 @@ impl DeadLetters for EmbeddedJournal {
         let Some(replay) = &request.replay else {
             return Err(JournalError::Invalid("it holds no dead letters".into()));
         };
-        let origin = replay.origin;
-        let wanted = ids.to_vec();
-        let are_there = {
-            let wanted = wanted.clone();
-            self.with_letters(move |letters| Ok(wanted.iter().all(|id| letters.has(*id)))).await?
-        };
-        if !are_there {
+        let (replay, wanted) = (Replay::clone(replay), ids.to_vec());
+        let all_there = move |letters: &mut File| Ok(wanted.iter().all(|id| letters.has(*id)));
+        if !self.with_letters(all_there).await? {
             return Ok(None);
         }
         let appended = self.append(request).await?;
         let entry = WriteId { shard: 0, position: appended.position, place: 0 };
-        self.with_letters(move |letters| letters.remove(&wanted, origin, &Note::Replayed(entry))).await?;
+        self.with_letters(move |letters| letters.complete(entry, &replay)).await?;
         Ok(Some(appended))
     }
 

@@ -10,6 +10,7 @@
 mod checkpoint;
 mod consumer;
 mod dead;
+mod dead_line;
 mod letters;
 mod recent;
 mod recovery;

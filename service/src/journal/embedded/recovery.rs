@@ -47,7 +47,10 @@ pub(super) fn recover(dir: &Path) -> io::Result<Recovered> {
     // The names as well as the bytes.
     File::open(dir)?.sync_all()?;
     let mut dead = DeadLetters::open(dir)?;
-    dead.complete(scan.replays)?;
+    // A crash came between them and the end of their letters.
+    for (entry, replay) in &scan.replays {
+        dead.complete(*entry, replay)?;
+    }
     let shared = Shared::new(segments, scan.last, checkpoint, dead, scan.waiting);
     Ok(Recovered { shared, recent: scan.recent, last: scan.last })
 }

@@ -60,17 +60,18 @@ static BURY: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Brings letters of builds from before the index into it.
+/// Brings letters of builds from before the index into it; the first argument says whether these are the last.
 static ADOPT_LETTERS: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"#!lua flags=allow-oom
-        for i = 1, #ARGV, 5 do
+        for i = 2, #ARGV, 5 do
             local letter, write, op, id = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
             if redis.call('HSETNX', KEYS[1], letter, id .. ' 1 ' .. ARGV[i + 4]) == 1 then
                 if op ~= '' then redis.call('HSET', KEYS[1], 'op ' .. op, letter) end
                 redis.call('HINCRBY', KEYS[1], 'of ' .. write, 1)
             end
         end
+        if ARGV[1] == '1' then redis.call('HSET', KEYS[1], 'adopted', '1') end
         return 0",
     )
 });
@@ -117,7 +118,7 @@ static REPLAY: LazyLock<Script> = LazyLock::new(|| {
         local prior = redis.call('GET', KEYS[6])
         if prior then return {prior, 1} end
         for i = 7, #ARGV, 3 do
-            if redis.call('HEXISTS', KEYS[3], ARGV[i]) == 0 then return {'', 0} end
+            if not redis.call('HGET', KEYS[3], ARGV[i]) then return {'', 0} end
         end
         if redis.call('XLEN', KEYS[5]) >= tonumber(ARGV[3]) then return redis.error_reply('FULL') end
         local id = redis.call('XADD', KEYS[5], '*', 'e', ARGV[1])
@@ -221,14 +222,14 @@ impl RedisJournal {
         if self.adopted.0.load(Ordering::Relaxed) {
             return Ok(());
         }
-        if !connection.hexists::<_, _, bool>(&self.keys.dead_index, "adopted").await? {
+        if connection.hget::<_, _, Option<String>>(&self.keys.dead_index, "adopted").await?.is_none() {
             let mut after = Position::default();
             loop {
                 let entries = self.entries(connection, after, ADOPT).await?;
                 let Some(last) = entries.last().and_then(|entry| parse_id(&entry.id)) else { break };
                 after = last;
                 let mut call = ADOPT_LETTERS.prepare_invoke();
-                call.key(&self.keys.dead_index);
+                call.key(&self.keys.dead_index).arg(u8::from(entries.len() < ADOPT));
                 for entry in &entries {
                     let (Some(letter), Some(at)) = (letter_of(entry), parse_id(&entry.id)) else { continue };
                     call.arg(letter.id().to_string())
@@ -238,9 +239,6 @@ impl RedisJournal {
                         .arg(at.ms);
                 }
                 call.invoke_async::<i64>(connection).await?;
-            }
-            if after != Position::default() {
-                connection.hset::<_, _, _, i64>(&self.keys.dead_index, "adopted", "1").await?;
             }
         }
         self.adopted.0.store(true, Ordering::Relaxed);
@@ -256,6 +254,24 @@ impl RedisJournal {
         let reply: StreamRangeReply =
             connection.xrange_count(&self.keys.dead, format!("({after}"), "+", limit).await?;
         Ok(reply.ids)
+    }
+
+    /// The letters among these entries, with what the index says of them.
+    async fn known(
+        &self,
+        connection: &mut MultiplexedConnection,
+        entries: &[StreamId],
+    ) -> Result<Vec<KeptLetter>, RedisError> {
+        let letters: Vec<(&StreamId, DeadLetter)> =
+            entries.iter().filter_map(|entry| Some((entry, letter_of(entry)?))).collect();
+        if letters.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids: Vec<String> = letters.iter().map(|(_, letter)| letter.id().to_string()).collect();
+        let known: Vec<Option<String>> =
+            ::redis::cmd("HMGET").arg(&self.keys.dead_index).arg(ids).query_async(connection).await?;
+        let letters = letters.into_iter().zip(known);
+        Ok(letters.filter_map(|((entry, letter), known)| kept(entry, letter, known.as_deref())).collect())
     }
 
     async fn find(
@@ -284,22 +300,18 @@ impl DeadLetters for RedisJournal {
         let mut connection = self.connection().await?;
         let page = async {
             self.adopt(&mut connection).await?;
-            let entries = self.entries(&mut connection, after, limit).await?;
-            let letters: Vec<(&StreamId, DeadLetter)> =
-                entries.iter().filter_map(|entry| Some((entry, letter_of(entry)?))).collect();
-            if letters.is_empty() {
-                return Ok(Vec::new());
+            let (mut page, mut after) = (Vec::with_capacity(limit), after);
+            // What is no letter takes no place in the page.
+            while page.len() < limit {
+                let wanted = limit - page.len();
+                let entries = self.entries(&mut connection, after, wanted).await?;
+                after = entries.last().and_then(|entry| parse_id(&entry.id)).unwrap_or(after);
+                page.extend(self.known(&mut connection, &entries).await?);
+                if entries.len() < wanted {
+                    break;
+                }
             }
-            let ids: Vec<String> = letters.iter().map(|(_, letter)| letter.id().to_string()).collect();
-            let known: Vec<Option<String>> = ::redis::cmd("HMGET")
-                .arg(&self.keys.dead_index)
-                .arg(ids)
-                .query_async(&mut connection)
-                .await?;
-            let page = letters.into_iter().zip(known);
-            Ok(page
-                .filter_map(|((entry, letter), known)| kept(entry, letter, known.as_deref()))
-                .collect())
+            Ok(page)
         };
         page.await.map_err(|error: RedisError| self.failed(&error))
     }
@@ -362,7 +374,9 @@ impl DeadLetters for RedisJournal {
                 Some(position) => Ok(Some(Appended { position, repeated: repeated == 1 })),
                 None => Err(JournalError::Failed(format!("Redis gave the stream id {id:?}"))),
             },
-            Err(error) if crate::redis_link::is_broken(&error) => Err(JournalError::Unknown(error.to_string())),
+            Err(error) if crate::redis_link::is_broken(&error) => {
+                Err(JournalError::Unknown(error.to_string()))
+            }
             Err(error) => Err(self.refusal(&error)),
         }
     }

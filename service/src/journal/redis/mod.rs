@@ -18,7 +18,9 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::embedded::BacklogBounds;
-use super::{Appended, Backlog, DeadLetters, Journal, JournalError, Note, Request, WriteId, WriteState, codec};
+use super::{
+    Appended, Backlog, DeadLetters, Journal, JournalError, Note, Request, WriteId, WriteState, codec,
+};
 use crate::contract::Durability;
 use crate::operation::Position;
 use crate::redis_link::{RedisLink, is_broken};
@@ -185,7 +187,8 @@ impl Journal for RedisJournal {
         let result: Result<(u64, String, u64, u64), RedisError> =
             BACKLOG.key(&self.keys.stream).key(&self.keys.dead).invoke_async(&mut connection).await;
         self.link.check(&lease, &result);
-        let (entries, oldest, added, dead_letters) = result.map_err(|error| unavailable(self.link.address(), &error))?;
+        let (entries, oldest, added, dead_letters) =
+            result.map_err(|error| unavailable(self.link.address(), &error))?;
         let oldest_ms = parse_id(&oldest).map(|position| position.ms);
         let removed = added.saturating_sub(entries);
         Ok(Backlog { entries, bytes: 0, oldest_ms, removed, dead_letters })

@@ -142,7 +142,10 @@ async fn entries_come_in_order_and_acknowledging_empties_the_stream() {
     let appended = append_numbered(&journal, 0..20).await;
     assert!(appended.windows(2).all(|pair| pair[0] < pair[1]));
     let backlog = journal.backlog().await.unwrap();
-    assert_eq!(backlog, Backlog { entries: 20, bytes: 0, oldest_ms: Some(appended[0].ms), ..Backlog::default() });
+    assert_eq!(
+        backlog,
+        Backlog { entries: 20, bytes: 0, oldest_ms: Some(appended[0].ms), ..Backlog::default() }
+    );
     let read = drain(&mut consumer).await;
     assert_eq!((names(&read), positions(&read)), (numbered(0..20), appended.clone()));
     consumer.ack(&appended[..5]).await.unwrap();

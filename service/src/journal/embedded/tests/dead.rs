@@ -1,11 +1,17 @@
 //! Dead letters in their file: found again, counted, put back over a crash, and no larger than it must be.
 
 use super::*;
-use crate::journal::{DeadLetters as _, LetterId, Replay, Returned};
+use crate::journal::{LetterId, Replay, Returned};
 
 fn letter(write: WriteId, op_id: &str) -> DeadLetter {
     let payload = vec![7; 100].into();
-    DeadLetter { write_id: write, reason: format!("{op_id} broke a rule"), op_id: op_id.into(), payload, returned: None }
+    DeadLetter {
+        write_id: write,
+        reason: format!("{op_id} broke a rule"),
+        op_id: op_id.into(),
+        payload,
+        returned: None,
+    }
 }
 
 fn write_id(position: Position) -> WriteId {
@@ -90,6 +96,24 @@ async fn what_a_former_build_wrote_and_what_nobody_can_read_is_kept() {
 }
 
 #[tokio::test]
+async fn a_worker_that_is_faster_than_the_end_of_a_replay_loses_no_letter() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(dir.path());
+    let write = write_id(append(&journal, "k").await);
+    let mut consumer = journal.consumer();
+    consumer.bury(&[letter(write, "k-00")]).await.unwrap();
+    // Durable, and refused again before the letter was taken out.
+    let entry = write_id(journal.append(replay_of(write, 1)).await.unwrap().position);
+    let returned = Some(Returned { entry, times: 1 });
+    consumer.bury(&[DeadLetter { returned, ..letter(write, "k-00") }]).await.unwrap();
+    let ended = journal.replay(&[LetterId { write, place: Some(0) }], replay_of(write, 1)).await.unwrap();
+    assert_eq!(ended.map(|appended| appended.position), Some(entry.position));
+    assert_eq!(all(&journal).await, ["k-00"]);
+    drop((consumer, journal));
+    assert_eq!(all(&open(dir.path())).await, ["k-00"], "nor when the log is recovered");
+}
+
+#[tokio::test]
 async fn a_crash_in_the_middle_of_a_replay_is_one_replay() {
     let dir = tempfile::tempdir().unwrap();
     let (write, replayed) = {
@@ -106,7 +130,10 @@ async fn a_crash_in_the_middle_of_a_replay_is_one_replay() {
         let id = LetterId { write, place: Some(1) };
         let again = journal.append(replay_of(write, 1)).await.unwrap();
         assert_eq!(again, Appended { repeated: true, ..appended });
-        assert_eq!(journal.replay(&[LetterId { place: Some(9), ..id }], replay_of(write, 3)).await.unwrap(), None);
+        assert_eq!(
+            journal.replay(&[LetterId { place: Some(9), ..id }], replay_of(write, 3)).await.unwrap(),
+            None
+        );
         (write, appended.position)
     };
     let journal = open(dir.path());

@@ -1,14 +1,20 @@
 //! Dead letters in their stream: found, counted, adopted from former builds, and put back in one step.
 
 use super::*;
-use crate::journal::{DeadLetters as _, LetterId, Note, Replay, Returned};
+use crate::journal::{LetterId, Note, Replay, Returned};
 
 const REASONS: &str = "scalekit:{0}:dead:reasons";
 const INDEX: &str = "scalekit:{0}:dead:index";
 
 fn letter(write: WriteId, op_id: &str) -> DeadLetter {
     let payload = Bytes::from_static(b"\0\xff");
-    DeadLetter { write_id: write, reason: format!("{op_id} broke a rule"), op_id: op_id.into(), payload, returned: None }
+    DeadLetter {
+        write_id: write,
+        reason: format!("{op_id} broke a rule"),
+        op_id: op_id.into(),
+        payload,
+        returned: None,
+    }
 }
 
 async fn all(journal: &RedisJournal) -> Vec<(String, u32)> {
@@ -26,18 +32,22 @@ async fn letters_of_a_former_build_are_adopted_once() {
     let server = Server::start(&[]);
     let (old, reason) = ("0.5.0.0", "a rule");
     for n in 0..3 {
+        server.command::<String>(&["XADD", DEAD, "*", "somebody", "else's"]).await;
         let (op_id, mark) = (format!("a-0{n}"), format!("{old} a-0{n}"));
         let fields = ["write_id", old, "op_id", &op_id, "reason", reason, "payload", "p"];
         server.command::<String>(&[&["XADD", DEAD, "*"], &fields[..]].concat()).await;
         server.command::<u32>(&["HSET", REASONS, &mark, "", old, reason]).await;
     }
-    server.command::<String>(&["XADD", DEAD, "*", "somebody", "else's"]).await;
     let journal = server.journal().await;
     let write: WriteId = old.parse().unwrap();
     // Found before anybody has listed them.
     let found = journal.by_operation("a-01").await.unwrap().unwrap();
     assert_eq!((found.letter.write_id, found.times, found.last_ms), (write, 1, found.at.ms));
     assert_eq!(all(&journal).await, [("a-00".into(), 1), ("a-01".into(), 1), ("a-02".into(), 1)]);
+    // What is no letter is in nobody's way.
+    let page = journal.page(Position::default(), 2).await.unwrap();
+    let rest = journal.page(page[1].at, 2).await.unwrap();
+    assert_eq!((page.len(), rest.len()), (2, 1));
     assert_eq!(journal.of_request(write).await.unwrap().len(), 3);
     // A former build's worker whose entry comes once more.
     let mut consumer = journal.consumer("w1");
