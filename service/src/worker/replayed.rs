@@ -59,3 +59,56 @@ impl Attempt<'_> {
         Ok((stored, superseded))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bson::doc;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::journal::{Delivery, Entry, Replay, Request, RequestWrite};
+    use crate::metrics::Metrics;
+    use crate::operation::Position;
+    use crate::store::{Embedded, Unlimited};
+    use crate::worker::batch::Batch;
+    use crate::worker::isolate::Outcome;
+
+    /// An entry with writes of one document; of letters under the version of `origin`, if that is given.
+    fn entry(ms: u64, id: &str, change: Change, origin: Option<u64>) -> Delivery {
+        let write = RequestWrite { key: DocumentKey::new("c", id), change };
+        let replay = origin.map(|ms| {
+            let origin = WriteId { shard: 0, position: Position { ms, seq: 0 }, place: 0 };
+            Box::new(Replay { origin, as_new: false, times: 1, places: vec![0] })
+        });
+        let request = Request { op_id: "k".into(), at_ms: ms, writes: vec![write], replay };
+        Delivery::Entry(Entry { position: Position { ms, seq: 0 }, requests: vec![request], bytes: 0 })
+    }
+
+    /// A worker that dies between storing and acknowledging gets its entries again.
+    #[tokio::test]
+    async fn what_was_delivered_twice_is_stored_and_what_came_too_late_is_superseded() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Embedded::open(dir.path()).unwrap();
+        let (metrics, stop) = (Metrics::default(), CancellationToken::new());
+        let attempt =
+            Attempt { store: &store, throttle: &Unlimited, metrics: &metrics, stop: &stop, deadline: None };
+        let deliveries = [
+            entry(10, "newer", Change::replace(doc! {"n": 1}), None),
+            entry(20, "letter", Change::replace(doc! {"n": 2}), Some(5)),
+            entry(30, "gone", Change::Delete, Some(5)),
+            entry(40, "newer", Change::replace(doc! {"n": 3}), Some(5)),
+        ];
+        for (delivered, [at_once, before]) in [("once", [2, 0]), ("again", [0, 2])] {
+            let batch = Batch::new(deliveries.to_vec());
+            let applied = attempt.apply(batch.writes, batch.later).await;
+            let Ok(Outcome { replayed, passed_over, .. }) = applied else { panic!("nobody stops it") };
+            let (stored, superseded) = attempt.look_at(passed_over).await.unwrap();
+            assert_eq!((replayed.len(), stored.len()), (at_once, before), "{delivered}");
+            let late = WriteId { shard: 0, position: Position { ms: 40, seq: 0 }, place: 0 };
+            assert_eq!(superseded, [late], "{delivered}");
+            let seen = visible(replayed.into_iter().chain(stored).collect());
+            let version = Position { ms: 5, seq: 0 }.version();
+            assert!(seen.iter().all(|write| write.version == version && !write.is_new), "{seen:?}");
+        }
+    }
+}
