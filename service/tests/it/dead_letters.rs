@@ -354,3 +354,26 @@ async fn what_nobody_can_read_is_a_letter_with_its_bytes_and_is_not_replayed() {
     }
     assert_eq!(letters.len(), 2);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_rule_of_the_database_refused_is_stored_once_the_rule_is_another() {
+    let harness = Harness::start(Kind::RedisMongo).await;
+    let database = harness.mongo_database().await;
+    let strict = bson::doc! { "create": "numbers", "validator": { "n": { "$type": "int" } } };
+    database.run_command(strict).await.unwrap();
+    let refused = harness.write("PUT", "/v1/numbers/1", r#"{"n":"text"}"#).await;
+    harness.drained().await;
+    harness.get("/v1/numbers/1").await.expect(404);
+    let [letter] = &letters(&harness).await[..] else { panic!("the rule holds") };
+    assert_eq!((&letter["op"], &letter["write_id"]), (&json!("replace"), &refused["write_id"]));
+    let id = letter["id"].as_str().unwrap();
+    let again = replay(&harness, id, "").await;
+    assert_eq!(status(&harness, &again).await, "dead");
+    assert_eq!(letters(&harness).await[0]["times"], 2);
+    let lax = bson::doc! { "collMod": "numbers", "validator": {} };
+    database.run_command(lax).await.unwrap();
+    let stored = replay(&harness, id, "").await;
+    assert_eq!(status(&harness, &stored).await, "stored");
+    assert_eq!(harness.get("/v1/numbers/1").await.expect(200).json(), json!({"n": "text"}));
+    assert_eq!(letters(&harness).await, Vec::<Value>::new());
+}
