@@ -1,6 +1,7 @@
 //! The command line. Nobody else knows clap: what is typed here becomes plain options.
 
 mod access;
+mod dlq;
 mod host;
 mod load;
 mod telemetry;
@@ -15,6 +16,7 @@ use scalekit_service::server_url::ServerUrl;
 
 pub(crate) use access::{AccessArgs, SecretArgs, ServiceTokenArgs, TokenAction, TokenArgs};
 
+pub(crate) use dlq::{DlqAction, DlqArgs, DlqService, Which};
 pub(crate) use host::{DoctorArgs, RollbackArgs, TuneAction, TuneArgs};
 pub(crate) use load::{AgentArgs, AgentsArgs, BenchArgs, ConnectArgs, LoadArgs};
 pub(crate) use telemetry::{LogFormat, TelemetryArgs};
@@ -68,6 +70,8 @@ pub(crate) enum CliCommand {
     /// Bring the service up and keep it up
     #[command(args_conflicts_with_subcommands = true)]
     Deploy(DeployArgs),
+    /// List, show, replay or drop the writes that the database refused for good
+    Dlq(DlqArgs),
     /// Say what would stop so many users on this host now, and what lifts it
     #[command(
         after_help = "Exit status: 0 nothing that was seen stops them, 99 something will fail at so many users,\n\

@@ -64,7 +64,7 @@ impl Durability {
 }
 
 /// Path segments under `/v1/` that are routes, and so no names of collections.
-pub const RESERVED_COLLECTIONS: [&str; 4] = ["audit", "stats", "transactions", "writes"];
+pub const RESERVED_COLLECTIONS: [&str; 5] = ["audit", "dead-letters", "stats", "transactions", "writes"];
 /// The header that names an operation, so that a retry is recognised.
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
@@ -80,12 +80,70 @@ pub struct Accepted {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct WriteStatus {
     pub write_id: String,
-    /// `accepted`, `stored` or `dead`.
-    #[schema(pattern = "^(accepted|stored|dead)$")]
+    /// `accepted`, `stored` or `dead`; of replayed dead letters `superseded`, if the document was written since.
+    #[schema(pattern = "^(accepted|stored|superseded|dead)$")]
     pub status: String,
     /// Why, if dead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// A write that was refused for good, or an entry that nobody can read, with what is known of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Letter {
+    pub id: String,
+    /// Of the request that it came with; `GET /v1/writes/{write_id}` tells where that stands.
+    pub write_id: String,
+    /// `_sk.op` of the write. Like the next three, absent for an entry that nobody can read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub op_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collection: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub op: Option<WriteOp>,
+    pub reason: String,
+    /// When it was refused first and last, milliseconds since the Unix epoch.
+    pub first_ms: u64,
+    pub last_ms: u64,
+    /// How often it was refused.
+    pub times: u32,
+    /// Size of the payload.
+    pub bytes: u64,
+    /// The document, in MongoDB's relaxed extended form; not in a list, and not of a delete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub document: Option<serde_json::Value>,
+    /// The payload of what nobody can read, hexadecimal; not in a list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<String>,
+}
+
+/// A page of `GET /v1/dead-letters`, oldest first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct LetterPage {
+    pub letters: Vec<Letter>,
+    /// Ask again with this as `after`; absent on the last page. A page may have fewer letters than `limit`, or none,
+    /// and still be followed by others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// The answer to a replay: the letters are in the journal again, as this request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Replayed {
+    /// The letter, and others of its request to the same document: they were one change, and go back as one.
+    pub letters: Vec<String>,
+    /// Where they stand is told by `GET /v1/writes/{write_id}`.
+    pub write_id: String,
+    pub durability: Durability,
+}
+
+/// The answer to giving a letter up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Dropped {
+    pub id: String,
 }
 
 /// An RFC 9457 problem document.
@@ -173,6 +231,9 @@ pub struct JournalStats {
     /// Writes that were not accepted, by reason.
     #[serde(default)]
     pub rejected: std::collections::BTreeMap<String, u64>,
+    /// Dead letters that the journal keeps now.
+    #[serde(default)]
+    pub dead_letters: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]

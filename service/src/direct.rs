@@ -273,7 +273,13 @@ mod tests {
             key: DocumentKey::new("orders", &n.to_string()),
             change: Change::replace(Document::new()),
         };
-        Request { op_id: "op".into(), at_ms: 1, writes: (0..writes).map(write).collect() }
+        Request {
+            op_id: "op".into(),
+            at_ms: 1,
+            writes: (0..writes).map(write).collect(),
+            places: None,
+            replay: None,
+        }
     }
 
     #[tokio::test(start_paused = true)]

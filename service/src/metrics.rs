@@ -127,6 +127,7 @@ pub struct Metrics {
     pub backlog_bytes: Gauge<u64, AtomicU64>,
     pub backlog_age_seconds: Gauge<f64, AtomicU64>,
     pub backlog_drain: Gauge<f64, AtomicU64>,
+    pub dead_letters: Gauge<u64, AtomicU64>,
     pub trace_exports_failed: Counter,
     database_operations: Counter,
     database_operations_peak: Gauge<u64, AtomicU64>,
@@ -175,6 +176,7 @@ impl Default for Metrics {
             backlog_bytes: Gauge::default(),
             backlog_age_seconds: Gauge::default(),
             backlog_drain: Gauge::default(),
+            dead_letters: Gauge::default(),
             trace_exports_failed: Counter::default(),
             database_operations: Counter::default(),
             database_operations_peak: Gauge::default(),
@@ -233,6 +235,7 @@ impl Metrics {
             seconds,
             &self.backlog_age_seconds,
         );
+        add(r, "dead_letters", "Dead letters that the journal keeps", None, &self.dead_letters);
     }
 
     fn register_reads(&self, r: &mut Registry) {

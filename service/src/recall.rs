@@ -28,6 +28,11 @@ pub(crate) async fn recall(mut consumer: impl Consumer, cache: &dyn Cache) -> Re
             let Delivery::Entry(entry) = delivery else { continue };
             let version = entry.position.version();
             for request in entry.requests {
+                // Dead letters under their old version show once they are stored: until then nobody knows whether they
+                // are anything.
+                if request.replay.as_ref().is_some_and(|replay| !replay.as_new) {
+                    continue;
+                }
                 if let Err(error) = cache.accepted(visible(request, version)).await {
                     tracing::warn!(%error, "what waits in the journal cannot be read until it is stored");
                 }

@@ -103,7 +103,8 @@ fn up(global: &Global, args: &DeployArgs, state: &StateDir) -> anyhow::Result<Ex
     Ok(ExitStatus::Done)
 }
 
-fn find(state: &StateDir, profile: &Profile) -> anyhow::Result<Deployment> {
+/// What is deployed for the profile.
+pub(super) fn find(state: &StateDir, profile: &Profile) -> anyhow::Result<Deployment> {
     state.load(&profile.name)?.with_context(|| {
         format!(
             "nothing is deployed for the profile `{0}`: there is no {1}\nhelp: `scalekit deploy -p {0}` brings it up",

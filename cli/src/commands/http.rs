@@ -66,6 +66,10 @@ impl Http {
         self.send(Method::POST, url, body.into()).await
     }
 
+    pub(super) async fn delete(&self, url: &str) -> anyhow::Result<Reply> {
+        self.send(Method::DELETE, url, Bytes::new()).await
+    }
+
     async fn send(&self, method: Method, url: &str, body: Bytes) -> anyhow::Result<Reply> {
         let what = format!("{method} {url}");
         let mut request = Request::builder().method(method).uri(url);

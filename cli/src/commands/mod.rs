@@ -7,6 +7,7 @@ mod control;
 mod crowd;
 mod deploy;
 mod display;
+mod dlq;
 mod doctor;
 mod experiment;
 mod facts;
@@ -61,6 +62,7 @@ pub(crate) fn run(cli: Cli) -> ExitStatus {
         CliCommand::Run(args) => run::run(&global, &args),
         CliCommand::Tune(args) => tune::tune(&global, &args),
         CliCommand::Deploy(args) => deploy::deploy(&global, &args),
+        CliCommand::Dlq(args) => dlq::dlq(&global, &args),
         CliCommand::Doctor(args) => doctor::doctor(&global, &args),
         CliCommand::Bench(args) => bench::bench(&global, &args),
         CliCommand::Validate(args) => validate::validate(&global, &args),

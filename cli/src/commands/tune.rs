@@ -102,7 +102,7 @@ fn journal_path(root: &Root) -> anyhow::Result<PathBuf> {
 }
 
 /// Waits for a yes.
-fn confirmed(question: &str) -> anyhow::Result<bool> {
+pub(super) fn confirmed(question: &str) -> anyhow::Result<bool> {
     print(&format!("\n{question} [y/N] "))?;
     io::stdout().flush()?;
     let mut answer = String::new();

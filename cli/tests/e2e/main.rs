@@ -13,6 +13,7 @@ mod bottlenecks;
 mod cookies;
 mod deploy;
 mod direct;
+mod dlq;
 mod doctor;
 mod figures;
 mod freeze;

@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 
 use tokio::runtime::Handle;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::App;
@@ -30,11 +31,7 @@ pub(super) async fn accept(
     if let Some(direct) = &app.direct {
         return store(app, direct, op_id, writes).await;
     }
-    let Ok(permit) = Arc::clone(&app.accepting).try_acquire_owned() else {
-        app.metrics.rejected.count("busy");
-        return Err(ApiError::unavailable("too many requests wait for the journal"));
-    };
-    app.gate.admit()?;
+    let permit = admit(app)?;
     let accepting = run(Arc::clone(app), op_id, writes);
     let accepting = ToItsEnd::new(async move {
         let accepted = accepting.await;
@@ -45,6 +42,16 @@ pub(super) async fn accept(
         Ok(result) => result,
         Err(_) => Err(ApiError::outcome_unknown("the journal did not answer in time")),
     }
+}
+
+/// A place among the requests that are being journaled; the error says why there is none now.
+pub(super) fn admit(app: &App) -> Result<OwnedSemaphorePermit, ApiError> {
+    let Ok(permit) = Arc::clone(&app.accepting).try_acquire_owned() else {
+        app.metrics.rejected.count("busy");
+        return Err(ApiError::unavailable("too many requests wait for the journal"));
+    };
+    app.gate.admit()?;
+    Ok(permit)
 }
 
 /// A future that goes on as a task of its own when whoever awaits it is dropped. A task from the start would cost
@@ -91,7 +98,7 @@ async fn store(
     let count = writes.len() as u64;
     let writes =
         writes.into_iter().map(|write| RequestWrite { key: write.key, change: write.change }).collect();
-    let request = Request { op_id: op_id.into(), at_ms: now_ms(), writes };
+    let request = Request { op_id: op_id.into(), at_ms: now_ms(), writes, places: None, replay: None };
     let position = direct.write(request, Instant::now() + app.limits.request_timeout).await?;
     app.metrics.accepted_writes.inc_by(count);
     Ok(Appended::at(position, false).ids)
@@ -110,8 +117,9 @@ async fn run(app: Arc<App>, op_id: String, writes: Vec<DecodedWrite>) -> Result<
         }
         journaled.push(RequestWrite { key, change });
     }
-    let request = Request { op_id: op_id.into(), at_ms: now_ms(), writes: journaled };
-    let repeats = request.op_id.clone();
+    let op_id: Box<str> = op_id.into();
+    let repeats = op_id.clone();
+    let request = Request { op_id, at_ms: now_ms(), writes: journaled, places: None, replay: None };
     let appended = telemetry::child("journal append").around(app.journal.append(request)).await;
     let Appended { ids, repeated } = appended.map_err(|error| {
         app.metrics.journal_append_failures.inc();

@@ -71,6 +71,7 @@ impl Gate {
                 admission.observe(backlog, age(&backlog), self.started.elapsed());
                 metrics.backlog_entries.set(backlog.entries);
                 metrics.backlog_bytes.set(backlog.bytes);
+                metrics.dead_letters.set(backlog.dead_letters);
                 metrics.backlog_age_seconds.set(admission.age().as_secs_f64());
                 metrics.backlog_drain.set(admission.drain());
                 refuses

@@ -4,6 +4,7 @@
 mod accept;
 mod admission;
 pub(crate) mod auth;
+mod dead_letters;
 mod decode;
 mod error;
 mod gate;
@@ -70,6 +71,9 @@ fn api_routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(routes::transactions))
         .routes(routes!(routes::write_status))
         .routes(routes!(routes::audit))
+        .routes(routes!(dead_letters::list))
+        .routes(routes!(dead_letters::show, dead_letters::drop_letter))
+        .routes(routes!(dead_letters::replay))
         .routes(routes!(routes::insert))
         .routes(routes!(routes::read, routes::replace, routes::merge, routes::delete))
         .routes(routes!(openapi::document))

@@ -58,8 +58,8 @@ pub(super) struct WriteHeaders {
 #[into_params(parameter_in = Path)]
 #[expect(dead_code, reason = "the handlers take it from the path themselves")]
 pub(super) struct CollectionPath {
-    /// Begins with a letter or digit; `audit`, `stats`, `transactions`, `writes` and what begins with `system.` are
-    /// reserved.
+    /// Begins with a letter or digit; `audit`, `dead-letters`, `stats`, `transactions`, `writes` and what begins with
+    /// `system.` are reserved.
     #[param(example = "orders", min_length = 1, max_length = 120, pattern = "^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     collection: String,
 }
@@ -68,8 +68,8 @@ pub(super) struct CollectionPath {
 #[into_params(parameter_in = Path)]
 #[expect(dead_code, reason = "the handlers take it from the path themselves")]
 pub(super) struct DocumentPath {
-    /// Begins with a letter or digit; `audit`, `stats`, `transactions`, `writes` and what begins with `system.` are
-    /// reserved.
+    /// Begins with a letter or digit; `audit`, `dead-letters`, `stats`, `transactions`, `writes` and what begins with
+    /// `system.` are reserved.
     #[param(example = "orders", min_length = 1, max_length = 120, pattern = "^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     collection: String,
     /// 1 to 256 bytes without control characters.
@@ -93,7 +93,7 @@ const PROBLEMS: [ProblemOf; 11] = [
         "this service asks for a token",
         false,
     ),
-    (404, "There is no such document, write or route", "there is no document orders/7", false),
+    (404, "There is no such document, write, dead letter or route", "there is no document orders/7", false),
     (408, "The body did not arrive in time. Nothing was accepted", "the body did not arrive in time", false),
     (
         409,
@@ -185,6 +185,12 @@ problems! {
     StatusProblems: [400, 401, 404, 429, 500, 503];
     /// Of the audit.
     AuditProblems: [400, 401, 422, 429, 503];
+    /// Of lists of dead letters.
+    LetterListProblems: [400, 401, 422, 429, 503];
+    /// Of one dead letter.
+    LetterProblems: [400, 401, 404, 422, 429, 503];
+    /// Of replays.
+    ReplayProblems: [400, 401, 404, 422, 429, 503, 504];
     /// Of readiness.
     ReadinessProblems: [503];
 }
@@ -211,6 +217,7 @@ fn preamble() -> OpenApi {
         )
         .tags(Some([
             tag("documents", "Documents and transactions"),
+            tag("dead letters", "Writes that the database refused for good"),
             tag("audit", "What the database really holds"),
             tag("system", "Health, metrics, counters and this document"),
         ]))

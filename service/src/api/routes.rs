@@ -191,7 +191,7 @@ pub(super) async fn read(
     path = "/v1/writes/{write_id}",
     tag = "documents",
     params(("write_id" = String, Path, description = "As a 202 told it", example = "0.1795000000000.0.0", pattern = r"^\d+\.\d+\.\d+\.\d+(\+\d+\.\d+\.\d+\.\d+)*$")),
-    responses((status = 200, description = "Accepted, stored, or a dead letter with its reason", body = WriteStatus), openapi::StatusProblems),
+    responses((status = 200, description = "Accepted, stored, superseded, or a dead letter with its reason", body = WriteStatus), openapi::StatusProblems),
 )]
 pub(super) async fn write_status(
     State(app): State<Arc<App>>,
@@ -207,6 +207,7 @@ pub(super) async fn write_status(
     let (status, reason) = match so_far {
         WriteState::Accepted => ("accepted", None),
         WriteState::Stored => ("stored", None),
+        WriteState::Superseded => ("superseded", None),
         WriteState::Dead { reason } => ("dead", Some(reason)),
         WriteState::Unknown => return Err(ApiError::not_found(format!("the journal never gave out {text}"))),
     };

@@ -78,6 +78,7 @@ impl Process {
                 refuses: self.journal.refuses(),
                 drain_per_s: self.gate.drain(),
                 rejected: m.rejected.by_reason(),
+                dead_letters: backlog.dead_letters,
             },
             store: StoreStats {
                 kind: self.store.kind().into(),

@@ -1,11 +1,15 @@
-//! The journal entry on the wire and on disk, version 1. Integers are little-endian.
+//! The journal entry on the wire and on disk. Integers are little-endian.
 //!
 //! ```text
-//! u8  version = 1
+//! u8  version = 1, or 2 with what is marked so
 //! u16 requests
 //!   u64 accepted at, ms since the epoch
 //!   u16 length + operation id
+//!   u8  version 2: 1 for dead letters that are put back, plus 2 if writes have their places
+//!     for dead letters: u16 shard, u64 ms, u64 seq, u16 place of the request that they were;
+//!     u8 1 if they are as new, 0 if they keep its version; u32 how often they were buried
 //!   u16 writes
+//!     u16 version 2, if writes have their places: the place in the client's request
 //!     u8  operation: 0 insert, 1 replace, 2 merge, 3 delete
 //!     u16 length + collection
 //!     u16 length + id
@@ -15,11 +19,17 @@
 use bson::Document;
 use bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf};
 
-use super::{Request, RequestWrite};
-use crate::operation::{Change, DocumentKey};
+use super::{Replay, Request, RequestWrite, WriteId};
+use crate::operation::{Change, DocumentKey, Position};
 
-/// The version that this build writes; it reads no other.
+/// The version of what clients send.
 pub const VERSION: u8 = 1;
+/// The version of an entry with marks: parts of requests whose writes are in several shards, and dead letters that are put
+/// back. Written only then, so that builds from before can read all others.
+pub const MARKED_VERSION: u8 = 2;
+/// Marks of a request.
+const REPLAYED: u8 = 1;
+const PLACED: u8 = 2;
 
 /// Appends an entry that holds `requests` to `out`.
 ///
@@ -35,20 +45,51 @@ pub fn encode(requests: &[&Request], out: &mut Vec<u8>) -> Result<(), String> {
 }
 
 fn encode_into(requests: &[&Request], out: &mut Vec<u8>) -> Result<(), String> {
-    out.push(VERSION);
+    let is_plain = requests.iter().all(|request| request.replay.is_none() && request.places.is_none());
+    let version = if is_plain { VERSION } else { MARKED_VERSION };
+    out.push(version);
     put_u16(requests.len(), out)?;
-    requests.iter().try_for_each(|request| encode_request(request, out))
+    requests.iter().try_for_each(|request| encode_request(request, version, out))
 }
 
-/// Appends one request as it stands in an entry.
+/// Appends one request as it stands in an entry of this version.
 ///
 /// # Errors
 /// As [`encode`]; `out` may then have a part of it.
-pub fn encode_request(request: &Request, out: &mut Vec<u8>) -> Result<(), String> {
+pub fn encode_request(request: &Request, version: u8, out: &mut Vec<u8>) -> Result<(), String> {
     out.extend_from_slice(&request.at_ms.to_le_bytes());
     put_text(&request.op_id, out)?;
+    let places = request.places.as_deref();
+    if version == MARKED_VERSION {
+        let mark = if request.replay.is_some() { REPLAYED } else { 0 };
+        out.push(mark | if places.is_some() { PLACED } else { 0 });
+        if let Some(replay) = &request.replay {
+            encode_replay(replay, out);
+        }
+    }
+    if let Some(places) = places
+        && places.len() != request.writes.len()
+    {
+        return Err(format!("{} places of {} writes", places.len(), request.writes.len()));
+    }
     put_u16(request.writes.len(), out)?;
-    request.writes.iter().try_for_each(|write| encode_write(write, out))
+    for (place, write) in request.writes.iter().enumerate() {
+        if let Some(places) = places {
+            out.extend_from_slice(&places[place].to_le_bytes());
+        }
+        encode_write(write, out)?;
+    }
+    Ok(())
+}
+
+fn encode_replay(replay: &Replay, out: &mut Vec<u8>) {
+    let WriteId { shard, position, place } = replay.origin;
+    out.extend_from_slice(&shard.to_le_bytes());
+    out.extend_from_slice(&position.ms.to_le_bytes());
+    out.extend_from_slice(&position.seq.to_le_bytes());
+    out.extend_from_slice(&place.to_le_bytes());
+    out.push(u8::from(replay.as_new));
+    out.extend_from_slice(&replay.times.to_le_bytes());
 }
 
 /// Appends one write, the form that dead letters keep.
@@ -78,31 +119,40 @@ pub fn encode_write(write: &RequestWrite, out: &mut Vec<u8>) -> Result<(), Strin
 /// Reads an entry.
 ///
 /// # Errors
-/// What is wrong and where, for bytes that are not exactly one entry of this version.
+/// What is wrong and where, for bytes that are not exactly one entry of a version that this build knows.
 pub fn decode(bytes: &[u8]) -> Result<Vec<Request>, String> {
     let mut input = Input { bytes, at: 0 };
-    let version = input.take(1)?[0];
-    if version != VERSION {
-        return Err(format!("entry version {version}, this build reads version {VERSION}"));
-    }
+    let version = input.version()?;
     let count = input.u16()?;
     let mut requests = Vec::with_capacity(usize::from(count).min(1024));
     for _ in 0..count {
-        requests.push(input.request()?);
+        requests.push(input.request(version)?);
     }
-    input.end("the entry")?;
+    input.end()?;
     Ok(requests)
 }
 
-/// Reads what [`encode_request`] wrote.
+/// Reads a version and what [`encode_request`] wrote for it.
 ///
 /// # Errors
 /// As [`decode`].
 pub fn decode_request(bytes: &[u8]) -> Result<Request, String> {
     let mut input = Input { bytes, at: 0 };
-    let request = input.request()?;
-    input.end("the request")?;
+    let version = input.version()?;
+    let request = input.request(version)?;
+    input.end()?;
     Ok(request)
+}
+
+/// Reads what [`encode_write`] wrote.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_write(bytes: &[u8]) -> Result<RequestWrite, String> {
+    let mut input = Input { bytes, at: 0 };
+    let write = input.write()?;
+    input.end()?;
+    Ok(write)
 }
 
 fn put_u16(value: usize, out: &mut Vec<u8>) -> Result<(), String> {
@@ -137,8 +187,68 @@ impl<'a> Input<'a> {
         Ok(array)
     }
 
+    fn end(&self) -> Result<(), String> {
+        match self.bytes.len() - self.at {
+            0 => Ok(()),
+            left => Err(format!("{left} bytes left over after the entry")),
+        }
+    }
+
+    fn u8(&mut self) -> Result<u8, String> {
+        Ok(self.take(1)?[0])
+    }
+
     fn u16(&mut self) -> Result<u16, String> {
         Ok(u16::from_le_bytes(self.array()?))
+    }
+
+    /// A flag, so that there is one form of each entry.
+    fn flag(&mut self) -> Result<bool, String> {
+        match self.u8()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            other => Err(format!("a flag of {other} at byte {}", self.at - 1)),
+        }
+    }
+
+    fn version(&mut self) -> Result<u8, String> {
+        match self.u8()? {
+            version @ (VERSION | MARKED_VERSION) => Ok(version),
+            other => Err(format!(
+                "entry version {other}, this build reads versions {VERSION} and {MARKED_VERSION}"
+            )),
+        }
+    }
+
+    fn replay(&mut self) -> Result<Box<Replay>, String> {
+        let shard = self.u16()?;
+        let position =
+            Position { ms: u64::from_le_bytes(self.array()?), seq: u64::from_le_bytes(self.array()?) };
+        let origin = WriteId { shard, position, place: self.u16()? };
+        let as_new = self.flag()?;
+        let times = u32::from_le_bytes(self.array()?);
+        Ok(Box::new(Replay { origin, as_new, times }))
+    }
+
+    fn request(&mut self, version: u8) -> Result<Request, String> {
+        let at_ms = u64::from_le_bytes(self.array()?);
+        let op_id = self.text()?.into();
+        let mark = if version == MARKED_VERSION { self.u8()? } else { 0 };
+        if mark & !(REPLAYED | PLACED) != 0 {
+            return Err(format!("a mark of {mark} at byte {}", self.at - 1));
+        }
+        let replay = if mark & REPLAYED != 0 { Some(self.replay()?) } else { None };
+        let count = self.u16()?;
+        let mut places = Vec::new();
+        let mut writes = Vec::with_capacity(usize::from(count).min(64));
+        for _ in 0..count {
+            if mark & PLACED != 0 {
+                places.push(self.u16()?);
+            }
+            writes.push(self.write()?);
+        }
+        let places = (mark & PLACED != 0).then(|| places.into());
+        Ok(Request { op_id, at_ms, writes, places, replay })
     }
 
     fn text(&mut self) -> Result<&'a str, String> {
@@ -147,26 +257,8 @@ impl<'a> Input<'a> {
         std::str::from_utf8(self.take(length)?).map_err(|_| format!("no UTF-8 at byte {at}"))
     }
 
-    fn end(&self, what: &str) -> Result<(), String> {
-        match self.bytes.len() - self.at {
-            0 => Ok(()),
-            left => Err(format!("{left} bytes left over after {what}")),
-        }
-    }
-
-    fn request(&mut self) -> Result<Request, String> {
-        let at_ms = u64::from_le_bytes(self.array()?);
-        let op_id = self.text()?.into();
-        let count = self.u16()?;
-        let mut writes = Vec::with_capacity(usize::from(count).min(64));
-        for _ in 0..count {
-            writes.push(self.write()?);
-        }
-        Ok(Request { op_id, at_ms, writes })
-    }
-
     fn write(&mut self) -> Result<RequestWrite, String> {
-        let tag = self.take(1)?[0];
+        let tag = self.u8()?;
         let key = DocumentKey::new(self.text()?, self.text()?);
         let change = match tag {
             0 => Change::Insert(self.document()?),
@@ -225,7 +317,7 @@ mod tests {
     fn sample() -> Vec<Request> {
         let write = |id: &str, change| RequestWrite { key: DocumentKey::new("orders", id), change };
         vec![
-            Request { op_id: "a".into(), at_ms: 5, writes: vec![] },
+            Request { op_id: "a".into(), at_ms: 5, writes: vec![], places: None, replay: None },
             Request {
                 op_id: "k-1".into(),
                 at_ms: u64::MAX,
@@ -235,27 +327,67 @@ mod tests {
                     write("ü", Change::Merge(doc! {"gone": null})),
                     write("4", Change::Delete),
                 ],
+                places: None,
+                replay: None,
             },
         ]
     }
 
-    fn encoded() -> Vec<u8> {
-        let requests = sample();
+    /// The same with a request of dead letters.
+    fn sample_of_replays() -> Vec<Request> {
+        let origin = WriteId { shard: 1, position: Position { ms: 1_795_000_000_000, seq: 3 }, place: 2 };
+        let mut requests = sample();
+        requests[1].places = Some([0, 3, 4, 63].into());
+        requests[1].replay = Some(Box::new(Replay { origin, as_new: true, times: 70_000 }));
+        requests
+    }
+
+    fn encoded_of(requests: &[Request]) -> Vec<u8> {
         let mut out = Vec::new();
         encode(&requests.iter().collect::<Vec<_>>(), &mut out).unwrap();
         out
     }
 
+    fn encoded() -> Vec<u8> {
+        encoded_of(&sample())
+    }
+
     #[test]
     fn round_trip() {
         assert_eq!(decode(&encoded()).unwrap(), sample());
+        assert_eq!(encoded()[0], VERSION);
+        let replays = encoded_of(&sample_of_replays());
+        assert_eq!(decode(&replays).unwrap(), sample_of_replays());
+        assert_eq!(replays[0], MARKED_VERSION);
+        assert_eq!(sample_of_replays()[1].write_op_id(3), "k-1-63");
+        for write in &sample()[1].writes {
+            let mut out = Vec::new();
+            encode_write(write, &mut out).unwrap();
+            assert_eq!(decode_write(&out).as_ref(), Ok(write));
+            out.push(0);
+            assert!(decode_write(&out).is_err());
+        }
+    }
+
+    /// What builds wrote from before there were two versions.
+    #[test]
+    fn an_entry_of_version_1_stays_as_it_was() {
+        let write = RequestWrite { key: DocumentKey::new("c", "1"), change: Change::insert(doc! {"n": 7}) };
+        let request =
+            Request { op_id: "op".into(), at_ms: 258, writes: vec![write], places: None, replay: None };
+        let bytes =
+            b"\x01\x01\0\x02\x01\0\0\0\0\0\0\x02\0op\x01\0\0\x01\0c\x01\x001\x0c\0\0\0\x10n\0\x07\0\0\0\0";
+        assert_eq!(encoded_of(std::slice::from_ref(&request)), bytes);
+        assert_eq!(decode(bytes).unwrap(), [request]);
     }
 
     #[test]
     fn unknown_versions_and_every_cut_are_errors() {
         let mut bytes = encoded();
-        for cut in 0..bytes.len() {
-            assert!(decode(&bytes[..cut]).is_err(), "cut at {cut}");
+        for whole in [&bytes, &encoded_of(&sample_of_replays())] {
+            for cut in 0..whole.len() {
+                assert!(decode(&whole[..cut]).is_err(), "cut at {cut}");
+            }
         }
         bytes.push(0);
         assert!(decode(&bytes).unwrap_err().contains("left over"));
@@ -265,22 +397,37 @@ mod tests {
 
     #[test]
     fn too_long_an_id_is_refused_and_leaves_nothing() {
-        let request = Request { op_id: "x".repeat(70_000).into(), at_ms: 0, writes: vec![] };
-        let mut out = vec![1, 2];
-        assert!(encode(&[&request], &mut out).is_err());
-        assert_eq!(out, [1, 2]);
+        let long = Request {
+            op_id: "x".repeat(70_000).into(),
+            at_ms: 0,
+            writes: vec![],
+            places: None,
+            replay: None,
+        };
+        let mut lacks_a_place = sample_of_replays().remove(1);
+        lacks_a_place.writes.pop();
+        for request in [long, lacks_a_place] {
+            let mut out = vec![1, 2];
+            assert!(encode(&[&request], &mut out).is_err());
+            assert_eq!(out, [1, 2]);
+        }
     }
 
     proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..300), flip in any::<(usize, u8)>()) {
             let _ = decode(&bytes);
-            let mut valid = encoded();
-            let at = flip.0 % valid.len();
-            valid[at] ^= flip.1;
-            let _ = decode(&valid);
+            let _ = decode_write(&bytes);
+            for mut valid in [encoded(), encoded_of(&sample_of_replays())] {
+                let at = flip.0 % valid.len();
+                valid[at] ^= flip.1;
+                let _ = decode(&valid);
+            }
             bytes.insert(0, VERSION);
-            let _ = decode(&bytes);
+            for version in [VERSION, MARKED_VERSION] {
+                bytes[0] = version;
+                let _ = decode(&bytes);
+            }
         }
     }
 }

@@ -4,10 +4,12 @@
 //! Redis Streams in production, an embedded append-only log for a machine that has no Redis.
 
 pub mod codec;
+pub mod dead;
 pub mod embedded;
 pub mod redis;
 pub mod shard;
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
@@ -15,6 +17,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+pub use dead::{DeadLetter, DeadLetters, KeptLetter, LetterId, Note, Replay, Returned};
 use embedded::BacklogBounds;
 
 use crate::contract::{Durability, MAX_OPERATIONS_PER_REQUEST, write_operation_id};
@@ -28,13 +31,37 @@ pub struct Request {
     /// When it was accepted, milliseconds since the Unix epoch.
     pub at_ms: u64,
     pub writes: Vec<RequestWrite>,
+    /// Of each write its place in the client's request, by which it has its operation id. `None`: all of them are here.
+    pub places: Option<Box<[u16]>>,
+    /// Of dead letters that are put back.
+    pub replay: Option<Box<Replay>>,
 }
 
 impl Request {
     /// The id of the write at `place`, which is kept as `_sk.op`.
     #[must_use]
     pub fn write_op_id(&self, place: usize) -> String {
-        write_operation_id(&self.op_id, place)
+        let original = self.places.as_ref().and_then(|places| places.get(place));
+        write_operation_id(&self.op_id, original.map_or(place, |place| usize::from(*place)))
+    }
+
+    /// Of letters that are put back, their ids.
+    #[must_use]
+    pub fn letters(&self) -> Vec<LetterId> {
+        let (Some(replay), Some(places)) = (&self.replay, &self.places) else { return Vec::new() };
+        places.iter().map(|place| LetterId { write: replay.origin, place: Some(*place) }).collect()
+    }
+
+    /// What the journal remembers it by, so that a retry adds nothing.
+    #[must_use]
+    pub fn key(&self) -> Cow<'_, str> {
+        match &self.replay {
+            Some(replay) => {
+                let first = self.places.as_ref().and_then(|places| places.first()).copied();
+                replay.key(first.unwrap_or_default()).into()
+            }
+            None => Cow::Borrowed(&self.op_id),
+        }
     }
 }
 
@@ -124,6 +151,8 @@ pub struct Backlog {
     pub oldest_ms: Option<u64>,
     /// Entries that have left the journal so far. Only differences mean something; it may begin anew.
     pub removed: u64,
+    /// Dead letters, which are no part of the backlog and have no bound.
+    pub dead_letters: u64,
 }
 
 impl Backlog {
@@ -231,6 +260,8 @@ pub enum WriteState {
     Accepted,
     /// In the database.
     Stored,
+    /// A dead letter that was put back under its old version, and the document was written since: nothing was done.
+    Superseded,
     /// At least one of its writes was refused by the database for good.
     Dead { reason: String },
     /// The journal never gave out this id.
@@ -243,23 +274,13 @@ impl WriteState {
     pub fn with(self, other: Self) -> Self {
         let rank = |state: &Self| match state {
             Self::Stored => 0,
-            Self::Accepted => 1,
-            Self::Dead { .. } => 2,
-            Self::Unknown => 3,
+            Self::Superseded => 1,
+            Self::Accepted => 2,
+            Self::Dead { .. } => 3,
+            Self::Unknown => 4,
         };
         if rank(&other) > rank(&self) { other } else { self }
     }
-}
-
-/// A write that the database refused for good, or an entry that nobody can read. Kept, never dropped.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DeadLetter {
-    pub write_id: WriteId,
-    pub reason: String,
-    /// `_sk.op` of the write; empty for an undecodable entry.
-    pub op_id: String,
-    /// The write as it was journaled (see [`codec`]), or the whole payload of an undecodable entry.
-    pub payload: Bytes,
 }
 
 /// The API's side.
@@ -300,6 +321,11 @@ pub trait Journal: Send + Sync {
     async fn held(&self, operations: &[(u16, &str)]) -> Result<Vec<Option<Held>>, JournalError> {
         Ok(vec![None; operations.len()])
     }
+
+    /// None where no write can become one.
+    fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        None
+    }
 }
 
 /// The worker's side. One consumer owns a shard at a time and sees its entries in order.
@@ -320,8 +346,13 @@ pub trait Consumer: Send {
     /// returned up to the last of them.
     async fn ack(&mut self, positions: &[Position]) -> Result<(), JournalError>;
 
-    /// Keeps dead letters durably. Burying one again changes nothing.
+    /// Keeps dead letters durably. Burying one again raises its count, and adds no second one.
     async fn bury(&mut self, letters: &[DeadLetter]) -> Result<(), JournalError>;
+
+    /// These entries hold replayed letters that changed nothing, which their status has to tell.
+    async fn superseded(&mut self, _entries: &[WriteId]) -> Result<(), JournalError> {
+        Ok(())
+    }
 
     /// Start again from what is not acknowledged: a batch failed and must be delivered once more.
     fn rewind(&mut self);

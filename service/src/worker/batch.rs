@@ -8,7 +8,7 @@ use bson::raw::RawDocumentBuf;
 use bson::{Bson, Document};
 
 use crate::contract::write_operation_id;
-use crate::journal::{DeadLetter, Delivery, RequestWrite, WriteId, codec};
+use crate::journal::{DeadLetter, Delivery, Request, RequestWrite, Returned, WriteId, codec};
 use crate::operation::{Change, DocumentKey, DocumentWrite, Position};
 
 /// The reason given for an insert over a document that is there.
@@ -20,6 +20,29 @@ pub struct Source {
     pub write_id: WriteId,
     pub op_id: Arc<str>,
     pub change: Change,
+    /// Of a dead letter that was put back.
+    pub replay: Option<Arc<Replayed>>,
+}
+
+impl Source {
+    /// It is a dead letter under the version that it had. It must be compared with what is stored by itself: as part of
+    /// a net change it would be as new as the newest part.
+    fn is_of_old(&self) -> bool {
+        self.replay.as_ref().is_some_and(|replay| !replay.as_new)
+    }
+}
+
+/// Where dead letters that were put back come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replayed {
+    /// The request that they were, which names them.
+    pub origin: WriteId,
+    /// The entry that they are in now.
+    pub entry: WriteId,
+    /// They have its version instead of their own.
+    pub as_new: bool,
+    /// How often they were buried.
+    pub times: u32,
 }
 
 /// The net change of one document, and the writes that it comes from.
@@ -58,9 +81,27 @@ impl PlannedWrite {
     }
 
     fn first(key: DocumentKey, source: Source) -> Self {
-        let Source { write_id, op_id, change } = source;
+        let Source { write_id, op_id, change, replay } = source;
         let write = DocumentWrite { key, op_id: op_id.clone(), version: write_id.position.version(), change };
-        Self { write, sources: vec![Source { write_id, op_id, change: Change::Delete }] }
+        Self { write, sources: vec![Source { write_id, op_id, change: Change::Delete, replay }] }
+    }
+
+    /// The entry that dead letters under their old version are in; none for all other writes.
+    #[must_use]
+    pub fn entry_of_old(&self) -> Option<WriteId> {
+        let source = self.sources.first().filter(|source| source.is_of_old())?;
+        source.replay.as_ref().map(|replay| replay.entry)
+    }
+
+    /// Whether a source may be part of the same change.
+    fn takes(&self, source: &Source) -> bool {
+        match self.entry_of_old() {
+            // The letters of one request to one document were one change, and are again.
+            Some(entry) => {
+                source.is_of_old() && source.replay.as_ref().is_some_and(|replay| replay.entry == entry)
+            }
+            None => !source.is_of_old(),
+        }
     }
 
     fn absorb(&mut self, source: Source) {
@@ -87,22 +128,27 @@ fn dead_letter(key: &DocumentKey, source: Source, reason: &str) -> DeadLetter {
         // It came out of the same encoding a moment ago.
         tracing::error!(%error, write_id = %source.write_id, "a dead letter cannot be encoded");
     }
+    let replay = source.replay.as_deref();
     DeadLetter {
-        write_id: source.write_id,
+        write_id: replay.map_or(source.write_id, |replay| replay.origin),
         reason: reason.to_owned(),
         op_id: source.op_id.to_string(),
         payload: payload.into(),
+        returned: replay.map(|replay| Returned { entry: replay.entry, times: replay.times }),
     }
 }
 
-/// Where a document's write is in the batch.
-type Index = HashMap<DocumentKey, usize, RandomState>;
+/// Where a document's last write is in the batch: in which round, and where in it.
+type Index = HashMap<DocumentKey, (usize, usize), RandomState>;
 
 /// What one bulk write will do.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// At most one for each document.
     pub writes: Vec<PlannedWrite>,
+    /// To be done after those, a round after the other, each with at most one write for each document. Dead letters under
+    /// their old version part a document's changes in the journal's order.
+    pub later: Vec<Vec<PlannedWrite>>,
     /// All entries in it, to be acknowledged when it is done.
     pub positions: Vec<Position>,
     /// Refused before the database was asked.
@@ -124,20 +170,14 @@ impl Batch {
             match delivery {
                 Delivery::Undecodable { position, reason, payload } => {
                     let write_id = WriteId { shard, position, place: 0 };
-                    batch.dead.push(DeadLetter { write_id, reason, op_id: String::new(), payload });
+                    let op_id = String::new();
+                    batch.dead.push(DeadLetter { write_id, reason, op_id, payload, returned: None });
                 }
                 Delivery::Entry(entry) => {
                     for (place, request) in entry.requests.into_iter().enumerate() {
                         let place = u16::try_from(place).unwrap_or(u16::MAX);
                         let write_id = WriteId { shard, position: entry.position, place };
-                        for (place, write) in request.writes.into_iter().enumerate() {
-                            let op_id = write_operation_id(&request.op_id, place).into();
-                            batch.add(
-                                &mut index,
-                                write.key,
-                                Source { write_id, op_id, change: write.change },
-                            );
-                        }
+                        batch.add_request(&mut index, write_id, request);
                     }
                 }
             }
@@ -148,17 +188,54 @@ impl Batch {
     /// Journaled writes that need no write of their own.
     #[must_use]
     pub fn coalesced(&self) -> usize {
-        self.journaled_writes.saturating_sub(self.writes.len() + self.dead.len())
+        let later: usize = self.later.iter().map(Vec::len).sum();
+        self.journaled_writes.saturating_sub(self.writes.len() + later + self.dead.len())
+    }
+
+    fn add_request(&mut self, index: &mut Index, entry: WriteId, request: Request) {
+        let Request { op_id, writes, places, replay, .. } = request;
+        let replayed = replay.as_ref().map(|replay| {
+            let (origin, as_new, times) = (replay.origin, replay.as_new, replay.times);
+            Arc::new(Replayed { origin, entry, as_new, times })
+        });
+        let write_id = match &replayed {
+            Some(replayed) if !replayed.as_new => replayed.origin,
+            _ => entry,
+        };
+        for (place, write) in writes.into_iter().enumerate() {
+            let original = places.as_ref().and_then(|places| places.get(place));
+            let place = original.map_or(place, |place| usize::from(*place));
+            let op_id = write_operation_id(&op_id, place).into();
+            let source = Source { write_id, op_id, change: write.change, replay: replayed.clone() };
+            self.add(index, write.key, source);
+        }
+    }
+
+    /// The writes of a round, which is made if it is the next one.
+    fn round(&mut self, round: usize) -> &mut Vec<PlannedWrite> {
+        let Some(later) = round.checked_sub(1) else { return &mut self.writes };
+        if later == self.later.len() {
+            self.later.push(Vec::new());
+        }
+        &mut self.later[later]
     }
 
     fn add(&mut self, index: &mut Index, key: DocumentKey, source: Source) {
         self.journaled_writes += 1;
-        let Some(&at) = index.get(&key) else {
-            index.insert(key.clone(), self.writes.len());
-            self.writes.push(PlannedWrite::first(key, source));
-            return;
+        let last = index.get(&key).copied();
+        let next = match last {
+            None => Some(0),
+            Some((round, at)) if !self.round(round)[at].takes(&source) => Some(round + 1),
+            Some(_) => None,
         };
-        let planned = &mut self.writes[at];
+        if let Some(next) = next {
+            let round = self.round(next);
+            index.insert(key.clone(), (next, round.len()));
+            round.push(PlannedWrite::first(key, source));
+            return;
+        }
+        let Some((round, at)) = last else { return };
+        let planned = &mut self.round(round)[at];
         if matches!(source.change, Change::Insert(_)) && planned.leaves_a_document() {
             // The same operation twice is a repeated delivery; another one is a conflict.
             if planned.sources.iter().all(|earlier| earlier.op_id != source.op_id) {
@@ -214,6 +291,9 @@ fn merged(mut document: Document, fields: Document) -> Document {
 }
 
 #[cfg(test)]
+mod replay_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::journal::{Entry, Request};
@@ -221,12 +301,13 @@ mod tests {
     use bytes::Bytes;
     use proptest::prelude::*;
 
-    fn delivery(ms: u64, writes: Vec<(&str, Change)>) -> Delivery {
+    pub(super) fn delivery(ms: u64, writes: Vec<(&str, Change)>) -> Delivery {
         let writes = writes
             .into_iter()
             .map(|(id, change)| RequestWrite { key: DocumentKey::new("c", id), change })
             .collect();
-        let request = Request { op_id: format!("op{ms}").into(), at_ms: ms, writes };
+        let request =
+            Request { op_id: format!("op{ms}").into(), at_ms: ms, writes, places: None, replay: None };
         Delivery::Entry(Entry { position: Position { ms, seq: 0 }, requests: vec![request], bytes: 0 })
     }
 
@@ -327,7 +408,7 @@ mod tests {
     }
 
     /// The state after applying changes one by one, the plainest way.
-    fn model(changes: &[Change], mut state: Option<Document>) -> Option<Document> {
+    pub(super) fn model(changes: &[Change], mut state: Option<Document>) -> Option<Document> {
         for change in changes {
             state = match change.clone() {
                 Change::Insert(document) => state.or_else(|| Some(tree(&document))),

@@ -37,14 +37,23 @@ pub(super) struct Outcome {
     /// Documents of which at least one write was refused.
     pub(super) refused: Vec<DocumentKey>,
     pub(super) dead: Vec<DeadLetter>,
+    /// Dead letters under their old version that the store took.
+    pub(super) replayed: Vec<PlannedWrite>,
+    /// Such that changed nothing: the store has them already, or a newer state.
+    pub(super) passed_over: Vec<PlannedWrite>,
 }
 
 impl Attempt<'_> {
-    /// Applies all writes; each ends stored, superseded or as a dead letter.
-    pub(super) async fn apply(&self, writes: Vec<PlannedWrite>) -> Result<Outcome, Interrupted> {
+    /// Applies all writes, those of `later` after the others, round by round; each ends stored, superseded or as a dead
+    /// letter.
+    pub(super) async fn apply(
+        &self,
+        writes: Vec<PlannedWrite>,
+        later: Vec<Vec<PlannedWrite>>,
+    ) -> Result<Outcome, Interrupted> {
         let mut outcome = Outcome::default();
         // Parts still to do, later ones first. Splitting bounds the depth by the logarithm of the batch.
-        let mut parts = vec![writes];
+        let mut parts: Vec<_> = later.into_iter().rev().chain([writes]).collect();
         let mut backoff = Backoff::default();
         let mut failures = 0;
         let mut limit = self.limit;
@@ -117,11 +126,17 @@ impl Attempt<'_> {
                 Applied::Refused { reason } => refuse(vec![planned], &reason, outcome),
                 Applied::Stored => {
                     self.metrics.worker_stored.inc();
-                    outcome.stored.push((planned.write.key, planned.write.version));
+                    outcome.stored.push((planned.write.key.clone(), planned.write.version));
+                    if planned.entry_of_old().is_some() {
+                        outcome.replayed.push(planned);
+                    }
                 }
                 Applied::Superseded => {
                     self.metrics.worker_superseded.inc();
-                    outcome.stored.push((planned.write.key, planned.write.version));
+                    outcome.stored.push((planned.write.key.clone(), planned.write.version));
+                    if planned.entry_of_old().is_some() {
+                        outcome.passed_over.push(planned);
+                    }
                 }
             }
         }
@@ -144,7 +159,10 @@ fn spans_entries(planned: &PlannedWrite) -> bool {
 
 fn refuse(part: Vec<PlannedWrite>, reason: &str, outcome: &mut Outcome) {
     for planned in part {
-        outcome.refused.push(planned.write.key.clone());
+        // Readers never saw a letter under its old version, and they must not lose what they see instead.
+        if planned.entry_of_old().is_none() {
+            outcome.refused.push(planned.write.key.clone());
+        }
         outcome.dead.extend(planned.dead_letters(reason));
     }
 }

@@ -5,6 +5,7 @@ pub mod batch;
 mod fleet;
 pub mod governor;
 mod isolate;
+mod replayed;
 pub mod shared_limiter;
 pub mod sizing;
 
@@ -194,18 +195,30 @@ impl Worker {
             deadline,
         };
         let done = tokio::select! {
-            done = attempt.apply(batch.writes) => done,
+            done = attempt.apply(batch.writes, batch.later) => done,
             // The governor may be away, and an operation may wait for it for ever.
             () = too_late(stop, deadline) => Err(Interrupted),
         };
-        let Outcome { stored, mut refused, dead } = done.map_err(|Interrupted| StepError::Stopped)?;
+        let Outcome { stored, mut refused, dead, mut replayed, passed_over } =
+            done.map_err(|Interrupted| StepError::Stopped)?;
+        // It was there a moment ago; if it is away again, the batch comes once more, and changes nothing.
+        let looked_at = attempt.look_at(passed_over).await;
+        let (before, superseded) = looked_at.map_err(|error| JournalError::Unavailable(error.to_string()))?;
+        replayed.extend(before);
         refused.extend(batch.refused);
         metrics.worker_apply_seconds.observe_time(started.elapsed());
         let settled = cache.settled(&stored, up_to).await;
+        let settled = match replayed.is_empty() {
+            true => settled,
+            false => settled.and(cache.accepted(replayed::visible(replayed)).await),
+        };
         let forgotten = cache.invalidate(&refused).await;
         if let Err(error) = settled.and(forgotten) {
             metrics.cache_errors.inc();
             tracing::warn!(%error, "the cache was not told what is stored; its entries expire");
+        }
+        if !superseded.is_empty() {
+            self.consumer.superseded(&superseded).await?;
         }
         Ok(dead)
     }

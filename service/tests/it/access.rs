@@ -101,6 +101,20 @@ async fn exercise(client: &Client, api: &str, run: &str) {
         assert!(answer.0 == status && answer.1.contains(part), "{path}: {answer:?}");
         assert!(!answer.1.contains(PASSWORD), "{path}: {}", answer.1);
     }
+    let letter = format!("/v1/dead-letters/{}.0", dead["write_id"].as_str().unwrap());
+    for (path, part) in [("/v1/dead-letters", "things"), (&letter, "exists already"), (&letter, "\"n\":9")] {
+        let answer = get(path).await;
+        assert!(answer.0 == 200 && answer.1.contains(part), "{path}: {answer:?}");
+    }
+    // Refused again, and given up.
+    let (status, replayed) = post(&format!("{letter}/replay"), String::from("none"), json!(null)).await;
+    assert_eq!(status, 202, "{replayed}");
+    while state_of(&replayed).await == "accepted" {
+        assert!(tokio::time::Instant::now() < deadline, "it is never refused again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(state_of(&replayed).await, "dead");
+    client.delete(format!("{api}{letter}")).send().await.unwrap().error_for_status().unwrap();
     let stats: Value = serde_json::from_str(&get("/v1/stats").await.1).unwrap();
     assert_eq!(stats["cache"]["errors"], 0, "{stats}");
 }
@@ -177,6 +191,9 @@ async fn the_shipped_redis_users_suffice_and_may_do_no_more() {
             assert!(denied.iter().any(|word| error.contains(word)), "{user} {words:?}: {error}");
         }
     }
+    let from_the_journal = ["XDEL", "scalekit:{0}:journal", "1-1"];
+    let refused = command(&url_of(&journal, "scalekit-api"), &from_the_journal).await;
+    assert!(refused.is_err_and(|error| error.to_string().contains("permission")), "only dead letters");
     let (config_get, journal_key) = (["CONFIG", "GET", "appendfsync"], ["GET", "scalekit:{0}:owner"]);
     for words in [&config_get[..], &journal_key] {
         assert!(command(&url_of(&cache, "scalekit-cache"), words).await.is_err(), "{words:?}");

@@ -10,6 +10,7 @@ on_both!(
     what_is_answered_is_in_the_database,
     a_failure_midway_says_what_is_stored,
     a_retry_stores_inserts_once,
+    there_are_no_dead_letters,
 );
 
 /// A service in direct mode, and no Redis.
@@ -150,4 +151,12 @@ async fn a_direct_worker_and_a_journal_that_is_not_empty_are_refused() {
     config.backend = Backend::Direct(DirectStore::Embedded { data_dir: accepted });
     let error = tokio::task::spawn_blocking(move || Process::try_start(config).err()).await.unwrap();
     assert!(error.as_deref().is_some_and(|error| error.contains("accepted requests wait")), "{error:?}");
+}
+
+async fn there_are_no_dead_letters(kind: Kind) {
+    let harness = direct(kind).await;
+    for (method, path) in [("GET", ""), ("GET", "/1"), ("POST", "/1/replay"), ("DELETE", "/1")] {
+        let problem = harness.send(method, &format!("/v1/dead-letters{path}"), "").await;
+        assert!(problem.expect_problem(422, method).text.contains("direct mode"));
+    }
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "tests, of which only the functions count as such")]
 
 mod access;
+mod dead_letters;
 mod direct;
 mod errors;
 mod faults;

@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use super::segment::{self, Reader, Scan};
 use super::shared::Shared;
-use crate::journal::{Consumer, DeadLetter, Delivery, Entry, JournalError, codec};
+use crate::journal::{Consumer, DeadLetter, Delivery, Entry, JournalError, Note, WriteId, codec};
 use crate::operation::Position;
 
 /// Reads the log in order from the watermark on.
@@ -161,8 +161,12 @@ impl Consumer for EmbeddedConsumer {
     }
 
     async fn bury(&mut self, letters: &[DeadLetter]) -> Result<(), JournalError> {
-        let mut dead = self.shared.dead.lock().unwrap_or_else(PoisonError::into_inner);
-        dead.bury(letters).map_err(|error| JournalError::Failed(error.to_string()))
+        self.shared.dead().bury(letters).map_err(|error| JournalError::Failed(error.to_string()))
+    }
+
+    async fn superseded(&mut self, entries: &[WriteId]) -> Result<(), JournalError> {
+        let noted = self.shared.dead().add_notes(entries, &Note::Superseded);
+        noted.map_err(|error| JournalError::Failed(error.to_string()))
     }
 
     fn rewind(&mut self) {

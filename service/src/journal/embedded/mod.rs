@@ -10,6 +10,8 @@
 mod checkpoint;
 mod consumer;
 mod dead;
+mod dead_line;
+mod letters;
 mod recent;
 mod recovery;
 mod segment;
@@ -27,7 +29,7 @@ use std::thread::JoinHandle;
 use async_trait::async_trait;
 use tokio::sync::oneshot;
 
-use super::{Appended, Backlog, Journal, JournalError, Request, WriteId, WriteState, codec};
+use super::{Appended, Backlog, DeadLetters, Journal, JournalError, Request, WriteId, WriteState, codec};
 use crate::contract::Durability;
 pub use consumer::EmbeddedConsumer;
 use shared::Shared;
@@ -154,7 +156,11 @@ impl Journal for EmbeddedJournal {
             return Err(too_many());
         }
         let (reply, answer) = oneshot::channel();
-        let job = Job { op_id: request.op_id, payload, reply };
+        let op_id = match request.replay {
+            Some(_) => request.key().into(),
+            None => request.op_id,
+        };
+        let job = Job { op_id, payload, reply };
         let jobs = self.jobs.as_ref().expect("the sender is taken only on drop");
         jobs.try_send(job).map_err(|error| {
             self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
@@ -167,12 +173,16 @@ impl Journal for EmbeddedJournal {
     }
 
     async fn status(&self, id: WriteId) -> Result<WriteState, JournalError> {
-        Ok(self.shared.status(id))
+        self.shared.status(id)
     }
 
     async fn backlog(&self) -> Result<Backlog, JournalError> {
         self.shared.healthy()?;
-        Ok(self.shared.backlog())
+        Ok(Backlog { dead_letters: self.shared.dead().count(), ..self.shared.backlog() })
+    }
+
+    fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        Some(self)
     }
 }
 

@@ -10,7 +10,7 @@ use super::dead::DeadLetters;
 use super::recent::RecentOperations;
 use super::segment::{self, Reader, Scan, Segment};
 use super::shared::{Shared, Waiting};
-use crate::journal::codec;
+use crate::journal::{LetterId, Replay, WriteId, codec};
 use crate::operation::Position;
 
 pub(super) struct Recovered {
@@ -32,6 +32,7 @@ pub(super) fn recover(dir: &Path) -> io::Result<Recovered> {
         waiting: Waiting::default(),
         last: watermark,
         watermark,
+        replays: Vec::new(),
     };
     let mut segments = VecDeque::new();
     let count = paths.len();
@@ -45,7 +46,11 @@ pub(super) fn recover(dir: &Path) -> io::Result<Recovered> {
     }
     // The names as well as the bytes.
     File::open(dir)?.sync_all()?;
-    let dead = DeadLetters::open(dir)?;
+    let mut dead = DeadLetters::open(dir)?;
+    // A crash came between them and the end of their letters.
+    for (entry, replay, letters) in &scan.replays {
+        dead.complete(*entry, replay, letters)?;
+    }
     let shared = Shared::new(segments, scan.last, checkpoint, dead, scan.waiting);
     Ok(Recovered { shared, recent: scan.recent, last: scan.last })
 }
@@ -55,6 +60,8 @@ struct Recovery {
     waiting: Waiting,
     last: Position,
     watermark: Position,
+    /// Dead letters that were put back.
+    replays: Vec<(WriteId, Replay, Vec<LetterId>)>,
 }
 
 impl Recovery {
@@ -105,7 +112,11 @@ impl Recovery {
         self.waiting.add(position.ms, 1, segment::framed_bytes(payload));
         // What cannot be decoded has no operation ids to remember; the consumer makes it a dead letter.
         for request in codec::decode(payload).unwrap_or_default() {
-            self.recent.insert(&request.op_id, position);
+            self.recent.insert(&request.key(), position);
+            let letters = request.letters();
+            if let Some(replay) = request.replay {
+                self.replays.push((WriteId { shard: 0, position, place: 0 }, *replay, letters));
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use super::checkpoint::Checkpoint;
 use super::dead::DeadLetters;
 use super::segment::Segment;
-use crate::journal::{Backlog, JournalError, WriteId, WriteState};
+use crate::journal::{Backlog, JournalError, Note, WriteId, WriteState};
 use crate::operation::Position;
 
 pub(super) struct State {
@@ -87,6 +87,11 @@ impl Shared {
         }
     }
 
+    pub(super) fn dead(&self) -> MutexGuard<'_, DeadLetters> {
+        // A call that fails leaves file and index as they were.
+        self.dead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn backlog(&self) -> Backlog {
         let state = self.state();
         let waiting = &state.waiting;
@@ -95,22 +100,34 @@ impl Shared {
             bytes: waiting.bytes,
             oldest_ms: waiting.oldest_ms(),
             removed: waiting.removed,
+            // Counted by who asks for all; this is asked for with each append.
+            dead_letters: 0,
         }
     }
 
-    pub(super) fn status(&self, id: WriteId) -> WriteState {
+    pub(super) fn status(&self, id: WriteId) -> Result<WriteState, JournalError> {
         let (last, watermark) = {
             let state = self.state();
             (state.last, state.watermark)
         };
         // One shard, and one request an entry.
         if id.shard != 0 || id.place != 0 || id.position > last || id.position == Position::default() {
-            return WriteState::Unknown;
+            return Ok(WriteState::Unknown);
         }
-        if let Some(reason) = self.dead.lock().unwrap_or_else(PoisonError::into_inner).reason(id) {
-            return WriteState::Dead { reason: reason.to_owned() };
+        let (reason, note) = {
+            let dead = self.dead();
+            (dead.reason(id), dead.note(id))
+        };
+        if let Some(reason) = reason.map_err(|error| JournalError::Failed(error.to_string()))? {
+            return Ok(WriteState::Dead { reason });
         }
-        if id.position > watermark { WriteState::Accepted } else { WriteState::Stored }
+        match note {
+            // A replay comes after what it replays, so this ends.
+            Some(Note::Replayed(entry)) if entry.position > id.position => return self.status(entry),
+            Some(note) => return Ok(note.state()),
+            None => {}
+        }
+        Ok(if id.position > watermark { WriteState::Accepted } else { WriteState::Stored })
     }
 }
 

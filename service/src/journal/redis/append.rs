@@ -16,7 +16,7 @@ use super::refusal::{not_connected, unavailable};
 use super::settings::Standing;
 use crate::batches::{Batches, Waiting, Work};
 use crate::journal::embedded::BacklogBounds;
-use crate::journal::{Appended, Backlog, JournalError, WriteId, WriteIds};
+use crate::journal::{Appended, Backlog, JournalError, WriteId, WriteIds, codec};
 use crate::redis_link::{RedisLink, is_broken};
 
 /// How long an append whose outcome is open is retried before the client is told so, and how long a request waits
@@ -43,14 +43,14 @@ static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 /// A request has a part for each shard that it writes to. Keys: stream and counter of bytes of each shard; then
 /// where the operation of each part is remembered. Arguments: how long (ms); the bounds of the backlog (entries,
 /// bytes), and of an entry (requests, bytes); the number of shards; a byte for each part, its shard; a byte for each
-/// part, 1 if a request begins with it; then the parts, encoded. The answer has a text for each part: `n` or `r` (new,
+/// part, 1 if a request begins with it; the byte of the entries' version; then the parts, encoded. The answer has a text for each part: `n` or `r` (new,
 /// repeated) and its [`Place`]; or `e` or `b`, and how
 /// many entries or bytes wait, where a bound leaves no room.
 static APPEND: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
         local ttl, most, largest, shards = ARGV[1], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-        local places, begins = ARGV[7], ARGV[8]
+        local places, begins, version = ARGV[7], ARGV[8], ARGV[9]
         local keys, count = 2 * shards, #KEYS - 2 * shards
         local prior = redis.call('MGET', unpack(KEYS, keys + 1))
         local parts, whose, size = {}, {}, {}
@@ -67,7 +67,7 @@ static APPEND: LazyLock<Script> = LazyLock::new(|| {
             local parts_here, whose_here = parts[shard], whose[shard]
             local held = #parts_here
             if held == 0 then return end
-            local entry = string.char(1, held % 256, math.floor(held / 256)) .. table.concat(parts_here)
+            local entry = version .. string.char(held % 256, math.floor(held / 256)) .. table.concat(parts_here)
             redis.call('INCRBY', KEYS[2 * shard], #entry)
             local id = redis.call('XADD', KEYS[2 * shard - 1], '*', 'e', entry)
             local at = 3
@@ -92,8 +92,8 @@ static APPEND: LazyLock<Script> = LazyLock::new(|| {
                 else
                     local shard = string.byte(places, each)
                     local held = #parts[shard] + 1
-                    parts[shard][held], whose[shard][held] = ARGV[each + 8], each
-                    size[shard] = size[shard] + #ARGV[each + 8]
+                    parts[shard][held], whose[shard][held] = ARGV[each + 9], each
+                    size[shard] = size[shard] + #ARGV[each + 9]
                 end
             end
             -- Only between requests: one that spans shards is in all of them or in none, whatever Redis refuses.
@@ -255,7 +255,7 @@ impl Appends {
         let parts = || requests.iter().flat_map(|request| &request.item);
         let count = parts().count();
         let bytes: usize = parts().map(|part| part.key.len() + part.encoded.len() + 32).sum();
-        let mut command = ::redis::Cmd::with_capacity(2 * count + 2 * self.shards.len() + 11, bytes + 512);
+        let mut command = ::redis::Cmd::with_capacity(2 * count + 2 * self.shards.len() + 12, bytes + 512);
         command.arg("EVALSHA").arg(APPEND.get_hash()).arg(count + 2 * self.shards.len());
         for keys in &self.shards {
             command.arg(&keys.stream).arg(&keys.bytes);
@@ -271,7 +271,8 @@ impl Appends {
             .iter()
             .flat_map(|request| (0..request.item.len()).map(|place| u8::from(place == 0)))
             .collect();
-        command.arg(shards).arg(begins);
+        let version = if self.shards.len() == 1 { codec::VERSION } else { codec::MARKED_VERSION };
+        command.arg(shards).arg(begins).arg(&[version][..]);
         parts().for_each(|part| {
             command.arg(&part.encoded);
         });

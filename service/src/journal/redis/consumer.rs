@@ -11,10 +11,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::keys::{FIELD, GROUP, ShardKeys, parse_id};
-use super::payload;
 use super::refusal::unavailable;
-use super::scripts::{ACK, BURY, CREATE_GROUP, OWN, OWNED_BY_ANOTHER, READ, RECLAIM, RELEASE, TAKEN};
-use crate::journal::{Consumer, DeadLetter, Delivery, Entry, JournalError, codec};
+use super::scripts::{ACK, CREATE_GROUP, OWN, OWNED_BY_ANOTHER, READ, RECLAIM, RELEASE, TAKEN};
+use super::{dead, payload};
+use crate::journal::{Consumer, DeadLetter, Delivery, Entry, JournalError, Note, WriteId, codec};
 use crate::operation::Position;
 use crate::redis_link::{RedisLink, is_broken};
 
@@ -346,19 +346,14 @@ impl Consumer for RedisConsumer {
     }
 
     async fn bury(&mut self, letters: &[DeadLetter]) -> Result<(), JournalError> {
-        if letters.is_empty() {
-            return Ok(());
-        }
         let mut connection = self.connect().await?;
-        let mut call = BURY.prepare_invoke();
-        call.key(&self.keys.dead).key(&self.keys.dead_reasons);
-        for letter in letters {
-            call.arg(letter.write_id.to_string())
-                .arg(&letter.op_id)
-                .arg(&letter.reason)
-                .arg(&letter.payload[..]);
-        }
-        call.invoke_async::<i64>(&mut connection).await.map(drop).map_err(|error| self.failed(&error))
+        dead::bury(&mut connection, &self.keys, letters).await.map_err(|error| self.failed(&error))
+    }
+
+    async fn superseded(&mut self, entries: &[WriteId]) -> Result<(), JournalError> {
+        let mut connection = self.connect().await?;
+        let noted = dead::note(&mut connection, &self.keys, entries, &Note::Superseded).await;
+        noted.map_err(|error| self.failed(&error))
     }
 
     fn rewind(&mut self) {

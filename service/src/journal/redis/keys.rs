@@ -1,6 +1,7 @@
 //! The names of the journal's keys. All of a shard are in one hash slot, by the tag in braces, so that a script may
 //! touch them together on Redis Cluster too.
 
+use crate::journal::WriteId;
 use crate::operation::Position;
 
 /// The consumer group of every shard's stream.
@@ -29,6 +30,8 @@ pub(super) struct ShardKeys {
     pub(super) dead: String,
     /// Their reasons by write id.
     pub(super) dead_reasons: String,
+    /// Finds one.
+    pub(super) dead_index: String,
 }
 
 impl ShardKeys {
@@ -41,12 +44,23 @@ impl ShardKeys {
             owner: name("owner"),
             dead: name("dead"),
             dead_reasons: name("dead:reasons"),
+            dead_index: name("dead:index"),
         }
     }
 
     /// Where an operation was appended.
     pub(super) fn operation(&self, op_id: &str) -> String {
         format!("scalekit:{{{}}}:op:{op_id}", self.shard)
+    }
+
+    /// As which entry dead letters were put back.
+    pub(super) fn replayed(&self, key: &str) -> String {
+        format!("scalekit:{{{}}}:replayed:{key}", self.shard)
+    }
+
+    /// What became of a request whose letters are gone.
+    pub(super) fn note(&self, write: WriteId) -> String {
+        format!("scalekit:{{{}}}:note:{write}", self.shard)
     }
 }
 

@@ -2,12 +2,13 @@
 //!
 //! Keys (see [`keys`]), all of a shard in one hash slot: `scalekit:{0}:journal` the stream (field `e`: an entry, see
 //! [`super::codec`]), `…:bytes` how many its entries have together, `…:op:<operation id>` where an operation was appended
-//! (expires), `…:owner` which worker owns the shard, by the digits of its start and its name (expires), `…:dead` the stream
-//! of dead letters, `…:dead:reasons` their reasons by write id. `scalekit:{shards}:count` how many shards there are, `…:workers` and
+//! (expires), `…:owner` which worker owns the shard, by the digits of its start and its name (expires); for
+//! those of dead letters see [`dead`]. `scalekit:{shards}:count` how many shards there are, `…:workers` and
 //! `…:apis` the processes that are there (expire).
 
 mod append;
 mod consumer;
+mod dead;
 mod keys;
 mod presence;
 mod refusal;
@@ -15,6 +16,7 @@ mod scripts;
 mod settings;
 mod shards;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +25,10 @@ use async_trait::async_trait;
 
 use super::embedded::BacklogBounds;
 use super::shard::{MAX_SHARDS, shard_of};
-use super::{Appended, Backlog, Held, Journal, JournalError, Request, WriteId, WriteState, codec};
+use super::{
+    Appended, Backlog, DeadLetters, Held, Journal, JournalError, Note, Request, RequestWrite, WriteId,
+    WriteState, codec,
+};
 use crate::contract::Durability;
 use crate::operation::{DocumentKey, Position};
 use crate::redis_link::RedisLink;
@@ -48,6 +53,8 @@ pub struct RedisJournal {
     shards: Vec<ShardKeys>,
     standing: Arc<Standing>,
     appender: Appender,
+    bounds: BacklogBounds,
+    adopted: dead::Adopted,
 }
 
 impl RedisJournal {
@@ -78,7 +85,8 @@ impl RedisJournal {
         presence::adopt(&link, shards).await?;
         let shards: Vec<ShardKeys> = (0..shards).map(ShardKeys::new).collect();
         let appender = Appender::new(Arc::clone(&link), Arc::clone(&standing), shards.clone(), bounds);
-        Ok(Self { link, shards, standing, appender })
+        let adopted = dead::Adopted::new(shards.len());
+        Ok(Self { link, shards, standing, appender, bounds, adopted })
     }
 
     /// The worker's side: the shards, as a worker of this name sees them. `link` is to the same server.
@@ -130,10 +138,18 @@ impl Journal for RedisJournal {
     }
 
     async fn append(&self, request: Request) -> Result<Appended, JournalError> {
-        let mut encoded = Vec::with_capacity(256 * request.writes.len() + 64);
-        codec::encode_request(&request, &mut encoded).map_err(JournalError::Invalid)?;
-        let key = self.keys().operation(&request.op_id);
-        self.appender.append(vec![Part { shard: self.keys().shard, key, encoded }]).await
+        let (requests, version) = match self.count() {
+            1 => (vec![(0, request)], codec::VERSION),
+            shards => (split(request, shards), codec::MARKED_VERSION),
+        };
+        let mut parts = Vec::with_capacity(requests.len());
+        for (shard, request) in requests {
+            let mut encoded = Vec::with_capacity(256 * request.writes.len() + 64);
+            codec::encode_request(&request, version, &mut encoded).map_err(JournalError::Invalid)?;
+            let key = self.shards[usize::from(shard)].operation(&request.op_id);
+            parts.push(Part { shard, key, encoded });
+        }
+        self.appender.append(parts).await
     }
 
     fn shard_of(&self, key: &DocumentKey) -> u16 {
@@ -169,12 +185,21 @@ impl Journal for RedisJournal {
         let mut connection = lease.connection.clone();
         let position = id.position.to_string();
         let mut pipe = ::redis::pipe();
-        pipe.xrange_count(&keys.stream, &position, &position, 1).hget(&keys.dead_reasons, id.to_string());
-        let result = pipe.query_async::<(StreamRangeReply, Option<String>)>(&mut connection).await;
+        pipe.xrange_count(&keys.stream, &position, &position, 1)
+            .hget(&keys.dead_reasons, id.to_string())
+            .get(keys.note(id));
+        let result =
+            pipe.query_async::<(StreamRangeReply, Option<String>, Option<String>)>(&mut connection).await;
         self.link.check(&lease, &result);
-        let (waiting, reason) = result.map_err(|error| unavailable(self.link.address(), &error))?;
+        let (waiting, reason, note) = result.map_err(|error| unavailable(self.link.address(), &error))?;
         if let Some(reason) = reason {
             return Ok(WriteState::Dead { reason });
+        }
+        match note.as_deref().and_then(Note::decode) {
+            // A replay is of another request's letters, so this ends.
+            Some(Note::Replayed(entry)) if entry.position > id.position => return self.status(entry).await,
+            Some(note) => return Ok(note.state()),
+            None => {}
         }
         if !waiting.ids.is_empty() {
             return Ok(WriteState::Accepted);
@@ -197,22 +222,47 @@ impl Journal for RedisJournal {
         let mut connection = lease.connection.clone();
         let mut call = BACKLOG.prepare_invoke();
         for keys in &self.shards {
-            call.key(&keys.stream).key(&keys.bytes);
+            call.key(&keys.stream).key(&keys.bytes).key(&keys.dead);
         }
-        let result = call.invoke_async::<Vec<(u64, String, u64, u64)>>(&mut connection).await;
+        let result = call.invoke_async::<Vec<(u64, String, u64, u64, u64)>>(&mut connection).await;
         self.link.check(&lease, &result);
         let mut all = Backlog::default();
-        for (entries, oldest, added, bytes) in
+        for (entries, oldest, added, bytes, dead_letters) in
             result.map_err(|error| unavailable(self.link.address(), &error))?
         {
             all.entries += entries;
             all.bytes += bytes;
+            all.dead_letters += dead_letters;
             all.removed += added.saturating_sub(entries);
             let oldest = parse_id(&oldest).map(|position| position.ms);
             all.oldest_ms = [all.oldest_ms, oldest].into_iter().flatten().min();
         }
         Ok(all)
     }
+
+    fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        Some(self)
+    }
+}
+
+/// The part of a request for each shard that it writes to, by shard; of one without writes, which nobody sends, one.
+fn split(request: Request, shards: u16) -> Vec<(u16, Request)> {
+    let Request { op_id, at_ms, writes, places, replay } = request;
+    let mut parts: BTreeMap<u16, (Vec<RequestWrite>, Vec<u16>)> = BTreeMap::new();
+    for (place, write) in writes.into_iter().enumerate() {
+        let (writes, original) = parts.entry(shard_of(&write.key, shards)).or_default();
+        let given = places.as_ref().and_then(|places| places.get(place)).copied();
+        original.push(given.unwrap_or(u16::try_from(place).unwrap_or(u16::MAX)));
+        writes.push(write);
+    }
+    if parts.is_empty() {
+        parts.insert(0, Default::default());
+    }
+    let part = |(shard, (writes, places)): (u16, (Vec<RequestWrite>, Vec<u16>))| {
+        let (op_id, replay) = (op_id.clone(), replay.clone());
+        (shard, Request { op_id, at_ms, writes, places: Some(places.into()), replay })
+    };
+    parts.into_iter().map(part).collect()
 }
 
 /// What [`HELD`] found of one operation: its [`Place`], and the request if the entry is there.

@@ -167,28 +167,14 @@ pub(super) static ACK: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Buries each letter once, however often its entry is delivered.
-pub(super) static BURY: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"#!lua flags=allow-oom
-        for i = 1, #ARGV, 4 do
-            if redis.call('HSETNX', KEYS[2], ARGV[i] .. ' ' .. ARGV[i + 1], '') == 1 then
-                redis.call('HSETNX', KEYS[2], ARGV[i], ARGV[i + 2])
-                redis.call('XADD', KEYS[1], '*', 'write_id', ARGV[i], 'op_id', ARGV[i + 1],
-                           'reason', ARGV[i + 2], 'payload', ARGV[i + 3])
-            end
-        end
-        return 0",
-    )
-});
-
-/// Length, id of the oldest entry, how many entries were ever added (Redis 7.0), and their bytes. Entries are deleted
-/// when acknowledged, so the length is the backlog.
+/// Of each shard, by stream, counter of bytes and dead letters: length, id of the oldest entry, how many entries were ever
+/// added (Redis 7.0), their bytes, and how many dead letters there are. Entries are deleted when acknowledged, so the length
+/// is the backlog.
 pub(super) static BACKLOG: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"#!lua flags=no-writes
         local all = {}
-        for shard = 1, #KEYS, 2 do
+        for shard = 1, #KEYS, 3 do
             local length = redis.call('XLEN', KEYS[shard])
             local info = redis.pcall('XINFO', 'STREAM', KEYS[shard])
             local oldest, added = '', 0
@@ -197,7 +183,7 @@ pub(super) static BACKLOG: LazyLock<Script> = LazyLock::new(|| {
                 if info[i] == 'first-entry' and info[i + 1] then oldest = info[i + 1][1] end
             end
             local bytes = length > 0 and tonumber(redis.call('GET', KEYS[shard + 1]) or 0) or 0
-            all[#all + 1] = {length, oldest, added, bytes}
+            all[#all + 1] = {length, oldest, added, bytes, redis.call('XLEN', KEYS[shard + 2])}
         end
         return all",
     )
@@ -215,7 +201,8 @@ pub(super) static HELD: LazyLock<Script> = LazyLock::new(|| {
             local id, at, length
             if place then id, at, length = string.match(place, '^([%d-]+)%.%d+%.(%d+)%.(%d+)$') end
             local entry = id and redis.call('XRANGE', KEYS[i], id, id)[1]
-            if entry then out[i + 1] = string.sub(entry[2][2], at + 1, at + length) end
+            -- The version goes with it.
+            if entry then out[i + 1] = string.sub(entry[2][2], 1, 1) .. string.sub(entry[2][2], at + 1, at + length) end
         end
         return out",
     )

@@ -114,7 +114,8 @@ impl Service {
     ) {
         // By hand, so that the test does not rest on who deals writes out.
         let stream = format!("scalekit:{{{}}}:journal", shard_of(&write.key, SHARDS));
-        let request = Request { op_id: op_id.into(), at_ms: now_ms(), writes: vec![write] };
+        let request =
+            Request { op_id: op_id.into(), at_ms: now_ms(), writes: vec![write], places: None, replay: None };
         let mut payload = Vec::new();
         codec::encode(&[&request], &mut payload).unwrap();
         let mut add = ::redis::cmd("XADD");

@@ -110,6 +110,7 @@ async fn what_a_former_owner_acknowledges_and_buries_late_changes_nothing_for_th
         reason: "no".into(),
         op_id: "op1-00".into(),
         payload: Bytes::from_static(b"x"),
+        returned: None,
     };
     for consumer in [&mut first, &mut second] {
         consumer.bury(std::slice::from_ref(&letter)).await.unwrap();
