@@ -87,7 +87,10 @@ impl Standing {
     /// # Errors
     /// The server could not be asked, or it does not give what is demanded. Nothing must be appended then.
     pub(super) async fn hold(&self, link: &RedisLink, lease: &Lease) -> Result<(), JournalError> {
-        if !self.is_fresh(lease) {
+        let is_known = self.read(|known| known.generation == lease.generation()).unwrap_or(false);
+        // What is merely old is good enough while somebody else looks.
+        let will_do = self.is_fresh(lease) || (is_known && self.looking.try_lock().is_err());
+        if !will_do {
             self.look(link, lease).await?;
         }
         self.refuses().map_or(Ok(()), |reason| Err(JournalError::Unavailable(reason)))
