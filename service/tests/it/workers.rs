@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 use scalekit_service::config::Role;
 use serde_json::json;
 
-use crate::harness::{Harness, Kind, Options, Process, eventually};
+use crate::harness::{Harness, Kind, Options, Process, answer, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn inserts_of_a_collection_are_one_operation() {
@@ -102,4 +102,41 @@ async fn reads_that_miss_say_why_while_the_governor_is_away_and_no_operation_sta
     harness.signal_redis(Signal::SIGSTOP);
     harness.get("/v1/things/missing").await.expect_problem(503, "nobody answers");
     harness.signal_redis(Signal::SIGCONT);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_over_several_shards_are_readable_at_once_and_stored_whole() {
+    let options = Options { shards: 4, ..Options::default() };
+    let mut harness = Harness::without_worker(Kind::RedisMongo, options).await;
+    let config = harness.config(Role::Api, "other");
+    let other = tokio::task::spawn_blocking(move || Process::start(config)).await.unwrap();
+    let insert = |n: usize| json!({"collection": "orders", "op": "insert", "document": {"n": n}});
+    let replace =
+        |n: usize| json!({"collection": "items", "op": "replace", "id": n.to_string(), "document": {"n": n}});
+    let writes: Vec<_> = (0..8).map(insert).chain((0..8).map(replace)).collect();
+    let body = json!({ "writes": writes }).to_string();
+    let accepted: serde_json::Value =
+        harness.send_as("wide", "POST", "/v1/transactions", &body).await.expect(202).json();
+    let first = "orders/wide-05".to_owned();
+    let write_id = accepted["write_id"].as_str().unwrap();
+    assert!(write_id.split('+').count() > 1, "{write_id}");
+    assert_eq!(harness.write_status(write_id).await["status"], "accepted");
+    let merged = harness.write("PATCH", "/v1/items/3", r#"{"m":1}"#).await;
+    for process in [&harness.api, &other] {
+        for (path, expected) in
+            [("items/3".to_owned(), json!({"n": 3, "m": 1})), (first.clone(), json!({"n": 5}))]
+        {
+            let read = answer(harness.client.get(process.url(&format!("/v1/{path}")))).await.expect(200);
+            assert_eq!(read.json(), expected, "{path}");
+        }
+    }
+    harness.start_worker().await;
+    harness.drained().await;
+    for id in [write_id, merged["write_id"].as_str().unwrap()] {
+        assert_eq!(harness.write_status(id).await["status"], "stored");
+    }
+    let orders = harness.stored("orders").await;
+    assert_eq!(orders.len(), 8);
+    assert!(orders.iter().all(|(id, op)| id == op), "{orders:?}");
+    assert_eq!(harness.stored("items").await.len(), 8);
 }

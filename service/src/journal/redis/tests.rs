@@ -1,5 +1,6 @@
 //! The journal on a real Redis: appends, deliveries, and what a server that is away does to them.
 
+mod append;
 mod dead;
 mod faults;
 mod ownership;

@@ -150,20 +150,6 @@ async fn a_server_that_loads_its_files_is_waited_for() {
     assert_eq!(restart.await.unwrap().length().await, 2);
 }
 
-#[tokio::test]
-async fn a_cluster_without_slots_is_down() {
-    let server = Server::start(&["--cluster-enabled", "yes"]);
-    let journal = server.journal().await;
-    assert_refused(&journal.append(request("op")).await.unwrap_err(), "CLUSTERDOWN");
-    let _: Value = server.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await;
-    let deadline = Instant::now() + PATIENCE;
-    while let Err(error) = journal.append(request("op")).await {
-        assert_refused(&error, "CLUSTERDOWN");
-        assert!(Instant::now() < deadline, "it has all slots");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 /// Trying again is of no use: a person has to mend it.
 #[tokio::test]
 async fn users_and_their_rights() {
@@ -183,7 +169,8 @@ async fn users_and_their_rights() {
     ] {
         let _: Value = server.command(&rights(name, &["~*", "+@all"])).await;
         let journal = connect(&format!("{name}:s3cret@")).await.unwrap();
-        let _: Value = server.command(&[&["ACL", "SETUSER", name, "resetkeys", "-@all"], rest].concat()).await;
+        let _: Value =
+            server.command(&[&["ACL", "SETUSER", name, "resetkeys", "-@all"], rest].concat()).await;
         let error = journal.append(request("op")).await.unwrap_err();
         let JournalError::Failed(reason) = &error else { panic!("{name}: {error:?}") };
         assert!(reason.contains("profiles/redis.acl") && !reason.contains("s3cret"), "{name}: {reason}");
