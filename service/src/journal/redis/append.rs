@@ -53,6 +53,10 @@ static APPEND: LazyLock<Script> = LazyLock::new(|| {
         local places, begins, version = ARGV[7], ARGV[8], ARGV[9]
         local keys, count = 2 * shards, #KEYS - 2 * shards
         local prior = redis.call('MGET', unpack(KEYS, keys + 1))
+        -- A user who may XADD and not SET would leave an entry behind a refusal.
+        if not redis.acl_check_cmd('SET', KEYS[keys + 1], '', 'PX', ttl) then
+            return redis.error_reply('NOPERM this user may not SET what is remembered of operations')
+        end
         local parts, whose, size = {}, {}, {}
         local entries, bytes = 0, 0
         for shard = 1, shards do

@@ -164,6 +164,7 @@ async fn users_and_their_rights() {
     };
     for (name, rest) in [
         ("nowrite", &["~*", "+@all", "-xadd"][..]),
+        ("nosets", &["~*", "+@all", "-set"]),
         ("nokeys", &["~other:*", "+@all"]),
         ("noscripts", &["~*", "+@all", "-@scripting"]),
     ] {
