@@ -1,0 +1,438 @@
+//! One deployment for one test: processes of the built program, and the servers behind them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use mongodb::bson::{self, Bson, Document};
+use nix::sys::signal::Signal;
+use redis::streams::StreamRangeReply;
+use scalekit_service::contract::Stats;
+use scalekit_service::testing::checker::{self, End, Event, Stored, Violation};
+use scalekit_service::testing::{MongoServer, RedisServer};
+use tokio::task::JoinHandle;
+
+use crate::load::{Hands, Load};
+use crate::sandbox::{Running, Sandbox, free_port, wait_for};
+
+/// Nothing that must come takes longer.
+const PATIENCE: Duration = Duration::from_secs(60);
+const SAMPLE_PAUSE: Duration = Duration::from_millis(50);
+/// An append is on the device before it is answered.
+pub(crate) const ALWAYS: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
+
+#[derive(Clone, Copy)]
+pub(crate) struct Options {
+    pub(crate) database_ops: u32,
+    /// Writes in a batch.
+    pub(crate) batch: u32,
+    pub(crate) backlog_entries: u64,
+    pub(crate) durability: &'static str,
+    /// Redis is the test's own business, on this port.
+    pub(crate) redis_port: Option<u16>,
+    /// A MongoDB server that the test may kill.
+    pub(crate) own_mongo: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            database_ops: 1000,
+            batch: 1000,
+            backlog_entries: 100_000,
+            durability: "fsync",
+            redis_port: None,
+            own_mongo: false,
+        }
+    }
+}
+
+/// So slow that there is always a backlog.
+pub(crate) const SLOW: Options = Options {
+    database_ops: 15,
+    batch: 10,
+    backlog_entries: 100_000,
+    durability: "fsync",
+    redis_port: None,
+    own_mongo: false,
+};
+
+/// The servers that a process is told of, by their ports: real ones, or a proxy before them.
+#[derive(Clone, Copy)]
+pub(crate) struct Wiring {
+    pub(crate) redis: u16,
+    pub(crate) mongo: u16,
+}
+
+/// A process of the service.
+pub(crate) struct Service {
+    pub(crate) running: Running,
+    pub(crate) url: String,
+}
+
+impl Service {
+    pub(crate) async fn stats(&self) -> Stats {
+        reqwest::get(format!("{}/v1/stats", self.url)).await.unwrap().json().await.unwrap()
+    }
+
+    /// A counter of `/metrics`.
+    pub(crate) async fn metric(&self, name: &str) -> u64 {
+        let text = reqwest::get(format!("{}/metrics", self.url)).await.unwrap().text().await.unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub(crate) fn terminate(mut self) {
+        self.running.signal(Signal::SIGTERM);
+        self.running.wait().expect(0);
+    }
+}
+
+/// A MongoDB server for all tests that run at the same time, gone with the last of them.
+struct Mongo {
+    server: Mutex<MongoServer>,
+    port: u16,
+    _dir: tempfile::TempDir,
+}
+
+impl Mongo {
+    fn start() -> Arc<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let server = MongoServer::start(dir.path());
+        Arc::new(Self { port: server.port(), server: Mutex::new(server), _dir: dir })
+    }
+
+    fn shared() -> Arc<Self> {
+        static SERVER: Mutex<Weak<Mongo>> = Mutex::new(Weak::new());
+        let mut current = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
+        current.upgrade().unwrap_or_else(|| {
+            let shared = Self::start();
+            *current = Arc::downgrade(&shared);
+            shared
+        })
+    }
+}
+
+pub(crate) struct Deployment {
+    pub(crate) api: Option<Service>,
+    pub(crate) worker: Option<Service>,
+    pub(crate) hands: Hands,
+    pub(crate) redis: Option<RedisServer>,
+    mongo: Arc<Mongo>,
+    pub(crate) direct: Wiring,
+    options: Options,
+    database: String,
+    api_port: u16,
+    sampler: JoinHandle<()>,
+    starts: u32,
+    /// Of the next process.
+    profile: &'static str,
+    /// Last, since its end takes with it all that was started from it.
+    pub(crate) sandbox: Sandbox,
+}
+
+impl Deployment {
+    /// Servers, an API and a worker.
+    pub(crate) fn start(options: Options) -> Self {
+        let mut deployment = Self::bare(Sandbox::new(), options);
+        deployment.start_api(deployment.direct);
+        deployment.start_worker(deployment.direct);
+        deployment
+    }
+
+    /// The servers only.
+    pub(crate) fn bare(sandbox: Sandbox, options: Options) -> Self {
+        let redis = options.redis_port.is_none().then(|| {
+            let dir = sandbox.path("redis");
+            std::fs::create_dir(&dir).unwrap();
+            RedisServer::start(&dir, &ALWAYS)
+        });
+        let mongo = if options.own_mongo { Mongo::start() } else { Mongo::shared() };
+        let redis_port = options.redis_port.or(redis.as_ref().map(|redis| redis.port())).unwrap();
+        let direct = Wiring { redis: redis_port, mongo: mongo.port };
+        let database = format!("faults{:x}", fastrand::u64(..));
+        let Options { database_ops, batch, backlog_entries, durability, .. } = options;
+        let profile = format!(
+            "extends: default\ndescription: For tests of faults.\ndeploy:\n  backend: redis-mongo\n  \
+             mongo_database: {database}\n  durability: {durability}\n  database_ops: {database_ops}/s\n  \
+             worker: {{linger: 5ms, batch_max_writes: {batch}}}\n  \
+             limits: {{request_timeout: 6s, max_body_bytes: 16MiB, max_backlog_entries: {backlog_entries}}}\n"
+        );
+        std::fs::write(sandbox.path("faults.yaml"), profile).unwrap();
+        let fast = "extends: faults.yaml\ndeploy: {database_ops: 2000/s, worker: {batch_max_writes: 1000}}\n";
+        std::fs::write(sandbox.path("fast.yaml"), fast).unwrap();
+        let api_port = free_port();
+        let hands = Hands::new(&format!("http://127.0.0.1:{api_port}"));
+        let client = client(mongo.port);
+        let sampler = tokio::spawn(sample(client.database(&database), hands.clone()));
+        Self {
+            api: None,
+            worker: None,
+            hands,
+            redis,
+            mongo,
+            direct,
+            options,
+            database,
+            api_port,
+            sampler,
+            starts: 0,
+            profile: "faults.yaml",
+            sandbox,
+        }
+    }
+
+    /// A process of the service that serves by now; port 0 takes any.
+    pub(crate) fn serve(&mut self, role: &str, name: &str, port: u16, wiring: Wiring) -> Service {
+        self.starts += 1;
+        let ready = format!("ready-{}", self.starts);
+        let (listen, redis) = (format!("127.0.0.1:{port}"), format!("redis://127.0.0.1:{}", wiring.redis));
+        let mongo = format!("mongodb://127.0.0.1:{}/?serverSelectionTimeoutMS=1000", wiring.mongo);
+        let command = self.sandbox.command(&[
+            "serve",
+            role,
+            "-p",
+            self.profile,
+            "--listen",
+            &listen,
+            "--redis-url",
+            &redis,
+            "--mongo-url",
+            &mongo,
+            "--worker-name",
+            name,
+            "--ready-file",
+            &ready,
+            "--threads",
+            "2",
+        ]);
+        let mut running = self.sandbox.start(command);
+        let file = self.sandbox.path(&ready);
+        let address = wait_for("a process that serves", || {
+            assert!(!running.has_ended(), "it ended: {}", running.said());
+            std::fs::read_to_string(&file).ok()
+        });
+        Service { running, url: format!("http://{address}") }
+    }
+
+    /// Always on the same port; one that runs is killed first.
+    pub(crate) fn start_api(&mut self, wiring: Wiring) {
+        self.kill_api();
+        self.api = Some(self.serve("api", "", self.api_port, wiring));
+    }
+
+    /// Always of the same name; one that runs is killed first.
+    pub(crate) fn start_worker(&mut self, wiring: Wiring) {
+        self.kill_worker();
+        self.worker = Some(self.serve("worker", "w1", 0, wiring));
+    }
+
+    /// One that works off a backlog at once.
+    pub(crate) fn start_fast_worker(&mut self) {
+        self.profile = "fast.yaml";
+        self.start_worker(self.direct);
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill_api(&mut self) {
+        self.api = None;
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill_worker(&mut self) {
+        self.worker = None;
+    }
+
+    pub(crate) fn kill_redis(&mut self) {
+        self.redis.as_mut().unwrap().kill();
+    }
+
+    pub(crate) fn restart_redis(&mut self) {
+        self.redis.as_mut().unwrap().restart();
+    }
+
+    pub(crate) fn kill_mongo(&self) {
+        assert!(self.options.own_mongo, "others use this server");
+        self.mongo.server.lock().unwrap().kill();
+    }
+
+    pub(crate) fn restart_mongo(&self) {
+        self.mongo.server.lock().unwrap().restart();
+    }
+
+    pub(crate) fn mongo_pid(&self) -> i32 {
+        assert!(self.options.own_mongo, "others use this server");
+        self.mongo.server.lock().unwrap().pid().try_into().unwrap()
+    }
+
+    /// Eight clients, on and on.
+    pub(crate) fn load(&self, name: &str) -> Load {
+        Load::start(&self.hands, name, 8, Duration::from_millis(5))
+    }
+
+    pub(crate) fn api(&self) -> &Service {
+        self.api.as_ref().unwrap()
+    }
+
+    pub(crate) fn worker(&self) -> &Service {
+        self.worker.as_ref().unwrap()
+    }
+
+    pub(crate) fn database(&self) -> mongodb::Database {
+        client(self.direct.mongo).database(&self.database)
+    }
+
+    pub(crate) async fn try_redis<T: redis::FromRedisValue>(&self, words: &[&str]) -> redis::RedisResult<T> {
+        let client = redis::Client::open(format!("redis://127.0.0.1:{}", self.direct.redis))?;
+        let mut connection = client.get_multiplexed_async_connection().await?;
+        redis::cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await
+    }
+
+    pub(crate) async fn redis<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
+        self.try_redis(words).await.unwrap()
+    }
+
+    /// The journal's streams.
+    pub(crate) async fn streams(&self, what: &str) -> Vec<String> {
+        self.redis(&["KEYS", &format!("scalekit:{{*}}:{what}")]).await
+    }
+
+    /// Entries in the journal, and those delivered and not acknowledged.
+    pub(crate) async fn waiting(&self) -> (u64, u64) {
+        let (mut entries, mut pending) = (0, 0);
+        for stream in self.streams("journal").await {
+            entries += self.redis::<u64>(&["XLEN", &stream]).await;
+            let groups: Vec<HashMap<String, redis::Value>> = self.redis(&["XINFO", "GROUPS", &stream]).await;
+            for group in groups {
+                let Some(redis::Value::Int(count)) = group.get("pending") else { panic!("{group:?}") };
+                pending += u64::try_from(*count).unwrap();
+            }
+        }
+        (entries, pending)
+    }
+
+    /// What is there once the journal is empty, or is not so within `patience`.
+    pub(crate) async fn end(&self, patience: Duration) -> End {
+        let start = Instant::now();
+        let (entries, pending) = loop {
+            let waiting = self.waiting().await;
+            if waiting == (0, 0) || start.elapsed() > patience {
+                break waiting;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        let mut end = End { entries, pending, ..End::default() };
+        for stream in self.streams("dead").await {
+            let letters: StreamRangeReply = self.redis(&["XRANGE", &stream, "-", "+"]).await;
+            end.dead.extend(letters.ids.iter().map(|letter| letter.get::<String>("op_id").unwrap()));
+        }
+        let database = self.database();
+        for collection in database.list_collection_names().await.unwrap() {
+            let documents = documents(&database, &collection).await.unwrap();
+            end.stored.extend(documents.into_iter().filter_map(|document| stored(&collection, document)));
+        }
+        end
+    }
+
+    /// The reasons of the dead letters.
+    pub(crate) async fn letters(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        for stream in self.streams("dead").await {
+            let letters: StreamRangeReply = self.redis(&["XRANGE", &stream, "-", "+"]).await;
+            reasons.extend(letters.ids.iter().map(|letter| letter.get::<String>("reason").unwrap()));
+        }
+        reasons
+    }
+
+    /// Waits for an empty journal and checks all that happened.
+    pub(crate) async fn judge(&self, patience: Duration) -> Vec<Violation> {
+        let end = self.end(patience).await;
+        let log = self.hands.log();
+        // Whatever fails, a write is accepted, refused for now, or open.
+        let odd: Vec<_> = log.statuses.keys().filter(|status| ![202, 503, 504].contains(*status)).collect();
+        assert!(odd.is_empty(), "{:?}", log.statuses);
+        checker::check(&log.events, &end)
+    }
+
+    #[track_caller]
+    pub(crate) fn expect_no_violation(&self) -> impl Future<Output = ()> {
+        async {
+            let violations = self.judge(PATIENCE).await;
+            assert!(violations.is_empty(), "{} violations: {violations:#.2000?}", violations.len());
+        }
+    }
+}
+
+impl Drop for Deployment {
+    fn drop(&mut self) {
+        self.sampler.abort();
+        // Those that stand still would keep their ports.
+        if std::thread::panicking() {
+            for service in self.api.iter().chain(&self.worker) {
+                eprintln!("--- {}\n{}", service.url, service.running.said());
+            }
+        }
+    }
+}
+
+fn client(port: u16) -> mongodb::Client {
+    let host = mongodb::options::ServerAddress::Tcp { host: "127.0.0.1".into(), port: Some(port) };
+    let options = mongodb::options::ClientOptions::builder().hosts(vec![host]);
+    let options = options.server_selection_timeout(Duration::from_secs(5)).build();
+    mongodb::Client::with_options(options).unwrap()
+}
+
+async fn documents(database: &mongodb::Database, collection: &str) -> mongodb::error::Result<Vec<Document>> {
+    let mut cursor = database.collection::<Document>(collection).find(bson::doc! {}).await?;
+    let mut documents = Vec::new();
+    while cursor.advance().await? {
+        documents.push(cursor.deserialize_current()?);
+    }
+    Ok(documents)
+}
+
+/// `None` for what the service did not write.
+fn stored(collection: &str, mut document: Document) -> Option<Stored> {
+    let stamp = document.remove("_sk")?;
+    let stamp = stamp.as_document()?;
+    let id = document.remove("_id")?;
+    let fields = document.into_iter().map(|(name, value)| (name, Bson::into_relaxed_extjson(value)));
+    Some(Stored {
+        key: format!("{collection}/{}", id.as_str()?),
+        op: stamp.get_str("op").ok()?.to_owned(),
+        version: stamp.get_i64("v").ok()?,
+        deleted: stamp.contains_key("deleted"),
+        fields: fields.collect(),
+    })
+}
+
+/// Notes versions in the database as they change.
+async fn sample(database: mongodb::Database, hands: Hands) {
+    let mut seen: HashMap<String, i64> = HashMap::new();
+    loop {
+        for collection in ["own", "shared"] {
+            // The database may be away.
+            let Ok(documents) = documents(&database, collection).await else { continue };
+            for Stored { key, version, .. } in documents.into_iter().filter_map(|doc| stored(collection, doc))
+            {
+                if seen.insert(key.clone(), version) != Some(version) {
+                    hands.note(Event::Sample { key, version });
+                }
+            }
+        }
+        tokio::time::sleep(SAMPLE_PAUSE).await;
+    }
+}
+
+/// Asks until there is an answer.
+pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
