@@ -60,7 +60,9 @@ pub(crate) const SLOW: Options = Options {
 /// The servers that a process is told of, by their ports: real ones, or a proxy before them.
 #[derive(Clone, Copy)]
 pub(crate) struct Wiring {
+    /// The journal's Redis.
     pub(crate) redis: u16,
+    pub(crate) cache: u16,
     pub(crate) mongo: u16,
 }
 
@@ -118,7 +120,10 @@ pub(crate) struct Deployment {
     pub(crate) api: Option<Service>,
     pub(crate) worker: Option<Service>,
     pub(crate) hands: Hands,
+    /// The journal's.
     pub(crate) redis: Option<RedisServer>,
+    /// Apart, so that what befalls the journal leaves readers their own writes.
+    _cache: RedisServer,
     mongo: Arc<Mongo>,
     pub(crate) direct: Wiring,
     options: Options,
@@ -143,14 +148,16 @@ impl Deployment {
 
     /// The servers only.
     pub(crate) fn bare(sandbox: Sandbox, options: Options) -> Self {
-        let redis = options.redis_port.is_none().then(|| {
-            let dir = sandbox.path("redis");
+        let directory = |name: &str| {
+            let dir = sandbox.path(name);
             std::fs::create_dir(&dir).unwrap();
-            RedisServer::start(&dir, &ALWAYS)
-        });
+            dir
+        };
+        let redis = options.redis_port.is_none().then(|| RedisServer::start(&directory("redis"), &ALWAYS));
+        let cache = RedisServer::start(&directory("cache"), &[]);
         let mongo = if options.own_mongo { Mongo::start() } else { Mongo::shared() };
         let redis_port = options.redis_port.or(redis.as_ref().map(|redis| redis.port())).unwrap();
-        let direct = Wiring { redis: redis_port, mongo: mongo.port };
+        let direct = Wiring { redis: redis_port, cache: cache.port(), mongo: mongo.port };
         let database = format!("faults{:x}", fastrand::u64(..));
         let Options { database_ops, batch, backlog_entries, durability, .. } = options;
         let profile = format!(
@@ -171,6 +178,7 @@ impl Deployment {
             worker: None,
             hands,
             redis,
+            _cache: cache,
             mongo,
             direct,
             options,
@@ -187,7 +195,9 @@ impl Deployment {
     pub(crate) fn serve(&mut self, role: &str, name: &str, port: u16, wiring: Wiring) -> Service {
         self.starts += 1;
         let ready = format!("ready-{}", self.starts);
-        let (listen, redis) = (format!("127.0.0.1:{port}"), format!("redis://127.0.0.1:{}", wiring.redis));
+        let listen = format!("127.0.0.1:{port}");
+        let redis = |port: u16| format!("redis://127.0.0.1:{port}");
+        let (journal, cache) = (redis(wiring.redis), redis(wiring.cache));
         let mongo = format!("mongodb://127.0.0.1:{}/?serverSelectionTimeoutMS=1000", wiring.mongo);
         let command = self.sandbox.command(&[
             "serve",
@@ -197,7 +207,9 @@ impl Deployment {
             "--listen",
             &listen,
             "--redis-url",
-            &redis,
+            &journal,
+            "--cache-url",
+            &cache,
             "--mongo-url",
             &mongo,
             "--worker-name",
@@ -283,10 +295,13 @@ impl Deployment {
         client(self.direct.mongo).database(&self.database)
     }
 
+    /// Of the journal's Redis.
     pub(crate) async fn try_redis<T: redis::FromRedisValue>(&self, words: &[&str]) -> redis::RedisResult<T> {
-        let client = redis::Client::open(format!("redis://127.0.0.1:{}", self.direct.redis))?;
-        let mut connection = client.get_multiplexed_async_connection().await?;
-        redis::cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await
+        ask(self.direct.redis, words).await
+    }
+
+    pub(crate) async fn cache<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
+        ask(self.direct.cache, words).await.unwrap()
     }
 
     pub(crate) async fn redis<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
@@ -310,6 +325,27 @@ impl Deployment {
             }
         }
         (entries, pending)
+    }
+
+    /// The newest entry of each stream, as its id.
+    pub(crate) async fn newest(&self) -> Vec<(String, String)> {
+        let mut newest = Vec::new();
+        for stream in self.streams("journal").await {
+            let last: StreamRangeReply = self.redis(&["XREVRANGE", &stream, "+", "-", "COUNT", "1"]).await;
+            newest.extend(last.ids.into_iter().map(|entry| (stream.clone(), entry.id)));
+        }
+        newest
+    }
+
+    /// Waits until these and all before them have left the journal.
+    pub(crate) async fn gone(&self, newest: &[(String, String)]) {
+        for (stream, id) in newest {
+            eventually("what waited is stored", async || {
+                let left: StreamRangeReply = self.redis(&["XRANGE", stream, "-", id, "COUNT", "1"]).await;
+                left.ids.is_empty().then_some(())
+            })
+            .await;
+        }
     }
 
     /// What is there once the journal is empty, or is not so within `patience`.
@@ -367,13 +403,18 @@ impl Deployment {
 impl Drop for Deployment {
     fn drop(&mut self) {
         self.sampler.abort();
-        // Those that stand still would keep their ports.
         if std::thread::panicking() {
             for service in self.api.iter().chain(&self.worker) {
                 eprintln!("--- {}\n{}", service.url, service.running.said());
             }
         }
     }
+}
+
+async fn ask<T: redis::FromRedisValue>(port: u16, words: &[&str]) -> redis::RedisResult<T> {
+    let client = redis::Client::open(format!("redis://127.0.0.1:{port}"))?;
+    let mut connection = client.get_multiplexed_async_connection().await?;
+    redis::cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await
 }
 
 fn client(port: u16) -> mongodb::Client {

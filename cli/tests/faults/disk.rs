@@ -19,7 +19,7 @@ async fn a_full_disk_ends_redis_under_always_and_loses_nothing() {
     let load = deployment.load("always");
     deployment.hands.sees(503, 20).await;
     assert!(redis.has_ended(), "it cannot keep what it promised");
-    volume.run(&deployment.sandbox, "mount -o remount,size=64m volume");
+    volume.grow(&deployment.sandbox, "64m");
     redis = volume.redis(&deployment.sandbox, port, "always");
     deployment.hands.accepts(50).await;
     load.stop().await;
@@ -43,7 +43,7 @@ async fn a_full_disk_makes_redis_refuse_under_everysec_and_loses_nothing() {
     deployment.hands.sees(503, 20).await;
     let refused: Result<(), _> = deployment.try_redis(&["SET", "probe", "1"]).await;
     assert!(refused.is_err_and(|error| error.to_string().contains("MISCONF")), "the disk is full");
-    volume.run(&deployment.sandbox, "mount -o remount,size=64m volume");
+    volume.grow(&deployment.sandbox, "64m");
     deployment.hands.accepts(50).await;
     load.stop().await;
     assert!(!redis.has_ended());

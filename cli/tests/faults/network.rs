@@ -33,8 +33,6 @@ async fn a_partition_between_api_and_redis_is_answered_in_time_and_heals() {
             assert!(matches!(answer, Answer::Refused(503) | Answer::Open), "{answer:?}");
             assert!(took < DEADLINE, "{way:?}: {answer:?} after {took:?}");
         }
-        let in_time: usize = deployment.hands.log().statuses.iter().map(|(_, count)| count).sum();
-        assert!(in_time > 0);
         proxy.set(way, Mode::Forward);
     }
     deployment.hands.accepts(50).await;
@@ -69,6 +67,8 @@ async fn a_reply_lost_after_the_append_is_settled_by_a_retry() {
     let proxy = Proxy::start(deployment.direct.redis).await;
     deployment.start_api(Wiring { redis: proxy.port(), ..deployment.direct });
     let hands = deployment.hands.clone();
+    // Redis knows the script from here on; or it would be the answer that it does not which gets lost.
+    assert_eq!(hands.settle("first", &[insert("first", json!({}))]).await, Answer::Accepted);
     let before = deployment.waiting().await.0;
     proxy.set(Way::ToClient, Mode::Drop);
     let (key, replace) = ("own/lost", scalekit_service::testing::checker::Change::Replace);

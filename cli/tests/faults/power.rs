@@ -20,10 +20,10 @@ async fn power_cut(port: u16, fsync: &str, durability: &'static str) -> Vec<Viol
     deployment.hands.accepts(500).await;
     volume.cut_power();
     drop(redis);
-    load.stop().await;
-    deployment.kill_worker();
     volume.restore_power(&deployment.sandbox);
     let _redis = volume.redis(&deployment.sandbox, port, fsync);
+    deployment.hands.accepts(50).await;
+    load.stop().await;
     deployment.start_fast_worker();
     deployment.judge(Duration::from_secs(60)).await
 }

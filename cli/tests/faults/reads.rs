@@ -23,7 +23,7 @@ async fn a_hot_document_that_expires_is_read_once_by_each_process() {
     let mut asked = [0; 2];
     for round in 0..ROUNDS {
         let before = [deployment.api().metric(READS).await, second.metric(READS).await];
-        let gone: u64 = deployment.redis(&["DEL", "scalekit:c:own/hot"]).await;
+        let gone: u64 = deployment.cache(&["DEL", "scalekit:c:own/hot"]).await;
         assert!(gone == 1 || round == 0, "it was cached");
         let mut clients = JoinSet::new();
         for n in 0..CLIENTS {

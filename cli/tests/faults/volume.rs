@@ -24,7 +24,7 @@ pub(crate) struct Volume {
 impl Volume {
     /// In memory; so large.
     pub(crate) fn small(sandbox: &Sandbox, size: &str) -> Self {
-        Self::new(sandbox, format!("mount -t tmpfs -o size={size} none volume"))
+        Self::new(sandbox, format!("mount -t tmpfs -o size={size} none {}", place(sandbox)))
     }
 
     /// ext4 on a file.
@@ -32,7 +32,7 @@ impl Volume {
         let image = sandbox.path("image");
         File::create(&image).unwrap().set_len(96 << 20).unwrap();
         sandbox.run(program(sandbox, "mkfs.ext4", &["-q", "-F", "image"])).expect(0);
-        Self::new(sandbox, "mount -o loop image volume".to_owned())
+        Self::new(sandbox, format!("mount -o loop {} {}", image.display(), place(sandbox)))
     }
 
     fn new(sandbox: &Sandbox, mount: String) -> Self {
@@ -48,14 +48,19 @@ impl Volume {
     }
 
     /// A program that sees the volume.
-    pub(crate) fn command(&self, sandbox: &Sandbox, words: &[&str]) -> Command {
+    fn command(&self, sandbox: &Sandbox, words: &[&str]) -> Command {
         let pid = self.holder.pid().to_string();
-        let directory = format!("--wd={}", sandbox.path("").display());
-        let enter = ["--target", &pid, "--mount", &directory];
+        // The working directory is not on the volume's side, so paths must be whole.
+        let enter = ["--target", &pid, "--mount"];
         program(sandbox, "nsenter", &[&enter[..], words].concat())
     }
 
-    pub(crate) fn run(&self, sandbox: &Sandbox, script: &str) {
+    /// Makes it larger.
+    pub(crate) fn grow(&self, sandbox: &Sandbox, size: &str) {
+        self.run(sandbox, &format!("mount -o remount,size={size} {}", self.dir.display()));
+    }
+
+    fn run(&self, sandbox: &Sandbox, script: &str) {
         sandbox.run(self.command(sandbox, &["sh", "-c", script])).expect(0);
     }
 
@@ -71,12 +76,12 @@ impl Volume {
 
     /// Nothing may run on it.
     pub(crate) fn restore_power(&self, sandbox: &Sandbox) {
-        self.run(sandbox, &format!("umount volume && {}", self.mount));
+        self.run(sandbox, &format!("umount {} && {}", self.dir.display(), self.mount));
     }
 
     /// A Redis with its files on the volume, once it answers.
     pub(crate) fn redis(&self, sandbox: &Sandbox, port: u16, fsync: &str) -> Running {
-        let port_text = port.to_string();
+        let (port_text, dir) = (port.to_string(), self.dir.display().to_string());
         let words = [
             "redis-server",
             "--bind",
@@ -84,7 +89,7 @@ impl Volume {
             "--port",
             &port_text,
             "--dir",
-            "volume",
+            &dir,
             "--save",
             "",
             "--appendonly",
@@ -102,6 +107,10 @@ impl Volume {
         });
         redis
     }
+}
+
+fn place(sandbox: &Sandbox) -> String {
+    sandbox.path("volume").display().to_string()
 }
 
 /// A program of the system's administration, too.

@@ -12,7 +12,7 @@ use super::decode::DecodedWrite;
 use super::error::ApiError;
 use crate::cache::{AcceptedWrite, CacheChange};
 use crate::direct::Direct;
-use crate::journal::{Request, RequestWrite, WriteId, now_ms};
+use crate::journal::{Request, RequestWrite, WriteId, WriteState, now_ms};
 use crate::rarely::Rarely;
 use crate::telemetry;
 
@@ -118,10 +118,16 @@ async fn run(app: Arc<App>, op_id: String, writes: Vec<DecodedWrite>) -> Result<
     telemetry::current().set("scalekit.write_id", || write_id.to_string());
     if appended.repeated {
         app.metrics.journal_repeated.inc();
-        return Ok(write_id);
+        if !matches!(app.journal.status(write_id).await, Ok(WriteState::Accepted)) {
+            return Ok(write_id);
+        }
+        // It waits, and whoever appended it may have ended, or not have heard of it, before readers could see it.
+        // Others may have written on top of it by now.
+        visible.iter_mut().for_each(|write| write.is_new = false);
+    } else {
+        app.metrics.journal_appended.inc();
+        app.metrics.accepted_writes.inc_by(count);
     }
-    app.metrics.journal_appended.inc();
-    app.metrics.accepted_writes.inc_by(count);
     let version = appended.position.version();
     visible.iter_mut().for_each(|write| write.version = version);
     if let Err(error) = app.cache.accepted(visible).await {

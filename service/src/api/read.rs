@@ -187,15 +187,16 @@ impl Reader {
             let keys: Vec<DocumentKey> = wanted.iter().map(|wanted| wanted.key.clone()).collect();
             let result = self.store.get_many(&keys).await;
             self.metrics.store_reads.inc_by(keys.len() as u64);
-            {
-                let mut flights = self.flights();
-                for Wanted { key, token, .. } in &wanted {
-                    if flights.by_key.get(key).is_some_and(|(began_with, _)| began_with == token) {
-                        flights.by_key.remove(key);
-                    }
+            let landing: Vec<(DocumentKey, FillToken)> =
+                wanted.iter().map(|wanted| (wanted.key.clone(), wanted.token)).collect();
+            self.land(wanted, result).await;
+            // Only now that the cache knows it: who missed it there meanwhile shares what has landed.
+            let mut flights = self.flights();
+            for (key, token) in &landing {
+                if flights.by_key.get(key).is_some_and(|(began_with, _)| began_with == token) {
+                    flights.by_key.remove(key);
                 }
             }
-            self.land(wanted, result).await;
         }
     }
 
