@@ -198,7 +198,10 @@ impl Deployment {
         let listen = format!("127.0.0.1:{port}");
         let redis = |port: u16| format!("redis://127.0.0.1:{port}");
         let (journal, cache) = (redis(wiring.redis), redis(wiring.cache));
-        let mongo = format!("mongodb://127.0.0.1:{}/?serverSelectionTimeoutMS=1000", wiring.mongo);
+        let mongo = format!(
+            "mongodb://127.0.0.1:{}/?serverSelectionTimeoutMS=1000&directConnection=true",
+            wiring.mongo
+        );
         let command = self.sandbox.command(&[
             "serve",
             role,
@@ -337,15 +340,15 @@ impl Deployment {
         newest
     }
 
-    /// Waits until these and all before them have left the journal.
-    pub(crate) async fn gone(&self, newest: &[(String, String)]) {
+    /// Whether these and all before them have left the journal.
+    pub(crate) async fn are_gone(&self, newest: &[(String, String)]) -> bool {
         for (stream, id) in newest {
-            eventually("what waited is stored", async || {
-                let left: StreamRangeReply = self.redis(&["XRANGE", stream, "-", id, "COUNT", "1"]).await;
-                left.ids.is_empty().then_some(())
-            })
-            .await;
+            let left: StreamRangeReply = self.redis(&["XRANGE", stream, "-", id, "COUNT", "1"]).await;
+            if !left.ids.is_empty() {
+                return false;
+            }
         }
+        true
     }
 
     /// What is there once the journal is empty, or is not so within `patience`.
@@ -395,7 +398,9 @@ impl Deployment {
     pub(crate) fn expect_no_violation(&self) -> impl Future<Output = ()> {
         async {
             let violations = self.judge(PATIENCE).await;
-            assert!(violations.is_empty(), "{} violations: {violations:#.2000?}", violations.len());
+            let Some(first) = violations.first() else { return };
+            let story = story(&self.hands.log().events, first);
+            panic!("{} violations, the first: {first:#?}\nwhose story is\n{story}", violations.len());
         }
     }
 }
@@ -409,6 +414,39 @@ impl Drop for Deployment {
             }
         }
     }
+}
+
+/// All that happened to the document of a violation.
+fn story(events: &[Event], violation: &Violation) -> String {
+    let (Violation::Lost { key, .. }
+    | Violation::Stranger { key, .. }
+    | Violation::Wrong { key, .. }
+    | Violation::Stale { key, .. }
+    | Violation::Reordered { key }
+    | Violation::Regressed { key, .. }
+    | Violation::Undecidable { key }) = violation
+    else {
+        return String::new();
+    };
+    let mut operations: Vec<&str> = Vec::new();
+    let mut lines = String::new();
+    for event in events {
+        let is_told = match event {
+            Event::Invoke { op, writes } => {
+                let is_of_it = writes.iter().any(|(written, _)| written == key);
+                operations.extend(is_of_it.then_some(op.as_str()));
+                is_of_it
+            }
+            Event::Accepted { op, .. } | Event::Refused { op, .. } | Event::Open { op } => {
+                operations.contains(&op.as_str())
+            }
+            Event::Read { key: of, .. } | Event::Sample { key: of, .. } => of == key,
+        };
+        if is_told {
+            lines += &format!("{event:?}\n");
+        }
+    }
+    lines
 }
 
 async fn ask<T: redis::FromRedisValue>(port: u16, words: &[&str]) -> redis::RedisResult<T> {

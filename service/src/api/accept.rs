@@ -118,10 +118,18 @@ async fn run(app: Arc<App>, op_id: String, writes: Vec<DecodedWrite>) -> Result<
     telemetry::current().set("scalekit.write_id", || write_id.to_string());
     if appended.repeated {
         app.metrics.journal_repeated.inc();
-        if !matches!(app.journal.status(write_id).await, Ok(WriteState::Accepted)) {
-            return Ok(write_id);
+        // Whoever appended it may have ended, or not have heard of it, before readers could see it.
+        match app.journal.status(write_id).await {
+            Ok(WriteState::Accepted) => {}
+            Ok(WriteState::Stored) => {
+                let keys: Vec<_> = visible.into_iter().map(|write| write.key).collect();
+                if let Err(error) = app.reader.refresh(&keys).await {
+                    tracing::debug!(%error, "the cache was not told of a write that is stored");
+                }
+                return Ok(write_id);
+            }
+            Ok(WriteState::Dead { .. } | WriteState::Unknown) | Err(_) => return Ok(write_id),
         }
-        // It waits, and whoever appended it may have ended, or not have heard of it, before readers could see it.
         // Others may have written on top of it by now.
         visible.iter_mut().for_each(|write| write.is_new = false);
     } else {

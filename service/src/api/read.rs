@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
@@ -20,6 +21,10 @@ type Shared = Option<Result<Versioned, Arc<str>>>;
 const MAX_DOCUMENTS: usize = 1000;
 /// Documents that may wait to be read; beyond it reads are turned away.
 const MAX_WAITING: usize = 100_000;
+
+/// A read that has landed is shared for so long with those who still come for it: they looked into the cache before it
+/// was filled, and were not heard until now.
+const LANDED_SHARED_FOR: Duration = Duration::from_millis(20);
 
 /// Reads documents on behalf of all requests of the process.
 pub struct Reader {
@@ -166,6 +171,16 @@ impl Reader {
             self.metrics.shared_reads.inc();
             return Ok(flight.clone());
         }
+        self.begin(&mut flights, key, token, fills)
+    }
+
+    fn begin(
+        self: &Arc<Self>,
+        flights: &mut Flights,
+        key: &DocumentKey,
+        token: FillToken,
+        fills: bool,
+    ) -> Result<watch::Receiver<Shared>, Arc<str>> {
         if flights.waiting.len() >= MAX_WAITING {
             return Err("too many documents wait to be read from the database".into());
         }
@@ -187,17 +202,49 @@ impl Reader {
             let keys: Vec<DocumentKey> = wanted.iter().map(|wanted| wanted.key.clone()).collect();
             let result = self.store.get_many(&keys).await;
             self.metrics.store_reads.inc_by(keys.len() as u64);
-            let landing: Vec<(DocumentKey, FillToken)> =
-                wanted.iter().map(|wanted| (wanted.key.clone(), wanted.token)).collect();
+            let landing: Vec<(DocumentKey, watch::Receiver<Shared>)> =
+                wanted.iter().map(|wanted| (wanted.key.clone(), wanted.landed.subscribe())).collect();
+            if result.is_err() {
+                // The next one tries again.
+                self.forget(&landing);
+            }
             self.land(wanted, result).await;
-            // Only now that the cache knows it: who missed it there meanwhile shares what has landed.
-            let mut flights = self.flights();
-            for (key, token) in &landing {
-                if flights.by_key.get(key).is_some_and(|(began_with, _)| began_with == token) {
-                    flights.by_key.remove(key);
-                }
+            let reader = Arc::clone(&self);
+            tokio::spawn(async move {
+                tokio::time::sleep(LANDED_SHARED_FOR).await;
+                reader.forget(&landing);
+            });
+        }
+    }
+
+    /// Nobody joins these any more.
+    fn forget(&self, landed: &[(DocumentKey, watch::Receiver<Shared>)]) {
+        let mut flights = self.flights();
+        for (key, gone) in landed {
+            // Another one may have taken its place.
+            if flights.by_key.get(key).is_some_and(|(_, flight)| flight.same_channel(gone)) {
+                flights.by_key.remove(key);
             }
         }
+    }
+
+    /// Reads documents from the store, for a cache that may have missed a write of them which is stored.
+    ///
+    /// # Errors
+    /// The store failed, or the cache.
+    pub async fn refresh(self: &Arc<Self>, keys: &[DocumentKey]) -> Result<(), Arc<str>> {
+        let mut flights = Vec::with_capacity(keys.len());
+        for key in keys {
+            // Not one that is under way: it may have begun before the write was stored.
+            flights.push((key, self.begin(&mut self.flights(), key, FillToken::default(), false)?));
+        }
+        for (key, mut flight) in flights {
+            let landed = flight.wait_for(Option::is_some).await.map_err(|_| "the read was given up")?.clone();
+            let known = landed.unwrap_or_else(|| Err("the read was given up".into()))?;
+            let filled = self.cache.fill(key, known, FillToken::default()).await;
+            filled.map_err(|error| Arc::from(error.to_string()))?;
+        }
+        Ok(())
     }
 
     async fn land(&self, wanted: Vec<Wanted>, result: Result<Vec<Option<StoredDocument>>, StoreError>) {
@@ -229,7 +276,6 @@ fn to_versioned(stored: StoredDocument) -> Versioned {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-    use std::time::Duration;
 
     use async_trait::async_trait;
     use bson::doc;
@@ -405,7 +451,9 @@ mod tests {
             assert_eq!(task.await.unwrap().unwrap(), [json(7)]);
         }
         assert_eq!(store.operations(), 2, "the late one is read for itself");
-        assert!(reader.flights().by_key.is_empty());
+        while !reader.flights().by_key.is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     #[tokio::test]
