@@ -123,7 +123,7 @@ async fn run(app: Arc<App>, op_id: String, writes: Vec<DecodedWrite>) -> Result<
             Ok(WriteState::Accepted) => {}
             Ok(WriteState::Stored) => {
                 let keys: Vec<_> = visible.into_iter().map(|write| write.key).collect();
-                if let Err(error) = app.reader.refresh(&keys).await {
+                if let Err(error) = app.reader.refresh(&keys, appended.position.version()).await {
                     tracing::debug!(%error, "the cache was not told of a write that is stored");
                 }
                 return Ok(write_id);

@@ -228,11 +228,12 @@ impl Reader {
         }
     }
 
-    /// Reads documents from the store, for a cache that may have missed a write of them which is stored.
+    /// Reads documents from the store, for a cache that may have missed a write of them which is stored, under this
+    /// version.
     ///
     /// # Errors
     /// The store failed, or the cache.
-    pub async fn refresh(self: &Arc<Self>, keys: &[DocumentKey]) -> Result<(), Arc<str>> {
+    pub async fn refresh(self: &Arc<Self>, keys: &[DocumentKey], version: i64) -> Result<(), Arc<str>> {
         let mut flights = Vec::with_capacity(keys.len());
         for key in keys {
             // Not one that is under way: it may have begun before the write was stored.
@@ -240,7 +241,11 @@ impl Reader {
         }
         for (key, mut flight) in flights {
             let landed = flight.wait_for(Option::is_some).await.map_err(|_| "the read was given up")?.clone();
-            let known = landed.unwrap_or_else(|| Err("the read was given up".into()))?;
+            let mut known = landed.unwrap_or_else(|| Err("the read was given up".into()))?;
+            if known.document() == Some(None) {
+                // The store does not tell since when. That write is stored, so not only since before it.
+                known = Versioned::stored(version, None);
+            }
             let filled = self.cache.fill(key, known, FillToken::default()).await;
             filled.map_err(|error| Arc::from(error.to_string()))?;
         }
