@@ -4,6 +4,7 @@
 
 mod deployment;
 mod disk;
+mod evidence;
 mod kills;
 mod load;
 mod long;

@@ -172,13 +172,13 @@ fn operations<'a>(history: &'a [Event], violations: &mut Vec<Violation>) -> BTre
         };
         let operation = operations.get_mut(op.as_str()).expect("an answer comes after its invocation");
         match (event, operation.outcome) {
-            (Event::Accepted { version, .. }, Outcome::Accepted { version: first, .. }) => {
-                // A retry must find the first entry.
-                if *version != first {
-                    violations.push(Violation::Twice { op: write_operation_id(op, 0) });
-                }
+            // A retry must find the first entry.
+            (Event::Accepted { version, .. }, Outcome::Accepted { version: first, .. })
+                if *version != first =>
+            {
+                violations.push(Violation::Twice { op: write_operation_id(op, 0) });
             }
-            (Event::Accepted { version, .. }, _) => {
+            (Event::Accepted { version, .. }, Outcome::Open | Outcome::Refused) => {
                 operation.outcome = Outcome::Accepted { version: *version, at };
             }
             // A later refusal says nothing about the attempt that is open.
