@@ -35,7 +35,7 @@ async fn one_poison_document_in_a_batch_of_a_thousand_costs_itself_only() {
     assert_eq!(end.dead, ["poison-00"]);
     assert_eq!(end.stored.len(), OTHERS + 1);
     let worker = deployment.worker().stats().await.worker.unwrap();
-    assert_eq!((worker.stored, worker.dead), (OTHERS as u64, 1));
+    assert_eq!((worker.batches, worker.stored, worker.dead), (1, OTHERS as u64, 1));
     let letters = deployment.letters().await;
     let [reason] = &letters[..] else { panic!("{letters:?}") };
     assert!(reason.contains("large") || reason.contains("16"), "{reason}");
