@@ -1,7 +1,9 @@
 //! Real servers for tests: started on a free port, waited for until they answer, killed and reaped on drop,
 //! and dead with the test process even when that is killed. Failures panic: there is no test without them.
 
+pub mod checker;
 mod constant;
+pub mod proxy;
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};

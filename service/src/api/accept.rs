@@ -13,7 +13,8 @@ use super::decode::DecodedWrite;
 use super::error::ApiError;
 use crate::cache::{AcceptedWrite, CacheChange};
 use crate::direct::Direct;
-use crate::journal::{Appended, Held, JournalError, Request, RequestWrite, WriteIds, now_ms};
+use crate::journal::{Appended, Held, JournalError, Request, RequestWrite, WriteIds, WriteState, now_ms};
+use crate::operation::DocumentKey;
 use crate::rarely::Rarely;
 use crate::recall;
 use crate::telemetry;
@@ -31,7 +32,8 @@ pub(super) async fn accept(
     if let Some(direct) = &app.direct {
         return store(app, direct, op_id, writes).await;
     }
-    let permit = admit(app)?;
+    let bytes = writes.iter().filter_map(|write| write.json.as_ref()).map(|json| json.len() as u64).sum();
+    let permit = admit(app, bytes)?;
     let accepting = run(Arc::clone(app), op_id, writes);
     let accepting = ToItsEnd::new(async move {
         let accepted = accepting.await;
@@ -44,13 +46,14 @@ pub(super) async fn accept(
     }
 }
 
-/// A place among the requests that are being journaled; the error says why there is none now.
-pub(super) fn admit(app: &App) -> Result<OwnedSemaphorePermit, ApiError> {
+/// A place among the requests that are being journaled, for one with about so many bytes; the error says why there is none
+/// now.
+pub(super) fn admit(app: &App, bytes: u64) -> Result<OwnedSemaphorePermit, ApiError> {
     let Ok(permit) = Arc::clone(&app.accepting).try_acquire_owned() else {
         app.metrics.rejected.count("busy");
         return Err(ApiError::unavailable("too many requests wait for the journal"));
     };
-    app.gate.admit()?;
+    app.gate.admit(bytes)?;
     Ok(permit)
 }
 
@@ -136,7 +139,8 @@ async fn run(app: Arc<App>, op_id: String, writes: Vec<DecodedWrite>) -> Result<
     if repeated {
         app.metrics.journal_repeated.inc();
         // Whoever appended it may have died before it was visible; and what was sent now may be something else.
-        visible = held(&app, &ids, &repeats).await?;
+        let keys: Vec<DocumentKey> = visible.into_iter().map(|write| write.key).collect();
+        visible = held(&app, &ids, &repeats, &keys).await?;
     } else {
         app.metrics.journal_appended.inc();
         app.metrics.accepted_writes.inc_by(count);
@@ -155,12 +159,25 @@ async fn run(app: Arc<App>, op_id: String, writes: Vec<DecodedWrite>) -> Result<
     Ok(ids)
 }
 
-/// What waits of an operation, for the cache.
-async fn held(app: &App, ids: &WriteIds, op_id: &str) -> Result<Vec<AcceptedWrite>, ApiError> {
+/// What waits of an operation, for the cache. Of what is stored by now the cache is told by a read of the database.
+async fn held(
+    app: &Arc<App>,
+    ids: &WriteIds,
+    op_id: &str,
+    keys: &[DocumentKey],
+) -> Result<Vec<AcceptedWrite>, ApiError> {
     let operations: Vec<_> = ids.iter().map(|id| (id.shard, op_id)).collect();
     let mut visible = Vec::new();
-    for Held { version, request } in app.journal.held(&operations).await?.into_iter().flatten() {
-        visible.extend(recall::visible(request, version));
+    for (held, id) in app.journal.held(&operations).await?.into_iter().zip(ids.iter()) {
+        if let Some(Held { version, request }) = held {
+            visible.extend(recall::visible(request, version));
+        } else if let Ok(WriteState::Stored) = app.journal.status(id).await {
+            let of_part = |key: &&DocumentKey| app.journal.shard_of(key) == id.shard;
+            let keys: Vec<DocumentKey> = keys.iter().filter(of_part).cloned().collect();
+            if let Err(error) = app.reader.refresh(&keys, id.position.version()).await {
+                tracing::debug!(%error, "the cache was not told of a write that is stored");
+            }
+        }
     }
     Ok(visible)
 }

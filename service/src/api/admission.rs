@@ -87,8 +87,9 @@ pub(super) struct Admission {
     age: Duration,
     /// When that was seen; all times are since some moment.
     seen: Option<Duration>,
-    /// Let in since then.
+    /// Let in since then, and their bytes.
     admitted: u64,
+    admitted_bytes: u64,
     /// Entries that leave in a second.
     drain: f64,
     state: State,
@@ -104,6 +105,7 @@ impl Admission {
             age: Duration::ZERO,
             seen: None,
             admitted: 0,
+            admitted_bytes: 0,
             drain: 0.0,
             state: State::Open,
             promised: Duration::ZERO,
@@ -131,7 +133,8 @@ impl Admission {
             let weight = 1.0 - (-seconds / SMOOTHING_SECONDS).exp();
             self.drain += weight * (left as f64 / seconds - self.drain);
         }
-        (self.backlog, self.age, self.seen, self.admitted) = (backlog, age, Some(now), 0);
+        (self.backlog, self.age, self.seen) = (backlog, age, Some(now));
+        (self.admitted, self.admitted_bytes) = (0, 0);
         let (fill, reason) = self.fill();
         self.state = match self.state {
             State::Open | State::Reopening { .. } if fill >= 1.0 => State::Closed(reason),
@@ -143,8 +146,8 @@ impl Admission {
         };
     }
 
-    /// Lets one write in, or says why not. `chance` is between 0 and 1, and another each time.
-    pub(super) fn ask(&mut self, now: Duration, chance: f64) -> Result<(), Refusal> {
+    /// Lets a request in that has about so many bytes, or says why not. `chance` is between 0 and 1, and another each time.
+    pub(super) fn ask(&mut self, now: Duration, chance: f64, bytes: u64) -> Result<(), Refusal> {
         let (fill, reason) = self.fill();
         if fill >= 1.0 && !matches!(self.state, State::Closed(_)) {
             self.state = State::Closed(reason);
@@ -166,6 +169,7 @@ impl Admission {
             }
         }
         self.admitted += 1;
+        self.admitted_bytes += bytes;
         Ok(())
     }
 
@@ -202,7 +206,7 @@ impl Admission {
     }
 
     fn bytes(&self) -> f64 {
-        self.backlog.bytes as f64 + self.admitted as f64 * self.entry_bytes()
+        (self.backlog.bytes + self.admitted_bytes) as f64
     }
 
     fn entry_bytes(&self) -> f64 {

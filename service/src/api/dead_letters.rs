@@ -146,7 +146,8 @@ pub(super) async fn replay(
 ) -> Result<Response, ApiError> {
     let Query(ReplayQuery { as_new }) = query.map_err(malformed)?;
     dead_letters(&app)?;
-    let permit = admit(&app)?;
+    // What it holds is not known yet.
+    let permit = admit(&app, 0)?;
     let limit = app.limits.request_timeout;
     // To its end, even if the client goes away: what is in the journal must show in the cache.
     let replaying = tokio::spawn(async move {

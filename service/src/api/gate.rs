@@ -38,10 +38,10 @@ impl Gate {
         self.admission.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets one write in. A journal that is away is no reason not to: the append itself finds that out, and finds out
+    /// Lets in a request with about so many bytes. A journal that is away is no reason not to: the append itself finds that out, and finds out
     /// first when it is back.
-    pub(super) fn admit(&self) -> Result<(), Refusal> {
-        let asked = self.admission().ask(self.started.elapsed(), fastrand::f64());
+    pub(super) fn admit(&self, bytes: u64) -> Result<(), Refusal> {
+        let asked = self.admission().ask(self.started.elapsed(), fastrand::f64(), bytes);
         asked.inspect_err(|refusal| self.rejected.count(refusal.reason.label()))
     }
 
@@ -122,10 +122,10 @@ mod tests {
             let note = |backlog| gate.note(Ok(backlog), None, &metrics);
             note(Backlog { entries, bytes, oldest_ms, ..Backlog::default() });
             match (gate.not_ready(), expected) {
-                (None, None) => gate.admit().unwrap(),
+                (None, None) => gate.admit(0).unwrap(),
                 (Some(reason), Some(part)) => {
                     assert!(reason.starts_with(part), "{reason}");
-                    gate.admit().unwrap_err();
+                    gate.admit(0).unwrap_err();
                 }
                 (reason, _) => panic!("{entries} entries of {bytes} bytes: {reason:?}"),
             }

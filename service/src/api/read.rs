@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
@@ -23,6 +24,10 @@ type Shared = Option<Result<Versioned, Arc<str>>>;
 const MAX_DOCUMENTS: usize = 1000;
 /// Documents that may wait to be read; beyond it reads are turned away.
 const MAX_WAITING: usize = 100_000;
+
+/// A read that has landed is shared for so long with those who still come for it: they looked into the cache before it
+/// was filled, and were not heard until now.
+const LANDED_SHARED_FOR: Duration = Duration::from_millis(20);
 
 /// Reads documents on behalf of all requests of the process.
 pub struct Reader {
@@ -207,6 +212,16 @@ impl Reader {
             self.metrics.shared_reads.inc();
             return Ok(flight.clone());
         }
+        self.begin(&mut flights, key, token, fills)
+    }
+
+    fn begin(
+        self: &Arc<Self>,
+        flights: &mut Flights,
+        key: &DocumentKey,
+        token: FillToken,
+        fills: bool,
+    ) -> Result<watch::Receiver<Shared>, Arc<str>> {
         if flights.waiting.len() >= MAX_WAITING {
             return Err("too many documents wait to be read from the database".into());
         }
@@ -233,16 +248,56 @@ impl Reader {
                 }
                 Err(reason) => Err(reason),
             };
-            {
-                let mut flights = self.flights();
-                for Wanted { key, token, .. } in &wanted {
-                    if flights.by_key.get(key).is_some_and(|(began_with, _)| began_with == token) {
-                        flights.by_key.remove(key);
-                    }
-                }
-            }
+            let landing: Vec<(DocumentKey, watch::Receiver<Shared>)> =
+                wanted.iter().map(|wanted| (wanted.key.clone(), wanted.landed.subscribe())).collect();
+            // After a failure the next one tries again. And what waits only in the journal may come and be stored before
+            // the next one looks, with nothing in the cache to say that this read is older.
+            let (kept, gone): (Vec<_>, Vec<_>) = landing.into_iter().partition(|(key, _)| {
+                result.is_ok() && !(self.journal.finds_held() && derived(key).is_some())
+            });
+            self.forget(&gone);
             self.land(wanted, result).await;
+            let reader = Arc::clone(&self);
+            tokio::spawn(async move {
+                tokio::time::sleep(LANDED_SHARED_FOR).await;
+                reader.forget(&kept);
+            });
         }
+    }
+
+    /// Nobody joins these any more.
+    fn forget(&self, landed: &[(DocumentKey, watch::Receiver<Shared>)]) {
+        let mut flights = self.flights();
+        for (key, gone) in landed {
+            // Another one may have taken its place.
+            if flights.by_key.get(key).is_some_and(|(_, flight)| flight.same_channel(gone)) {
+                flights.by_key.remove(key);
+            }
+        }
+    }
+
+    /// Reads documents from the store, for a cache that may have missed a write of them which is stored, under this
+    /// version.
+    ///
+    /// # Errors
+    /// The store failed, or the cache.
+    pub async fn refresh(self: &Arc<Self>, keys: &[DocumentKey], version: i64) -> Result<(), Arc<str>> {
+        let mut flights = Vec::with_capacity(keys.len());
+        for key in keys {
+            // Not one that is under way: it may have begun before the write was stored.
+            flights.push((key, self.begin(&mut self.flights(), key, FillToken::default(), false)?));
+        }
+        for (key, mut flight) in flights {
+            let landed = flight.wait_for(Option::is_some).await.map_err(|_| "the read was given up")?.clone();
+            let mut known = landed.unwrap_or_else(|| Err("the read was given up".into()))?;
+            if known.document() == Some(None) {
+                // The store does not tell since when. That write is stored, so not only since before it.
+                known = Versioned::stored(version, None);
+            }
+            let filled = self.cache.fill(key, known, FillToken::default()).await;
+            filled.map_err(|error| Arc::from(error.to_string()))?;
+        }
+        Ok(())
     }
 
     async fn land(&self, wanted: Vec<Wanted>, result: Result<Vec<Option<StoredDocument>>, String>) {
@@ -285,7 +340,6 @@ fn to_versioned(stored: StoredDocument) -> Versioned {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-    use std::time::Duration;
 
     use async_trait::async_trait;
     use bson::doc;
@@ -467,7 +521,9 @@ mod tests {
             assert_eq!(task.await.unwrap().unwrap(), [json(7)]);
         }
         assert_eq!(store.operations(), 2, "the late one is read for itself");
-        assert!(reader.flights().by_key.is_empty());
+        while !reader.flights().by_key.is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     #[tokio::test]

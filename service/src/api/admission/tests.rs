@@ -33,7 +33,7 @@ fn each_bound_closes_it_and_ninety_percent_open_it() {
     {
         let mut gate = drained(bounds(100, 1000, 60), entries, bytes, age, 0);
         let now = seconds(10.0);
-        let refusal = gate.ask(now, 0.5).unwrap_err();
+        let refusal = gate.ask(now, 0.5, 10).unwrap_err();
         assert_eq!(refusal.reason, expected);
         let bound = refusal.detail.rsplit_once("the bound is ").map(|(_, bound)| bound.to_owned());
         assert!(bound.is_some_and(|bound| bound.starts_with(['1', '6'])), "{}", refusal.detail);
@@ -45,24 +45,24 @@ fn each_bound_closes_it_and_ninety_percent_open_it() {
         let less = Backlog { entries: part(entries), bytes: part(bytes), ..Backlog::default() };
         gate.observe(less, seconds(age * 0.85), now);
         assert_eq!(gate.closed(), None);
-        gate.ask(now, 0.5).unwrap();
+        gate.ask(now, 0.5, 10).unwrap();
     }
 }
 
 #[test]
 fn what_was_let_in_since_the_last_look_counts() {
     let mut gate = drained(bounds(100, 1_000_000, 60), 90, 900, 0.0, 10);
-    let admitted = (0..50).filter(|_| gate.ask(seconds(10.1), 0.0).is_ok()).count();
+    let admitted = (0..50).filter(|_| gate.ask(seconds(10.1), 0.0, 10).is_ok()).count();
     assert_eq!(admitted, 10);
-    // The same by bytes: entries have ten each.
-    let mut gate = drained(bounds(1000, 1000, 60), 90, 900, 0.0, 10);
-    let admitted = (0..50).filter(|_| gate.ask(seconds(10.1), 0.0).is_ok()).count();
+    // The same by bytes, ten each; how large those are that wait says nothing of these.
+    let mut gate = drained(bounds(1000, 1000, 60), 1, 900, 0.0, 10);
+    let admitted = (0..50).filter(|_| gate.ask(seconds(10.1), 0.0, 10).is_ok()).count();
     assert_eq!(admitted, 10);
 }
 
 #[test]
 fn when_to_come_back() {
-    let wait = |mut gate: Admission| gate.ask(seconds(10.0), 0.0).unwrap_err().retry_after.as_secs_f64();
+    let wait = |mut gate: Admission| gate.ask(seconds(10.0), 0.0, 10).unwrap_err().retry_after.as_secs_f64();
     // 100 entries above nine tenths, 10 a second.
     let by_entries = wait(drained(bounds(1000, u64::MAX, 600), 1000, 1, 1.0, 10));
     assert!((10.0..14.0).contains(&by_entries), "{by_entries}");
@@ -81,7 +81,7 @@ fn when_to_come_back() {
     let mut still = drained(bounds(1000, u64::MAX, 600), 1000, 1, 1.0, 0);
     let waits: Vec<f64> = [0.0, 0.5, 1.0]
         .into_iter()
-        .map(|chance| still.ask(seconds(10.0), chance).unwrap_err().retry_after.as_secs_f64())
+        .map(|chance| still.ask(seconds(10.0), chance, 10).unwrap_err().retry_after.as_secs_f64())
         .collect();
     assert_eq!(waits, [30.0, 45.0, 60.0]);
 }
@@ -91,7 +91,7 @@ fn those_who_are_turned_away_together_come_back_one_after_the_other() {
     let mut gate = drained(bounds(1000, u64::MAX, 600), 1000, 1, 1.0, 100);
     let mut by_second = [0; 61];
     for n in 0..3000 {
-        let refusal = gate.ask(seconds(10.0), f64::from(n % 10) / 10.0).unwrap_err();
+        let refusal = gate.ask(seconds(10.0), f64::from(n % 10) / 10.0, 10).unwrap_err();
         by_second[refusal.retry_after.as_secs() as usize] += 1;
     }
     assert!(by_second.iter().all(|count| *count <= 130), "as many a second as are drained: {by_second:?}");
@@ -152,7 +152,7 @@ fn simulate(clients: u64, bound: u64, rate: f64, outage: f64, again: bool, lasts
         while due.peek().is_some_and(|next| next.0 <= step) {
             due.pop();
             seen.attempts += 1;
-            match gate.ask(now, random.f64()) {
+            match gate.ask(now, random.f64(), 10) {
                 Ok(()) => {
                     backlog += 1;
                     seen.served += 1;

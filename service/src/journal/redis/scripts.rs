@@ -97,10 +97,12 @@ pub(super) static BEAT: LazyLock<Script> = LazyLock::new(|| {
 /// may begin below the end of the others, which it would after a clock that went back: an entry above all of them is
 /// added to each and trimmed at once.
 ///
+/// A worker must be able to start on a server whose memory is full (`allow-oom`), or it stays full.
+///
 /// One step over several hash slots: a cluster, which is refused, would need more.
 pub(super) static ADOPT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        r"
+        r"#!lua flags=allow-oom
         local wanted = tonumber(ARGV[1])
         local count = tonumber(redis.call('GET', KEYS[1]) or redis.call('EXISTS', KEYS[4]) == 1 and 1 or wanted)
         if count == wanted then
