@@ -189,7 +189,21 @@ impl Host {
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let Accepted { stream, _slot, shaking } = accepted;
         let stream = Impatient::new(stream, self.patience.unread);
-        let Some(tls) = self.door.tls.clone() else { return Ok(self.converse(stream, watcher).await?) };
+        match self.door.tls.clone() {
+            None => Ok(self.converse(stream, watcher).await?),
+            // Apart, so that a connection in the clear does not have the size of one with TLS.
+            Some(tls) => Box::pin(self.receive_sealed(stream, tls, shaking, watcher, stop)).await,
+        }
+    }
+
+    async fn receive_sealed(
+        self,
+        stream: Impatient<TcpStream>,
+        tls: Arc<Tls>,
+        shaking: Option<OwnedSemaphorePermit>,
+        watcher: Watcher,
+        stop: CancellationToken,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let shaken = tokio::select! {
             shaken = tokio::time::timeout(self.patience.handshake, tls.acceptor.accept(stream)) => shaken,
             // It has asked for nothing yet.
