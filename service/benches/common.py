@@ -161,7 +161,10 @@ def fill(port, requests_of):
         await asyncio.gather(*(connection(requests, again) for requests in requests_of))
         return again["503"]
 
-    return asyncio.run(everyone())
+    try:
+        return asyncio.run(everyone())
+    except (OSError, asyncio.IncompleteReadError) as error:
+        sys.exit(f"the API on port {port} broke a connection off while the journal was filled: {error}")
 
 
 def packages(names):
