@@ -74,7 +74,7 @@ def written(text):
 
 
 class Proxy:
-    """`commands` are (ns, name) of all but upkeep, `stored` (ns, documents) of answers to writes."""
+    """`commands` are (ns, name) of all but upkeep, `stored` (ns of the answer, documents, ns of the command) of writes."""
 
     def __init__(self, server_port):
         self.server_port = server_port
@@ -105,7 +105,7 @@ class Proxy:
                 sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.sockets += [client, server]
-            last = [""]
+            last = ["", 0]
             for way in (self.forth, self.back):
                 threading.Thread(target=self.carry, args=(way, client, server, last), daemon=True).start()
 
@@ -123,7 +123,7 @@ class Proxy:
     def forth(self, client, server, last):
         text, kind, came_ns = message(client)
         # Older kinds open a connection, and no more.
-        last[0] = command_of(text) if kind == OP_MSG else "hello"
+        last[:] = command_of(text) if kind == OP_MSG else "hello", came_ns
         if last[0] not in UPKEEP:
             self.commands.append((came_ns, last[0]))
         server.sendall(text)
@@ -131,7 +131,7 @@ class Proxy:
     def back(self, client, server, last):
         text, _, came_ns = message(server)
         if last[0] in WRITES:
-            self.stored.append((came_ns, written(text)))
+            self.stored.append((came_ns, written(text), last[1]))
         client.sendall(text)
 
     def most_in_a_second(self):
@@ -139,12 +139,13 @@ class Proxy:
         return max((bisect.bisect_left(times, ns + 1_000_000_000) - at for at, ns in enumerate(times)), default=0)
 
     def steady(self, skip_s):
-        """Documents a second, and documents an operation, between the answers after the first seconds and the last full
-        one."""
+        """Of the answers after the first seconds, but the last: documents a second, documents an operation, and the part of
+        the time in which the database had one to do."""
         answers = sorted(self.stored)
         begin = answers[0][0] + skip_s * 1_000_000_000
         part = [answer for answer in answers if answer[0] >= begin][:-1]
         if len(part) < 3:
             return None
-        documents = sum(count for _, count in part[1:])
-        return documents / (part[-1][0] - part[0][0]) * 1e9, documents / (len(part) - 1)
+        documents = sum(count for _, count, _ in part[1:])
+        took_ns, busy_ns = part[-1][0] - part[0][0], sum(end - start for end, _, start in part[1:])
+        return documents / took_ns * 1e9, documents / (len(part) - 1), busy_ns / took_ns
