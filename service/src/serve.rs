@@ -269,7 +269,7 @@ async fn worked(
     match work {
         Work::One(consumer) => {
             means.metrics.worker_shards.set(1);
-            Worker { shard: 0, consumer, means }.run(stop, CancellationToken::new(), drain).await;
+            Worker::new(0, consumer, means).run(stop, CancellationToken::new(), drain).await;
             Ok(())
         }
         Work::Shards(shards) => Fleet { shards, means }.run(stop, drain).await,

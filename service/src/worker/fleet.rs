@@ -114,7 +114,7 @@ impl Fleet {
             tracing::info!(shard, "this worker owns the shard");
             let surrender = CancellationToken::new();
             crew.held.insert(shard, surrender.clone());
-            let worker = Worker { shard, consumer, means: self.means.clone() };
+            let worker = Worker::new(shard, consumer, self.means.clone());
             let stop = stop.clone();
             crew.tasks.spawn(async move {
                 worker.run(stop, surrender, drain).await;

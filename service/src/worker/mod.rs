@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
+use crate::contract::MAX_OPERATIONS_PER_REQUEST;
 use crate::journal::{Consumer, DeadLetter, Delivery, JournalError};
 use crate::metrics::Metrics;
 use crate::operation::Position;
@@ -62,12 +63,22 @@ pub struct Means {
 
 /// The worker of one shard.
 pub struct Worker {
-    pub shard: u16,
-    pub consumer: Box<dyn Consumer>,
-    pub means: Means,
+    shard: u16,
+    consumer: Box<dyn Consumer>,
+    means: Means,
+    /// About how many writes an entry has lately, at least 1: concurrent requests share entries, so it varies.
+    entry_writes: usize,
 }
 
+/// Before anything is known: what one large request has, so that the first batch is rather too small.
+const FIRST_ENTRY_WRITES: usize = MAX_OPERATIONS_PER_REQUEST;
+
 impl Worker {
+    #[must_use]
+    pub fn new(shard: u16, consumer: Box<dyn Consumer>, means: Means) -> Self {
+        Self { shard, consumer, means, entry_writes: FIRST_ENTRY_WRITES }
+    }
+
     /// Works until `stop`; then, if `drain` is given, until the journal is empty or that time is over. What is
     /// left stays in the journal for the next start. With `surrender`, or when the shard is another's, it ends after the
     /// batch that it is at.
@@ -146,10 +157,15 @@ impl Worker {
     ) -> Result<(Vec<Delivery>, bool), JournalError> {
         let BatchSettings { max_bytes, linger, .. } = self.means.settings;
         let max_bytes = self.means.sizes.part_of(max_bytes, max_writes);
-        let mut gathered = self.consumer.read(max_writes, max_bytes, IDLE_WAIT).await?;
+        let entries = |writes: usize, each: usize| (writes / each).max(1);
+        let mut gathered =
+            self.consumer.read(entries(max_writes, self.entry_writes), max_bytes, IDLE_WAIT).await?;
         let mut lingered = hurry;
         loop {
             let (writes, bytes) = size(&gathered);
+            if let Some(each) = writes.checked_div(gathered.len()) {
+                self.entry_writes = each.max(1);
+            }
             if gathered.is_empty() || writes >= max_writes || bytes >= max_bytes {
                 let full = !gathered.is_empty();
                 return Ok((gathered, full));
@@ -159,9 +175,8 @@ impl Worker {
                 lingered = true;
             }
             // As many entries as still fit, going by those so far.
-            let per_entry = (writes / gathered.len()).max(1);
-            let entries = ((max_writes - writes) / per_entry).max(1);
-            let next = self.consumer.read(entries, max_bytes - bytes, Duration::from_millis(1)).await?;
+            let wanted = entries(max_writes - writes, self.entry_writes);
+            let next = self.consumer.read(wanted, max_bytes - bytes, Duration::from_millis(1)).await?;
             if next.is_empty() {
                 return Ok((gathered, false));
             }

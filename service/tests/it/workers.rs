@@ -1,8 +1,11 @@
 //! Several workers and shards, batches that follow what the database can take, and one limit for all processes.
 
+use std::time::Duration;
+
 use bson::doc;
 use nix::sys::signal::Signal;
 use scalekit_service::config::Role;
+use scalekit_service::worker::BatchSettings;
 use serde_json::json;
 
 use crate::harness::{Harness, Kind, Options, Process, answer, eventually};
@@ -139,4 +142,22 @@ async fn requests_over_several_shards_are_readable_at_once_and_stored_whole() {
     assert_eq!(orders.len(), 8);
     assert!(orders.iter().all(|(id, op)| id == op), "{orders:?}");
     assert_eq!(harness.stored("items").await.len(), 8);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_has_about_as_many_writes_as_it_may_however_many_share_an_entry() {
+    let batch = BatchSettings { max_writes: 120, max_bytes: 4 << 20, linger: Duration::ZERO };
+    let options = Options { batch, ..Options::default() };
+    let mut harness = Harness::without_worker(Kind::RedisMongo, options).await;
+    let insert = json!({"collection": "many", "op": "insert", "document": {}});
+    let body = json!({ "writes": vec![insert; 60] }).to_string();
+    for _ in 0..20 {
+        harness.write("POST", "/v1/transactions", &body).await;
+    }
+    harness.start_worker().await;
+    harness.drained().await;
+    let worker = harness.stats_of(harness.worker.as_ref().unwrap()).await.worker.unwrap();
+    assert_eq!(worker.stored, 1200);
+    // Two requests of 60 each; the first may be alone.
+    assert!((10..=11).contains(&worker.batches), "{worker:?}");
 }
