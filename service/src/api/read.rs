@@ -5,10 +5,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use prometheus_client::metrics::counter::Counter;
 use tokio::sync::watch;
 
-use crate::cache::{Cache, FillToken, Lookup, Versioned};
+use crate::cache::{Cache, FillToken, Level, Lookup, Versioned};
 use crate::contract::operation_of;
 use crate::journal::{Held, Journal};
 use crate::metrics::Metrics;
@@ -31,8 +30,6 @@ pub struct Reader {
     store: Arc<dyn Store>,
     throttle: Arc<dyn Throttle>,
     metrics: Arc<Metrics>,
-    /// Of the level that the cache is.
-    hits: Counter,
     flights: Mutex<Flights>,
 }
 
@@ -95,8 +92,7 @@ impl Reader {
         throttle: Arc<dyn Throttle>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        let hits = metrics.cache_hits.of_kind(cache.kind());
-        Arc::new(Self { cache, journal, store, throttle, metrics, hits, flights: Mutex::default() })
+        Arc::new(Self { cache, journal, store, throttle, metrics, flights: Mutex::default() })
     }
 
     /// JSON texts in the order of the keys; `None` where there is no document.
@@ -134,7 +130,7 @@ impl Reader {
         if !self.journal.finds_held() {
             return Ok(());
         }
-        let unknown = |place: &usize| !matches!(lookups[*place], Lookup::Known(_));
+        let unknown = |place: &usize| !matches!(lookups[*place], Lookup::Known(..));
         let places: Vec<usize> =
             (0..keys.len()).filter(unknown).filter(|place| derived(&keys[*place]).is_some()).collect();
         let operations: Vec<(u16, &str)> = places
@@ -158,7 +154,8 @@ impl Reader {
             }
             if let Some(document) = known.document() {
                 self.metrics.journal_reads.inc();
-                lookups[place] = Lookup::Known(document);
+                // Redis has it, though not as a cache.
+                lookups[place] = Lookup::Known(document, Level::L2);
             }
         }
         Ok(())
@@ -171,11 +168,14 @@ impl Reader {
         lookups: Vec<Lookup>,
     ) -> Result<Vec<Source>, Arc<str>> {
         let mut sources = Vec::with_capacity(keys.len());
-        let mut hits = 0;
+        let (mut near, mut far) = (0, 0);
         for (key, lookup) in keys.iter().zip(lookups) {
             let (known, token, fills) = match lookup {
-                Lookup::Known(document) => {
-                    hits += 1;
+                Lookup::Known(document, level) => {
+                    match level {
+                        Level::L1 => near += 1,
+                        Level::L2 => far += 1,
+                    }
                     sources.push(Source::Known(document));
                     continue;
                 }
@@ -184,8 +184,9 @@ impl Reader {
             };
             sources.push(Source::Store(self.join(key, token, fills)?, known));
         }
-        self.hits.inc_by(hits);
-        self.metrics.cache_misses.inc_by(keys.len() as u64 - hits);
+        self.metrics.cache_hits.l1.inc_by(near);
+        self.metrics.cache_hits.l2.inc_by(far);
+        self.metrics.cache_misses.inc_by(keys.len() as u64 - near - far);
         Ok(sources)
     }
 

@@ -14,12 +14,21 @@ pub use versioned::{CacheChange, Versioned};
 /// What the cache says of a document.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Lookup {
-    /// Known: the document's JSON text, or that there is none.
-    Known(Option<Bytes>),
+    /// Known: the document's JSON text, or that there is none; and who knew.
+    Known(Option<Bytes>, Level),
     /// Only merges are known; the database has the rest.
     Partial(Versioned, FillToken),
     /// Nothing. The token goes back with the fill.
     Miss(FillToken),
+}
+
+/// Where a cache knows a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// In this process.
+    L1,
+    /// In Redis.
+    L2,
 }
 
 /// Taken before the database is read; a fill under it does nothing if a write was stored in between, and what was
