@@ -187,6 +187,11 @@ impl RedisLink {
         }
     }
 
+    /// Gives up whatever connection there is: what happened on another one means that the server is no more the right one.
+    pub(crate) fn give_up(&self) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// A connection of its own, for calls that block.
     ///
     /// # Errors
@@ -200,7 +205,7 @@ impl RedisLink {
 
 /// Whether another connection may do better, although this one works: after a failover the name leads to the new
 /// primary, and a password may have been given to the user meanwhile.
-fn is_elsewhere(error: &RedisError) -> bool {
+pub(crate) fn is_elsewhere(error: &RedisError) -> bool {
     matches!(error.code(), Some("READONLY" | "MASTERDOWN" | "NOAUTH"))
 }
 

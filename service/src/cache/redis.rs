@@ -23,7 +23,7 @@ use super::{AcceptedWrite, Cache, CacheError, FillToken, Lookup, Versioned};
 use crate::batches::Batches;
 use crate::metrics::Metrics;
 use crate::operation::DocumentKey;
-use crate::redis_link::{Lease, RedisLink, Watcher};
+use crate::redis_link::{Lease, RedisLink, Watcher, is_elsewhere};
 
 /// How long an accepted write is readable from the cache. The API stops accepting when the backlog is older
 /// than [`MAX_BACKLOG_AGE`], so it is in the database long before.
@@ -112,6 +112,10 @@ impl RedisCache {
 
     fn checked<T>(&self, lease: &Lease, result: Result<T, RedisError>) -> Result<T, CacheError> {
         self.link.check(lease, &result);
+        if result.as_ref().is_err_and(is_elsewhere) {
+            // Lookups would go on with a former primary, which answers them, and never hear of a write.
+            self.lookups.work().link.give_up();
+        }
         result.map_err(|error| CacheError(format!("Redis at {}: {error}", self.link.address())))
     }
 

@@ -208,6 +208,18 @@ async fn what_was_kept_goes_with_its_connection() {
     assert_eq!(one.seen_here("1").await, 100);
 }
 
+#[tokio::test]
+async fn a_primary_that_was_deposed_is_left_for_lookups_too() {
+    let (server, _dir) = start();
+    let process = Process::of(&server.url());
+    process.set("1", 1).await;
+    assert_eq!(process.seen_here("1").await, 1);
+    ask(&server, &["REPLICAOF", "127.0.0.1", "1"]).await.unwrap();
+    let error = process.cache.invalidate(&[key("1")]).await.unwrap_err();
+    assert!(error.to_string().to_lowercase().contains("read only"), "{error}");
+    assert_eq!(process.seen("1").await, (1, Level::L2), "over a new connection, wherever the name leads now");
+}
+
 /// Writes through one process are read through another one, from Redis each time.
 async fn travels(reader: &Process, writer: &Process) {
     for version in 1..5 {
