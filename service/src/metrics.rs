@@ -105,6 +105,7 @@ pub struct Metrics {
     pub l1_invalidations: Counter,
     pub l1_bytes: Gauge<u64, AtomicU64>,
     pub shared_reads: Counter,
+    pub early_refreshes: Counter,
     pub journal_reads: Counter,
     pub store_reads: Counter,
     pub worker_batches: Counter,
@@ -156,6 +157,7 @@ impl Default for Metrics {
             l1_invalidations: Counter::default(),
             l1_bytes: Gauge::default(),
             shared_reads: Counter::default(),
+            early_refreshes: Counter::default(),
             journal_reads: Counter::default(),
             store_reads: Counter::default(),
             worker_batches: Counter::default(),
@@ -247,6 +249,9 @@ impl Metrics {
         add(r, "cache_l1", bytes, Some(Unit::Bytes), &self.l1_bytes);
         let shared = "Documents that were missed and came with a read which another request had begun";
         add(r, "shared_reads", shared, None, &self.shared_reads);
+        let early =
+            "Documents that were read from the database before Redis forgot them, since they are read often";
+        add(r, "early_refreshes", early, None, &self.early_refreshes);
         let journal =
             "Documents that were missed and read from the journal, where they wait for the database";
         add(r, "journal_reads", journal, None, &self.journal_reads);

@@ -27,11 +27,13 @@ use crate::redis_link::{Lease, RedisLink, Watcher, is_elsewhere};
 
 /// How long an accepted write is readable from the cache. The API stops accepting when the backlog is older
 /// than [`MAX_BACKLOG_AGE`], so it is in the database long before.
-pub const ACCEPTED_TTL: Duration = Duration::from_secs(600);
+pub const ACCEPTED_TTL: Duration = Duration::from_secs(605);
 /// The most that the profile may let the oldest accepted write wait before new ones get 503. What was accepted just before
 /// waits for as long again if the database goes on as slowly, and must still be readable then.
 pub const MAX_BACKLOG_AGE: Duration = Duration::from_secs(300);
-const _: () = assert!(2 * MAX_BACKLOG_AGE.as_secs() <= ACCEPTED_TTL.as_secs());
+/// What has less than this to live may be replaced by what the database has, as if it had expired then.
+const EXPIRING: Duration = Duration::from_secs(5);
+const _: () = assert!(2 * MAX_BACKLOG_AGE.as_secs() + EXPIRING.as_secs() <= ACCEPTED_TTL.as_secs());
 /// What was read from the database is believed for this long, about.
 const READ_TTL: Duration = Duration::from_secs(60);
 /// That the database has no such document is believed for less: it costs little to ask again, and ids that nobody has
@@ -48,6 +50,16 @@ static COMPARE_AND_SET: LazyLock<Script> = LazyLock::new(|| {
         local now = redis.call('GET', KEYS[1])
         if (now or '') ~= ARGV[1] then return 0 end
         redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+        return 1",
+    )
+});
+
+/// Sets the key unless it has longer to live: then somebody wrote it, or refreshed it.
+static REFRESH: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+        if redis.call('PTTL', KEYS[1]) > tonumber(ARGV[3]) then return 0 end
+        redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
         return 1",
     )
 });
@@ -151,6 +163,11 @@ fn jittered(ttl: Duration) -> Duration {
     ttl.mul_f64(0.8 + 0.4 * fastrand::f64())
 }
 
+/// Of what the database said.
+fn read_ttl(found: &Versioned) -> Duration {
+    jittered(if found.document() == Some(None) { ABSENT_TTL } else { READ_TTL })
+}
+
 const PREFIX: &str = "scalekit:c:";
 
 fn name(key: &DocumentKey) -> String {
@@ -189,7 +206,6 @@ impl Cache for RedisCache {
     /// No token is needed here: an accepted write stays in the key until long after it is stored, and
     /// absorbing the fill cannot undo it.
     async fn fill(&self, key: &DocumentKey, found: Versioned, _token: FillToken) -> Result<(), CacheError> {
-        let ttl = jittered(if found.document() == Some(None) { ABSENT_TTL } else { READ_TTL });
         let lease = self.lease().await?;
         let mut connection = lease.connection.clone();
         let set = ::redis::cmd("SET")
@@ -197,13 +213,24 @@ impl Cache for RedisCache {
             .arg(found.encode())
             .arg("NX")
             .arg("PX")
-            .arg(ttl.as_millis() as u64)
+            .arg(read_ttl(&found).as_millis() as u64)
             .query_async::<bool>(&mut connection)
             .await;
         if self.checked(&lease, set)? {
             return Ok(());
         }
         self.update(key, ACCEPTED_TTL, |known| known.absorb(found.clone())).await
+    }
+
+    /// A write that was accepted since the database was read gave the key a long life, so it stays.
+    async fn refresh(&self, key: &DocumentKey, found: Versioned) -> Result<(), CacheError> {
+        let lease = self.lease().await?;
+        let mut connection = lease.connection.clone();
+        let mut call = REFRESH.prepare_invoke();
+        call.key(name(key)).arg(found.encode()).arg(read_ttl(&found).as_millis() as u64);
+        call.arg(EXPIRING.as_millis() as u64);
+        let is_set = call.invoke_async::<bool>(&mut connection).await;
+        self.checked(&lease, is_set).map(drop)
     }
 
     async fn accepted(&self, writes: Vec<AcceptedWrite>) -> Result<(), CacheError> {

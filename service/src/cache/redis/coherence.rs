@@ -57,7 +57,11 @@ impl Process {
 }
 
 fn seen(lookup: &Lookup) -> (i64, Level) {
-    let Lookup::Known(Some(json), level) = lookup else { panic!("not a document: {lookup:?}") };
+    let (json, level) = match lookup {
+        Lookup::Known(Some(json), level) => (json, level),
+        Lookup::Expiring(Some(json), _) => (json, &Level::L1),
+        _ => panic!("not a document: {lookup:?}"),
+    };
     let document: serde_json::Value = serde_json::from_slice(json).unwrap();
     (document["n"].as_i64().unwrap(), *level)
 }
@@ -273,4 +277,37 @@ async fn what_was_read_expires_in_redis_at_various_times_and_absence_sooner() {
         assert!(first > ttl * 7 / 10 && last <= ttl * 12 / 10, "{first} to {last} of {ttl}");
         assert!(last - first > ttl / 10, "{first} to {last} of {ttl}");
     }
+}
+
+#[tokio::test]
+async fn what_is_about_to_be_forgotten_is_said_and_replaced_but_no_write() {
+    let (server, _dir) = start();
+    let (one, other) = (Process::of(&server.url()), Process::of(&server.url()));
+    let stored = |version: i64| Versioned::stored(version, Some(format!("{{\"n\":{version}}}").into()));
+    let pttl = async || {
+        let left = ask(&server, &["PTTL", &name(&key("1"))]).await.unwrap();
+        ::redis::from_redis_value::<u64>(left).unwrap()
+    };
+    one.cache.fill(&key("1"), stored(1), FillToken::default()).await.unwrap();
+    assert_eq!(one.seen_here("1").await, 1);
+    one.cache.refresh(&key("1"), stored(2)).await.unwrap();
+    assert_eq!(one.seen("1").await.0, 1, "it has long to live");
+    ask(&server, &["PEXPIRE", &name(&key("1")), "4000"]).await.unwrap();
+    let began = Instant::now();
+    let left = loop {
+        if let Lookup::Expiring(Some(_), left) = one.get("1").await.unwrap() {
+            break left;
+        }
+        assert!(began.elapsed() < PATIENCE, "nobody says so");
+    };
+    assert!(left <= Duration::from_secs(4) && left > Duration::from_secs(1), "{left:?}");
+    other.cache.refresh(&key("1"), stored(3)).await.unwrap();
+    assert_eq!(one.seen("1").await, (3, Level::L2), "seen at once, as a write is");
+    assert!(pttl().await > 40_000);
+    // The database was read before this write was stored.
+    ask(&server, &["PEXPIRE", &name(&key("1")), "4000"]).await.unwrap();
+    other.set("1", 5).await;
+    one.cache.refresh(&key("1"), stored(4)).await.unwrap();
+    assert_eq!(one.seen("1").await.0, 5);
+    assert!(pttl().await > 600_000, "and stays for as long as a write does");
 }

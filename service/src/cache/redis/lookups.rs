@@ -1,13 +1,14 @@
 //! Looks up the documents of several requests with one command: what L1 does not have is read, and what it has is believed
-//! after the reply, which is the barrier that L1 needs.
+//! after a reply, which is the barrier that L1 needs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::redis::{Cmd, FromRedisValue, Value};
 use bytes::Bytes;
 
 use super::l1::L1;
-use super::write_name;
+use super::{EXPIRING, name, write_name};
 use crate::batches::{Waiting, Work};
 use crate::cache::{CacheError, FillToken, Level, Lookup, Versioned};
 use crate::operation::DocumentKey;
@@ -56,22 +57,35 @@ impl Lookups {
         let mut found = vec![Lookup::Miss(FillToken::default()); keys.len()];
         let (near, far): (Vec<usize>, Vec<usize>) =
             (0..keys.len()).partition(|place| self.l1.has(keys[*place], connection));
-        if far.is_empty() {
-            self.ask::<Value>(&lease, &::redis::cmd("PING")).await?;
-        } else {
-            self.read(&lease, keys, &far, &mut found).await?;
-        }
+        // One of those that are here, any: the more readers a document has, the likelier it is.
+        let asked = (!near.is_empty()).then(|| near[fastrand::usize(..near.len())]);
+        let (left, ()) =
+            tokio::try_join!(self.left(&lease, keys, asked), self.read(&lease, keys, &far, &mut found))?;
         let mut changed = Vec::new();
         for place in near {
-            match self.l1.get(keys[place], connection) {
-                Some(document) => found[place] = Lookup::Known(document, Level::L1),
-                None => changed.push(place),
+            match (self.l1.get(keys[place], connection), left) {
+                (Some(document), Some(left)) if asked == Some(place) => {
+                    found[place] = Lookup::Expiring(document, left);
+                }
+                (Some(document), _) => found[place] = Lookup::Known(document, Level::L1),
+                (None, _) => changed.push(place),
             }
         }
-        if !changed.is_empty() {
-            self.read(&lease, keys, &changed, &mut found).await?;
-        }
+        self.read(&lease, keys, &changed, &mut found).await?;
         Ok(found)
+    }
+
+    /// How long the key at this place lives, if that is short. It is the barrier, too, where there is anything in L1.
+    async fn left(
+        &self,
+        lease: &Lease,
+        keys: &[&DocumentKey],
+        place: Option<usize>,
+    ) -> Result<Option<Duration>, CacheError> {
+        let Some(place) = place else { return Ok(None) };
+        let left = self.ask::<i64>(lease, ::redis::cmd("PTTL").arg(name(keys[place]))).await?;
+        // Negative: it is gone, or lives for ever.
+        Ok(u64::try_from(left).ok().map(Duration::from_millis).filter(|left| *left < EXPIRING))
     }
 
     /// Reads the keys at these places from Redis.
@@ -82,6 +96,9 @@ impl Lookups {
         places: &[usize],
         found: &mut [Lookup],
     ) -> Result<(), CacheError> {
+        if places.is_empty() {
+            return Ok(());
+        }
         let mut command = Cmd::with_capacity(places.len() + 1, places.len() * 48);
         command.arg("MGET");
         let mut name = String::new();
