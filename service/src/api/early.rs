@@ -18,7 +18,7 @@ impl Early {
         let before = self.micros.load(Ordering::Relaxed);
         // An eighth of the news; that one of two at once is lost does not matter.
         let smoothed = if before == 0 { time } else { before - before / 8 + time / 8 };
-        self.micros.store(smoothed, Ordering::Relaxed);
+        self.micros.swap(smoothed, Ordering::Relaxed);
     }
 
     /// Whether a reader refreshes a document that has so long to live.
