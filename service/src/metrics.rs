@@ -42,12 +42,6 @@ impl Default for CacheHits {
 }
 
 impl CacheHits {
-    /// The counter for a cache of this kind ([`crate::cache::Cache::kind`]).
-    #[must_use]
-    pub fn of_kind(&self, kind: &str) -> Counter {
-        if kind == "redis" { self.l2.clone() } else { self.l1.clone() }
-    }
-
     #[must_use]
     pub fn total(&self) -> u64 {
         self.l1.get() + self.l2.get()
@@ -108,7 +102,10 @@ pub struct Metrics {
     pub cache_hits: CacheHits,
     pub cache_misses: Counter,
     pub cache_errors: Counter,
+    pub l1_invalidations: Counter,
+    pub l1_bytes: Gauge<u64, AtomicU64>,
     pub shared_reads: Counter,
+    pub early_refreshes: Counter,
     pub journal_reads: Counter,
     pub store_reads: Counter,
     pub worker_batches: Counter,
@@ -157,7 +154,10 @@ impl Default for Metrics {
             cache_hits: CacheHits::default(),
             cache_misses: Counter::default(),
             cache_errors: Counter::default(),
+            l1_invalidations: Counter::default(),
+            l1_bytes: Gauge::default(),
             shared_reads: Counter::default(),
+            early_refreshes: Counter::default(),
             journal_reads: Counter::default(),
             store_reads: Counter::default(),
             worker_batches: Counter::default(),
@@ -243,8 +243,15 @@ impl Metrics {
         add(r, "cache_hits", help, None, &self.cache_hits.family);
         add(r, "cache_misses", "Documents that no level of the cache knew", None, &self.cache_misses);
         add(r, "cache_errors", "Calls that the cache failed", None, &self.cache_errors);
+        let invalidations = "Documents that Redis said have changed since this process read them from it, after which it reads them anew";
+        add(r, "cache_l1_invalidations", invalidations, None, &self.l1_invalidations);
+        let bytes = "What this process keeps of what it read from Redis";
+        add(r, "cache_l1", bytes, Some(Unit::Bytes), &self.l1_bytes);
         let shared = "Documents that were missed and came with a read which another request had begun";
         add(r, "shared_reads", shared, None, &self.shared_reads);
+        let early =
+            "Documents that were read from the database before Redis forgot them, since they are read often";
+        add(r, "early_refreshes", early, None, &self.early_refreshes);
         let journal =
             "Documents that were missed and read from the journal, where they wait for the database";
         add(r, "journal_reads", journal, None, &self.journal_reads);

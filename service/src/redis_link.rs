@@ -1,11 +1,15 @@
 //! One shared, self-mending connection to a Redis server. Commands of concurrent requests travel pipelined on
 //! it. It says at once when the server is away, so that callers can answer instead of queueing.
 
-use std::sync::{PoisonError, RwLock};
+use std::convert::Infallible;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, ConnectionAddr, RedisError, RedisResult, TlsCertificates};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ProtocolVersion, PushInfo, RedisError, RedisResult,
+    TlsCertificates,
+};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -20,9 +24,20 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// Commands that may wait on the connection.
 const PIPELINE_BUFFER: usize = 16_384;
 
+/// Told what becomes of the keys that were read over a connection (`CLIENT TRACKING`).
+pub(crate) trait Watcher: Send + Sync + 'static {
+    /// This connection takes the place of all former ones, and is used from now on. Without tracking there is the reason.
+    fn connected(&self, generation: u64, tracking: Result<(), String>);
+
+    /// What the server says unasked, or that the connection has ended; before any later reply is given to who waits
+    /// for it. It is called where the connection is read and must not block.
+    fn pushed(&self, generation: u64, push: PushInfo);
+}
+
 /// A connection that is made when needed and made again when it broke.
 pub struct RedisLink {
     client: Client,
+    watcher: Option<Arc<dyn Watcher>>,
     /// Address without credentials, for messages.
     address: String,
     current: RwLock<Option<Live>>,
@@ -71,7 +86,17 @@ impl RedisLink {
     pub fn open(url: &ServerUrl, authorities: Option<&Authorities>) -> Result<Self, String> {
         let client = client(url, authorities)?;
         let address = client.get_connection_info().addr().to_string();
-        Ok(Self { client, address, current: RwLock::new(None), connecting: Mutex::default() })
+        Ok(Self::of(client, address, None))
+    }
+
+    fn of(client: Client, address: String, watcher: Option<Arc<dyn Watcher>>) -> Self {
+        Self { client, watcher, address, current: RwLock::new(None), connecting: Mutex::default() }
+    }
+
+    /// Another one to the same server; what is read over it is tracked, if the server does that.
+    #[must_use]
+    pub(crate) fn watched(&self, watcher: Arc<dyn Watcher>) -> Self {
+        Self::of(self.client.clone(), self.address.clone(), Some(watcher))
     }
 
     #[must_use]
@@ -94,10 +119,11 @@ impl RedisLink {
         if pause.until.is_some_and(|until| Instant::now() < until) {
             return Err(pause.reason.clone());
         }
-        match connect(&self.client, RESPONSE_TIMEOUT).await {
+        // Also of one that fails: what it says late must not be taken for its successor's.
+        pause.generations += 1;
+        let generation = pause.generations;
+        match self.connect(generation).await {
             Ok(connection) => {
-                pause.generations += 1;
-                let generation = pause.generations;
                 let live = Live { connection: connection.clone(), generation };
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(live);
                 Ok(Lease { connection, generation })
@@ -108,6 +134,38 @@ impl RedisLink {
                 Err(pause.reason.clone())
             }
         }
+    }
+
+    async fn connect(&self, generation: u64) -> RedisResult<MultiplexedConnection> {
+        let Some(watcher) = &self.watcher else { return connect(&self.client, RESPONSE_TIMEOUT).await };
+        let (connection, tracking) = match self.connect_tracked(watcher, generation).await {
+            Ok(connection) => (connection, Ok(())),
+            Err(error) if is_broken(&error) => return Err(error),
+            // An old server, a proxy, or a user who may not.
+            Err(error) => (connect(&self.client, RESPONSE_TIMEOUT).await?, Err(error.to_string())),
+        };
+        watcher.connected(generation, tracking);
+        Ok(connection)
+    }
+
+    async fn connect_tracked(
+        &self,
+        watcher: &Arc<dyn Watcher>,
+        generation: u64,
+    ) -> RedisResult<MultiplexedConnection> {
+        let info = self.client.get_connection_info();
+        // Only then the server speaks unasked.
+        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let client = Client::open(info.clone().set_redis_settings(settings))?;
+        let watcher = Arc::clone(watcher);
+        let pushed = move |push| {
+            watcher.pushed(generation, push);
+            Ok::<(), Infallible>(())
+        };
+        let config = connection_config(RESPONSE_TIMEOUT).set_push_sender(pushed);
+        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        redis::cmd("CLIENT").arg("TRACKING").arg("ON").exec_async(&mut connection).await?;
+        Ok(connection)
     }
 
     fn live(&self) -> Option<Lease> {
@@ -129,6 +187,11 @@ impl RedisLink {
         }
     }
 
+    /// Gives up whatever connection there is: what happened on another one means that the server is no more the right one.
+    pub(crate) fn give_up(&self) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// A connection of its own, for calls that block.
     ///
     /// # Errors
@@ -142,7 +205,7 @@ impl RedisLink {
 
 /// Whether another connection may do better, although this one works: after a failover the name leads to the new
 /// primary, and a password may have been given to the user meanwhile.
-fn is_elsewhere(error: &RedisError) -> bool {
+pub(crate) fn is_elsewhere(error: &RedisError) -> bool {
     matches!(error.code(), Some("READONLY" | "MASTERDOWN" | "NOAUTH"))
 }
 
@@ -178,9 +241,12 @@ pub fn client(url: &ServerUrl, authorities: Option<&Authorities>) -> Result<Clie
 }
 
 async fn connect(client: &Client, response_timeout: Duration) -> RedisResult<MultiplexedConnection> {
-    let config = AsyncConnectionConfig::new()
+    client.get_multiplexed_async_connection_with_config(&connection_config(response_timeout)).await
+}
+
+fn connection_config(response_timeout: Duration) -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
         .set_response_timeout(Some(response_timeout))
-        .set_pipeline_buffer_size(PIPELINE_BUFFER);
-    client.get_multiplexed_async_connection_with_config(&config).await
+        .set_pipeline_buffer_size(PIPELINE_BUFFER)
 }

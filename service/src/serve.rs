@@ -99,7 +99,8 @@ pub async fn run(
     for warning in config.access.warnings(address.ip().to_canonical().is_loopback()) {
         tracing::warn!(%address, "{warning}");
     }
-    let mut parts = connect(&config).await?;
+    let metrics = Arc::new(Metrics::default());
+    let mut parts = connect(&config, &metrics).await?;
     let real = parts.journal.durability();
     if real < config.durability {
         return Err(ServeError::Config(format!(
@@ -111,7 +112,6 @@ pub async fn run(
     }
     let listener = tokio::net::TcpListener::from_std(listener)
         .map_err(|source| ServeError::Io { what: "the listening socket".into(), source })?;
-    let metrics = Arc::new(Metrics::default());
     let instance = uuid::Uuid::now_v7().to_string();
     let traces = match &config.traces {
         Some(settings) => {
@@ -276,7 +276,7 @@ async fn worked(
     }
 }
 
-async fn connect(config: &Config) -> Result<Parts, ServeError> {
+async fn connect(config: &Config, metrics: &Arc<Metrics>) -> Result<Parts, ServeError> {
     match &config.backend {
         Backend::Embedded { data_dir } => {
             if config.role != Role::All {
@@ -326,7 +326,7 @@ async fn connect(config: &Config) -> Result<Parts, ServeError> {
             }
             let store = Arc::new(Mongo::open(mongo_url, mongo_database, authorities.as_ref()).await?);
             store.ping().await?;
-            let cache = Arc::new(RedisCache::new(cache_link));
+            let cache = Arc::new(RedisCache::new(cache_link, Arc::clone(metrics)));
             Ok(Parts {
                 journal: Arc::new(journal),
                 work: Some(Work::Shards(shards)),

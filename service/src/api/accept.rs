@@ -174,7 +174,7 @@ async fn held(
         } else if let Ok(WriteState::Stored) = app.journal.status(id).await {
             let of_part = |key: &&DocumentKey| app.journal.shard_of(key) == id.shard;
             let keys: Vec<DocumentKey> = keys.iter().filter(of_part).cloned().collect();
-            if let Err(error) = app.reader.refresh(&keys, id.position.version()).await {
+            if let Err(error) = app.reader.reread(&keys, id.position.version()).await {
                 tracing::debug!(%error, "the cache was not told of a write that is stored");
             }
         }

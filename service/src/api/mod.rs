@@ -6,6 +6,7 @@ mod admission;
 pub(crate) mod auth;
 mod dead_letters;
 mod decode;
+mod early;
 mod error;
 mod gate;
 pub(crate) mod listener;

@@ -1,15 +1,16 @@
 //! Reads: cache, then store. A document is read from the store once at a time, however many want it (unless a write
 //! of it was stored since that read began), and all documents of a collection that are wanted when the database may be asked are read in one operation.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use prometheus_client::metrics::counter::Counter;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use crate::cache::{Cache, FillToken, Lookup, Versioned};
+use super::early::Early;
+use crate::cache::{Cache, FillToken, Level, Lookup, Versioned};
 use crate::contract::operation_of;
 use crate::journal::{Held, Journal};
 use crate::metrics::Metrics;
@@ -36,8 +37,7 @@ pub struct Reader {
     store: Arc<dyn Store>,
     throttle: Arc<dyn Throttle>,
     metrics: Arc<Metrics>,
-    /// Of the level that the cache is.
-    hits: Counter,
+    early: Early,
     flights: Mutex<Flights>,
 }
 
@@ -47,6 +47,8 @@ struct Flights {
     /// Each with the token of the lookup that it began with: a later one may have to see what was stored since.
     by_key: HashMap<DocumentKey, (FillToken, watch::Receiver<Shared>)>,
     waiting: VecDeque<Wanted>,
+    /// Being refreshed, each once at a time.
+    early: HashSet<DocumentKey>,
     /// Somebody takes what waits.
     is_fetching: bool,
 }
@@ -80,9 +82,18 @@ impl Flights {
 struct Wanted {
     key: DocumentKey,
     token: FillToken,
-    /// Not where the cache has part of the document.
-    fills: bool,
+    keeps: Keeps,
     landed: watch::Sender<Shared>,
+}
+
+/// What becomes of what was read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keeps {
+    /// The cache has part of the document.
+    Nothing,
+    Fill,
+    /// Nobody waits for it.
+    Refresh,
 }
 
 /// How one document of a request is found.
@@ -100,8 +111,15 @@ impl Reader {
         throttle: Arc<dyn Throttle>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        let hits = metrics.cache_hits.of_kind(cache.kind());
-        Arc::new(Self { cache, journal, store, throttle, metrics, hits, flights: Mutex::default() })
+        Arc::new(Self {
+            cache,
+            journal,
+            store,
+            throttle,
+            metrics,
+            early: Early::default(),
+            flights: Mutex::default(),
+        })
     }
 
     /// JSON texts in the order of the keys; `None` where there is no document.
@@ -139,7 +157,7 @@ impl Reader {
         if !self.journal.finds_held() {
             return Ok(());
         }
-        let unknown = |place: &usize| !matches!(lookups[*place], Lookup::Known(_));
+        let unknown = |place: &usize| matches!(lookups[*place], Lookup::Partial(..) | Lookup::Miss(_));
         let places: Vec<usize> =
             (0..keys.len()).filter(unknown).filter(|place| derived(&keys[*place]).is_some()).collect();
         let operations: Vec<(u16, &str)> = places
@@ -163,7 +181,8 @@ impl Reader {
             }
             if let Some(document) = known.document() {
                 self.metrics.journal_reads.inc();
-                lookups[place] = Lookup::Known(document);
+                // Redis has it, though not as a cache.
+                lookups[place] = Lookup::Known(document, Level::L2);
             }
         }
         Ok(())
@@ -176,21 +195,33 @@ impl Reader {
         lookups: Vec<Lookup>,
     ) -> Result<Vec<Source>, Arc<str>> {
         let mut sources = Vec::with_capacity(keys.len());
-        let mut hits = 0;
+        let (mut near, mut far) = (0, 0);
         for (key, lookup) in keys.iter().zip(lookups) {
-            let (known, token, fills) = match lookup {
-                Lookup::Known(document) => {
-                    hits += 1;
+            let (known, token, keeps) = match lookup {
+                Lookup::Known(document, level) => {
+                    match level {
+                        Level::L1 => near += 1,
+                        Level::L2 => far += 1,
+                    }
                     sources.push(Source::Known(document));
                     continue;
                 }
-                Lookup::Partial(known, token) => (known, token, false),
-                Lookup::Miss(token) => (Versioned::default(), token, true),
+                Lookup::Expiring(document, left) => {
+                    near += 1;
+                    if self.early.is_due(left) {
+                        self.refresh(key);
+                    }
+                    sources.push(Source::Known(document));
+                    continue;
+                }
+                Lookup::Partial(known, token) => (known, token, Keeps::Nothing),
+                Lookup::Miss(token) => (Versioned::default(), token, Keeps::Fill),
             };
-            sources.push(Source::Store(self.join(key, token, fills)?, known));
+            sources.push(Source::Store(self.join(key, token, keeps)?, known));
         }
-        self.hits.inc_by(hits);
-        self.metrics.cache_misses.inc_by(keys.len() as u64 - hits);
+        self.metrics.cache_hits.l1.inc_by(near);
+        self.metrics.cache_hits.l2.inc_by(far);
+        self.metrics.cache_misses.inc_by(keys.len() as u64 - near - far);
         Ok(sources)
     }
 
@@ -199,11 +230,27 @@ impl Reader {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Reads a document anew before the cache forgets it; whoever wants it meanwhile is served from there.
+    fn refresh(self: &Arc<Self>, key: &DocumentKey) {
+        {
+            let mut flights = self.flights();
+            if flights.by_key.contains_key(key) || !flights.early.insert(key.clone()) {
+                return;
+            }
+        }
+        if self.join(key, FillToken::default(), Keeps::Refresh).is_ok() {
+            self.metrics.early_refreshes.inc();
+        } else {
+            // Those who wait come first.
+            self.flights().early.remove(key);
+        }
+    }
+
     fn join(
         self: &Arc<Self>,
         key: &DocumentKey,
         token: FillToken,
-        fills: bool,
+        keeps: Keeps,
     ) -> Result<watch::Receiver<Shared>, Arc<str>> {
         let mut flights = self.flights();
         if let Some((began_with, flight)) = flights.by_key.get(key)
@@ -212,7 +259,7 @@ impl Reader {
             self.metrics.shared_reads.inc();
             return Ok(flight.clone());
         }
-        self.begin(&mut flights, key, token, fills)
+        self.begin(&mut flights, key, token, keeps)
     }
 
     fn begin(
@@ -220,14 +267,14 @@ impl Reader {
         flights: &mut Flights,
         key: &DocumentKey,
         token: FillToken,
-        fills: bool,
+        keeps: Keeps,
     ) -> Result<watch::Receiver<Shared>, Arc<str>> {
         if flights.waiting.len() >= MAX_WAITING {
             return Err("too many documents wait to be read from the database".into());
         }
         let (landed, flight) = watch::channel(None);
         flights.by_key.insert(key.clone(), (token, flight.clone()));
-        flights.waiting.push_back(Wanted { key: key.clone(), token, fills, landed });
+        flights.waiting.push_back(Wanted { key: key.clone(), token, keeps, landed });
         if !std::mem::replace(&mut flights.is_fetching, true) {
             // A task of its own: others wait for it even when this client goes away.
             tokio::spawn(Arc::clone(self).fetch());
@@ -238,13 +285,16 @@ impl Reader {
     /// Reads what waits, an operation at a time, until nothing does.
     async fn fetch(self: Arc<Self>) {
         while self.flights().is_wanted() {
+            let began = Instant::now();
             let allowed = self.throttle.try_acquire().await;
             let wanted = self.flights().take();
             let keys: Vec<DocumentKey> = wanted.iter().map(|wanted| wanted.key.clone()).collect();
             let result = match allowed {
                 Ok(()) => {
                     self.metrics.store_reads.inc_by(keys.len() as u64);
-                    self.store.get_many(&keys).await.map_err(|error| error.to_string())
+                    let found = self.store.get_many(&keys).await.map_err(|error| error.to_string());
+                    self.early.took(began.elapsed());
+                    found
                 }
                 Err(reason) => Err(reason),
             };
@@ -281,11 +331,11 @@ impl Reader {
     ///
     /// # Errors
     /// The store failed, or the cache.
-    pub async fn refresh(self: &Arc<Self>, keys: &[DocumentKey], version: i64) -> Result<(), Arc<str>> {
+    pub async fn reread(self: &Arc<Self>, keys: &[DocumentKey], version: i64) -> Result<(), Arc<str>> {
         let mut flights = Vec::with_capacity(keys.len());
         for key in keys {
             // Not one that is under way: it may have begun before the write was stored.
-            flights.push((key, self.begin(&mut self.flights(), key, FillToken::default(), false)?));
+            flights.push((key, self.begin(&mut self.flights(), key, FillToken::default(), Keeps::Nothing)?));
         }
         for (key, mut flight) in flights {
             let landed = flight.wait_for(Option::is_some).await.map_err(|_| "the read was given up")?.clone();
@@ -303,24 +353,32 @@ impl Reader {
     async fn land(&self, wanted: Vec<Wanted>, result: Result<Vec<Option<StoredDocument>>, String>) {
         match result {
             Ok(found) => {
-                for (Wanted { key, token, fills, landed }, stored) in wanted.into_iter().zip(found) {
+                for (Wanted { key, token, keeps, landed }, stored) in wanted.into_iter().zip(found) {
                     let is_absent = stored.is_none();
                     let known = stored.map_or_else(|| Versioned::stored(0, None), to_versioned);
                     landed.send_replace(Some(Ok(known.clone())));
                     // That there is none must not be remembered where an accepted write would not correct it.
                     let is_kept = !(is_absent && self.journal.finds_held() && derived(&key).is_some());
-                    if fills
-                        && is_kept
-                        && let Err(error) = self.cache.fill(&key, known, token).await
-                    {
+                    let kept = match keeps {
+                        Keeps::Fill if is_kept => self.cache.fill(&key, known, token).await,
+                        Keeps::Refresh if is_kept => self.cache.refresh(&key, known).await,
+                        _ => Ok(()),
+                    };
+                    if let Err(error) = kept {
                         self.metrics.cache_errors.inc();
                         tracing::debug!(%error, "the cache was not filled");
+                    }
+                    if keeps == Keeps::Refresh {
+                        self.flights().early.remove(&key);
                     }
                 }
             }
             Err(reason) => {
                 let reason: Arc<str> = reason.into();
                 for wanted in wanted {
+                    if wanted.keeps == Keeps::Refresh {
+                        self.flights().early.remove(&wanted.key);
+                    }
                     wanted.landed.send_replace(Some(Err(Arc::clone(&reason))));
                 }
             }
@@ -338,207 +396,4 @@ fn to_versioned(stored: StoredDocument) -> Versioned {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-    use async_trait::async_trait;
-    use bson::doc;
-    use tokio::sync::Semaphore;
-
-    use super::*;
-    use crate::cache::in_process::InProcessCache;
-    use crate::direct::NoJournal;
-    use crate::operation::DocumentWrite;
-    use crate::store::{Applied, Stamp, StoreError};
-
-    /// A double of a store, not a store: it counts, answers only when the test lets it, and fails on demand.
-    /// It counts as MongoDB does, an operation for each collection.
-    #[derive(Default)]
-    struct StoreDouble {
-        operations: AtomicU64,
-        documents: AtomicU64,
-        fails: AtomicBool,
-        /// A permit lets a read answer.
-        answers: Option<Semaphore>,
-    }
-
-    #[async_trait]
-    impl Store for StoreDouble {
-        fn kind(&self) -> &'static str {
-            "double"
-        }
-
-        async fn get_many(&self, keys: &[DocumentKey]) -> Result<Vec<Option<StoredDocument>>, StoreError> {
-            let collections: std::collections::BTreeSet<_> =
-                keys.iter().map(DocumentKey::collection).collect();
-            self.operations.fetch_add(collections.len() as u64, Ordering::SeqCst);
-            self.documents.fetch_add(keys.len() as u64, Ordering::SeqCst);
-            if let Some(answers) = &self.answers {
-                answers.acquire().await.unwrap().forget();
-            }
-            if self.fails.load(Ordering::SeqCst) {
-                return Err(StoreError::Unavailable("the double was told to fail".into()));
-            }
-            let found =
-                keys.iter().map(|key| StoredDocument { version: 1, document: doc! { "id": key.id() } });
-            Ok(found.map(Some).collect())
-        }
-
-        async fn apply(&self, _: &[DocumentWrite], _: &dyn Throttle) -> Result<Vec<Applied>, StoreError> {
-            unreachable!("a reader does not write")
-        }
-
-        async fn stamps(
-            &self,
-            _: &str,
-            _: &str,
-            _: Option<&str>,
-            _: usize,
-        ) -> Result<Vec<Stamp>, StoreError> {
-            unreachable!("a reader does not audit")
-        }
-
-        async fn ping(&self) -> Result<(), StoreError> {
-            unreachable!("a reader does not ping")
-        }
-
-        fn operations(&self) -> u64 {
-            self.operations.load(Ordering::SeqCst)
-        }
-    }
-
-    #[derive(Default)]
-    struct CountingThrottle(AtomicU64);
-
-    #[async_trait]
-    impl Throttle for CountingThrottle {
-        async fn acquire(&self) {
-            self.0.fetch_add(1, Ordering::SeqCst);
-            tokio::task::yield_now().await;
-        }
-    }
-
-    struct Parts {
-        reader: Arc<Reader>,
-        cache: Arc<InProcessCache>,
-        store: Arc<StoreDouble>,
-        throttle: Arc<CountingThrottle>,
-    }
-
-    fn parts(answers: Option<Semaphore>) -> Parts {
-        let store = Arc::new(StoreDouble { answers, ..StoreDouble::default() });
-        let throttle = Arc::new(CountingThrottle::default());
-        let cache = Arc::new(InProcessCache::default());
-        let reader = Reader::new(
-            cache.clone(),
-            Arc::new(NoJournal),
-            store.clone(),
-            throttle.clone(),
-            Arc::new(Metrics::default()),
-        );
-        Parts { reader, cache, store, throttle }
-    }
-
-    fn key(collection: &str, id: usize) -> DocumentKey {
-        DocumentKey::new(collection, &id.to_string())
-    }
-
-    type Read = Result<Vec<Option<Bytes>>, Arc<str>>;
-
-    /// One task for each key; they are all waiting once this returns.
-    async fn readers(reader: &Arc<Reader>, keys: Vec<DocumentKey>) -> Vec<tokio::task::JoinHandle<Read>> {
-        let expected = reader.metrics.cache_misses.get() + keys.len() as u64;
-        let tasks = keys.into_iter().map(|key| {
-            let reader = Arc::clone(reader);
-            tokio::spawn(async move { reader.get_many(&[key]).await })
-        });
-        let tasks = tasks.collect();
-        while reader.metrics.cache_misses.get() < expected {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        tasks
-    }
-
-    fn json(id: usize) -> Option<Bytes> {
-        Some(format!("{{\"id\":\"{id}\"}}").into())
-    }
-
-    #[tokio::test]
-    async fn a_thousand_readers_of_a_document_are_one_read() {
-        let Parts { reader, store, throttle, .. } = parts(Some(Semaphore::new(0)));
-        let tasks = readers(&reader, vec![key("items", 7); 1000]).await;
-        store.answers.as_ref().unwrap().add_permits(1);
-        for task in tasks {
-            assert_eq!(task.await.unwrap().unwrap(), [json(7)]);
-        }
-        assert_eq!((store.operations(), throttle.0.load(Ordering::SeqCst)), (1, 1));
-        assert_eq!(store.documents.load(Ordering::SeqCst), 1);
-        assert_eq!((reader.metrics.shared_reads.get(), reader.metrics.store_reads.get()), (999, 1));
-        assert_eq!(reader.get_many(&[key("items", 7)]).await.unwrap(), [json(7)]);
-        assert_eq!(store.operations(), 1, "the cache has it");
-    }
-
-    #[tokio::test]
-    async fn documents_that_are_missed_together_are_read_together() {
-        let Parts { reader, store, throttle, .. } = parts(Some(Semaphore::new(0)));
-        // The first read holds the database; all others gather behind it.
-        let first = readers(&reader, vec![key("items", 0)]).await;
-        let others = readers(&reader, (1..=1500).map(|id| key("items", id)).collect()).await;
-        store.answers.as_ref().unwrap().add_permits(100);
-        for (id, task) in first.into_iter().chain(others).enumerate() {
-            assert_eq!(task.await.unwrap().unwrap(), [json(id)]);
-        }
-        assert_eq!(store.documents.load(Ordering::SeqCst), 1501, "each once");
-        assert!(store.operations() <= 4, "{} operations", store.operations());
-        assert_eq!(throttle.0.load(Ordering::SeqCst), store.operations());
-    }
-
-    #[tokio::test]
-    async fn the_limit_is_asked_for_each_operation_and_for_no_other() {
-        let Parts { reader, store, throttle, .. } = parts(None);
-        let keys: Vec<_> = (0..30).map(|n| key(["a", "b", "c"][n % 3], n)).collect();
-        let read = reader.get_many(&keys).await.unwrap();
-        assert_eq!(read, (0..30).map(json).collect::<Vec<_>>(), "in the order of the request");
-        for n in 100..110 {
-            reader.get_many(&[key("a", n)]).await.unwrap();
-        }
-        assert_eq!((store.operations(), throttle.0.load(Ordering::SeqCst)), (13, 13));
-    }
-
-    #[tokio::test]
-    async fn who_comes_after_a_write_was_stored_does_not_get_what_was_read_before() {
-        let Parts { reader, cache, store, .. } = parts(Some(Semaphore::new(0)));
-        let wanted = || vec![key("items", 7)];
-        let early = readers(&reader, wanted()).await;
-        while store.operations() < 1 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        // The database is being read; meanwhile a write is accepted and stored.
-        cache.settled(&[(key("items", 7), 5)], 5).await.unwrap();
-        let late = readers(&reader, wanted()).await;
-        store.answers.as_ref().unwrap().add_permits(2);
-        for task in early.into_iter().chain(late) {
-            assert_eq!(task.await.unwrap().unwrap(), [json(7)]);
-        }
-        assert_eq!(store.operations(), 2, "the late one is read for itself");
-        while !reader.flights().by_key.is_empty() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    }
-
-    #[tokio::test]
-    async fn a_failure_is_everybodys_and_the_next_read_tries_again() {
-        let Parts { reader, store, .. } = parts(Some(Semaphore::new(0)));
-        store.fails.store(true, Ordering::SeqCst);
-        let tasks = readers(&reader, vec![key("items", 1); 50]).await;
-        store.answers.as_ref().unwrap().add_permits(10);
-        for task in tasks {
-            let reason = task.await.unwrap().unwrap_err();
-            assert!(reason.contains("told to fail"), "{reason}");
-        }
-        assert_eq!(store.operations(), 1);
-        store.fails.store(false, Ordering::SeqCst);
-        assert_eq!(reader.get_many(&[key("items", 1)]).await.unwrap(), [json(1)]);
-        assert_eq!(store.operations(), 2);
-    }
-}
+mod tests;

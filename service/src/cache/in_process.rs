@@ -14,7 +14,7 @@ use quick_cache::sync::{Cache as Bounded, DefaultLifecycle};
 use quick_cache::{OptionsBuilder, Weighter};
 use tokio::time::Instant;
 
-use super::{AcceptedWrite, Cache, CacheError, FillToken, Lookup, Versioned};
+use super::{AcceptedWrite, Cache, CacheError, FillToken, Level, Lookup, Versioned};
 use crate::operation::DocumentKey;
 
 /// Locks; more than cores, so that requests seldom meet.
@@ -111,7 +111,7 @@ impl InProcessCache {
         let token = FillToken(shard.generation);
         drop(shard);
         match known.document() {
-            Some(document) => Lookup::Known(document),
+            Some(document) => Lookup::Known(document, Level::L1),
             None => Lookup::Partial(known, token),
         }
     }
@@ -195,7 +195,7 @@ mod tests {
     }
 
     fn known(json: &'static str) -> Lookup {
-        Lookup::Known(Some(Bytes::from_static(json.as_bytes())))
+        Lookup::Known(Some(Bytes::from_static(json.as_bytes())), Level::L1)
     }
 
     #[tokio::test]

@@ -5,6 +5,8 @@ pub mod in_process;
 pub mod redis;
 pub mod versioned;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 
@@ -14,12 +16,23 @@ pub use versioned::{CacheChange, Versioned};
 /// What the cache says of a document.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Lookup {
-    /// Known: the document's JSON text, or that there is none.
-    Known(Option<Bytes>),
+    /// Known: the document's JSON text, or that there is none; and who knew.
+    Known(Option<Bytes>, Level),
+    /// Known in this process, and Redis will forget it so soon: [`Cache::refresh`] may come before that.
+    Expiring(Option<Bytes>, Duration),
     /// Only merges are known; the database has the rest.
     Partial(Versioned, FillToken),
     /// Nothing. The token goes back with the fill.
     Miss(FillToken),
+}
+
+/// Where a cache knows a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// In this process.
+    L1,
+    /// In Redis.
+    L2,
 }
 
 /// Taken before the database is read; a fill under it does nothing if a write was stored in between, and what was
@@ -52,6 +65,12 @@ pub trait Cache: Send + Sync {
 
     /// Keeps what a read of the database found.
     async fn fill(&self, key: &DocumentKey, found: Versioned, token: FillToken) -> Result<(), CacheError>;
+
+    /// Keeps what a read of the database found in place of what is about to be forgotten. Only for
+    /// what a lookup found to be [`Lookup::Expiring`].
+    async fn refresh(&self, _key: &DocumentKey, _found: Versioned) -> Result<(), CacheError> {
+        Ok(())
+    }
 
     /// Makes the writes of one request visible, each under its version; of one document, in this order.
     async fn accepted(&self, writes: Vec<AcceptedWrite>) -> Result<(), CacheError>;

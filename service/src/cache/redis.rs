@@ -1,30 +1,44 @@
 //! The cache on Redis, shared by all processes of a deployment.
 //!
 //! `scalekit:c:<collection>/<id>` holds a [`Versioned`]. Accepted writes expire after [`ACCEPTED_TTL`], well
-//! after the database has them.
+//! after the database has them. What this process read of it lately is in L1 (`l1.rs`).
+
+mod l1;
+mod lookups;
+
+#[cfg(test)]
+mod coherence;
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use ::redis::{RedisError, Script, Value};
+use ::redis::{RedisError, Script};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use self::l1::L1;
+use self::lookups::Lookups;
 use super::versioned::MAX_PATCHES;
 use super::{AcceptedWrite, Cache, CacheError, FillToken, Lookup, Versioned};
-use crate::batches::{Batches, Waiting, Work};
+use crate::batches::Batches;
+use crate::metrics::Metrics;
 use crate::operation::DocumentKey;
-use crate::redis_link::{Lease, RedisLink};
+use crate::redis_link::{Lease, RedisLink, Watcher, is_elsewhere};
 
 /// How long an accepted write is readable from the cache. The API stops accepting when the backlog is older
 /// than [`MAX_BACKLOG_AGE`], so it is in the database long before.
-pub const ACCEPTED_TTL: Duration = Duration::from_secs(600);
+pub const ACCEPTED_TTL: Duration = Duration::from_secs(605);
 /// The most that the profile may let the oldest accepted write wait before new ones get 503. What was accepted just before
 /// waits for as long again if the database goes on as slowly, and must still be readable then.
 pub const MAX_BACKLOG_AGE: Duration = Duration::from_secs(300);
-const _: () = assert!(2 * MAX_BACKLOG_AGE.as_secs() <= ACCEPTED_TTL.as_secs());
-/// What was read from the database is believed for this long.
+/// What has less than this to live may be replaced by what the database has, as if it had expired then.
+const EXPIRING: Duration = Duration::from_secs(5);
+const _: () = assert!(2 * MAX_BACKLOG_AGE.as_secs() + EXPIRING.as_secs() <= ACCEPTED_TTL.as_secs());
+/// What was read from the database is believed for this long, about.
 const READ_TTL: Duration = Duration::from_secs(60);
+/// That the database has no such document is believed for less: it costs little to ask again, and ids that nobody has
+/// used are many.
+const ABSENT_TTL: Duration = Duration::from_secs(10);
 /// Attempts of a compare-and-set. In each round one of those that write a key succeeds, so this is how many may
 /// write one at once; beyond it the key is given up (deleted), for a state without a write must not stay.
 const ATTEMPTS: usize = 1000;
@@ -36,6 +50,16 @@ static COMPARE_AND_SET: LazyLock<Script> = LazyLock::new(|| {
         local now = redis.call('GET', KEYS[1])
         if (now or '') ~= ARGV[1] then return 0 end
         redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+        return 1",
+    )
+});
+
+/// Sets the key unless it has longer to live: then somebody wrote it, or refreshed it.
+static REFRESH: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+        if redis.call('PTTL', KEYS[1]) > tonumber(ARGV[3]) then return 0 end
+        redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
         return 1",
     )
 });
@@ -76,8 +100,7 @@ static ACCEPT: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Documents that one command reads, about, and commands under way at a time.
-const COMMAND_KEYS: usize = 1024;
+/// Commands of lookups under way at a time.
 const COMMANDS: usize = 2;
 
 pub struct RedisCache {
@@ -85,69 +108,13 @@ pub struct RedisCache {
     lookups: Arc<Batches<Lookups>>,
 }
 
-/// How to look up the documents of several requests with one command.
-struct Lookups(Arc<RedisLink>);
-
-impl Work for Lookups {
-    type Item = Vec<DocumentKey>;
-    type Answer = Result<Vec<Lookup>, CacheError>;
-    type Batch = usize;
-
-    fn joins(keys: &mut usize, item: &Vec<DocumentKey>) -> bool {
-        let fits = *keys < COMMAND_KEYS;
-        *keys += item.len();
-        fits
-    }
-
-    async fn perform(&self, batch: Vec<Waiting<Self>>) {
-        match self.look_up(&batch).await {
-            Ok(values) => {
-                let mut values = values.into_iter();
-                for waiting in batch {
-                    let known = values.by_ref().take(waiting.item.len()).map(lookup).collect();
-                    waiting.answer(Ok(known));
-                }
-            }
-            Err(error) => batch.into_iter().for_each(|waiting| waiting.answer(Err(error.clone()))),
-        }
-    }
-}
-
-impl Lookups {
-    async fn look_up(&self, batch: &[Waiting<Self>]) -> Result<Vec<Value>, CacheError> {
-        let lease = self.0.lease().await.map_err(CacheError)?;
-        let mut connection = lease.connection.clone();
-        let keys = || batch.iter().flat_map(|waiting| &waiting.item);
-        let mut command = ::redis::Cmd::with_capacity(keys().count() + 1, keys().count() * 48);
-        command.arg("MGET");
-        let mut name = String::new();
-        for key in keys() {
-            write_name(key, &mut name);
-            command.arg(&name);
-        }
-        let values = command.query_async::<Vec<Value>>(&mut connection).await;
-        self.0.check(&lease, &values);
-        values.map_err(|error| CacheError(format!("Redis at {}: {error}", self.0.address())))
-    }
-}
-
-/// What a key's value says of its document.
-fn lookup(value: Value) -> Lookup {
-    let known = match value {
-        Value::BulkString(bytes) => Versioned::decode(Bytes::from(bytes)),
-        _ => None,
-    };
-    let Some(known) = known else { return Lookup::Miss(FillToken::default()) };
-    match known.document() {
-        Some(document) => Lookup::Known(document),
-        None => Lookup::Partial(known, FillToken::default()),
-    }
-}
-
 impl RedisCache {
+    /// Lookups go over a connection of their own to the same server.
     #[must_use]
-    pub fn new(link: Arc<RedisLink>) -> Self {
-        let lookups = Batches::new(Lookups(Arc::clone(&link)), COMMANDS);
+    pub fn new(link: Arc<RedisLink>, metrics: Arc<Metrics>) -> Self {
+        let l1 = Arc::new(L1::new(metrics));
+        let own = link.watched(Arc::clone(&l1) as Arc<dyn Watcher>);
+        let lookups = Batches::new(Lookups { link: own, l1 }, COMMANDS);
         Self { link, lookups }
     }
 
@@ -157,6 +124,10 @@ impl RedisCache {
 
     fn checked<T>(&self, lease: &Lease, result: Result<T, RedisError>) -> Result<T, CacheError> {
         self.link.check(lease, &result);
+        if result.as_ref().is_err_and(is_elsewhere) {
+            // Lookups would go on with a former primary, which answers them, and never hear of a write.
+            self.lookups.work().link.give_up();
+        }
         result.map_err(|error| CacheError(format!("Redis at {}: {error}", self.link.address())))
     }
 
@@ -187,6 +158,18 @@ impl RedisCache {
     }
 }
 
+/// Give or take a fifth, so that what was kept together does not expire together.
+fn jittered(ttl: Duration) -> Duration {
+    ttl.mul_f64(0.8 + 0.4 * fastrand::f64())
+}
+
+/// Of what the database said.
+fn read_ttl(found: &Versioned) -> Duration {
+    jittered(if found.document() == Some(None) { ABSENT_TTL } else { READ_TTL })
+}
+
+const PREFIX: &str = "scalekit:c:";
+
 fn name(key: &DocumentKey) -> String {
     let mut name = String::new();
     write_name(key, &mut name);
@@ -195,9 +178,15 @@ fn name(key: &DocumentKey) -> String {
 
 fn write_name(key: &DocumentKey, name: &mut String) {
     name.clear();
-    for part in ["scalekit:c:", key.collection(), "/", key.id()] {
+    for part in [PREFIX, key.collection(), "/", key.id()] {
         name.push_str(part);
     }
+}
+
+/// The inverse of [`name`]: a collection's name has no slash.
+fn key_of(name: &[u8]) -> Option<DocumentKey> {
+    let (collection, id) = std::str::from_utf8(name).ok()?.strip_prefix(PREFIX)?.split_once('/')?;
+    Some(DocumentKey::new(collection, id))
 }
 
 #[async_trait]
@@ -224,13 +213,24 @@ impl Cache for RedisCache {
             .arg(found.encode())
             .arg("NX")
             .arg("PX")
-            .arg(READ_TTL.as_millis() as u64)
+            .arg(read_ttl(&found).as_millis() as u64)
             .query_async::<bool>(&mut connection)
             .await;
         if self.checked(&lease, set)? {
             return Ok(());
         }
         self.update(key, ACCEPTED_TTL, |known| known.absorb(found.clone())).await
+    }
+
+    /// A write that was accepted since the database was read gave the key a long life, so it stays.
+    async fn refresh(&self, key: &DocumentKey, found: Versioned) -> Result<(), CacheError> {
+        let lease = self.lease().await?;
+        let mut connection = lease.connection.clone();
+        let mut call = REFRESH.prepare_invoke();
+        call.key(name(key)).arg(found.encode()).arg(read_ttl(&found).as_millis() as u64);
+        call.arg(EXPIRING.as_millis() as u64);
+        let is_set = call.invoke_async::<bool>(&mut connection).await;
+        self.checked(&lease, is_set).map(drop)
     }
 
     async fn accepted(&self, writes: Vec<AcceptedWrite>) -> Result<(), CacheError> {
@@ -279,23 +279,23 @@ impl Cache for RedisCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::CacheChange;
+    use crate::cache::{CacheChange, Level};
     use crate::testing::RedisServer;
 
-    fn start() -> (RedisServer, tempfile::TempDir) {
+    pub(super) fn start() -> (RedisServer, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
         (RedisServer::start(dir.path(), &[]), dir)
     }
 
     fn cache(server: &RedisServer) -> RedisCache {
-        RedisCache::new(Arc::new(RedisLink::new(&server.url()).unwrap()))
+        RedisCache::new(Arc::new(RedisLink::new(&server.url()).unwrap()), Arc::default())
     }
 
-    fn key(id: &str) -> DocumentKey {
+    pub(super) fn key(id: &str) -> DocumentKey {
         DocumentKey::new("items", id)
     }
 
-    fn write(id: &str, version: i64, change: CacheChange) -> AcceptedWrite {
+    pub(super) fn write(id: &str, version: i64, change: CacheChange) -> AcceptedWrite {
         AcceptedWrite { key: key(id), version, change }
     }
 
@@ -307,12 +307,16 @@ mod tests {
         CacheChange::Set(Bytes::from_static(json.as_bytes()))
     }
 
+    /// Whatever level knows it.
     async fn get(cache: &RedisCache, id: &str) -> Lookup {
-        cache.get_many(&[key(id)]).await.unwrap().remove(0)
+        match cache.get_many(&[key(id)]).await.unwrap().remove(0) {
+            Lookup::Known(document, _) => Lookup::Known(document, Level::L2),
+            unknown => unknown,
+        }
     }
 
     fn known(json: &str) -> Lookup {
-        Lookup::Known(Some(Bytes::copy_from_slice(json.as_bytes())))
+        Lookup::Known(Some(Bytes::copy_from_slice(json.as_bytes())), Level::L2)
     }
 
     #[tokio::test]
@@ -356,7 +360,7 @@ mod tests {
         for task in tasks {
             task.await.unwrap().unwrap();
         }
-        let Lookup::Known(Some(json)) = get(&caches[0], "1").await else { panic!("it was set") };
+        let Lookup::Known(Some(json), _) = get(&caches[0], "1").await else { panic!("it was set") };
         let document: serde_json::Value = serde_json::from_slice(&json).unwrap();
         let newest = 1 + MERGES;
         assert_eq!(document["last"], newest);
@@ -379,7 +383,7 @@ mod tests {
         assert_eq!(get(&cache, "1").await, known(r#"{"n":3}"#));
         cache.accepted(vec![write("1", 5, CacheChange::Remove)]).await.unwrap();
         cache.fill(&key("1"), stored(4, r#"{"n":4}"#), token).await.unwrap();
-        assert_eq!(get(&cache, "1").await, Lookup::Known(None), "the delete is newer");
+        assert_eq!(get(&cache, "1").await, Lookup::Known(None, Level::L2), "the delete is newer");
         cache.accepted(vec![write("2", 9, merge(r#"{"m":9}"#.into()))]).await.unwrap();
         assert!(matches!(get(&cache, "2").await, Lookup::Partial(..)));
         cache.fill(&key("2"), stored(8, r#"{"n":8}"#), token).await.unwrap();
