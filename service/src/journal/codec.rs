@@ -67,6 +67,9 @@ pub fn encode_request(request: &Request, version: u8, out: &mut Vec<u8>) -> Resu
             encode_replay(replay, out);
         }
     }
+    if version == VERSION && (places.is_some() || request.replay.is_some()) {
+        return Err(format!("an entry of version {VERSION} has no marks"));
+    }
     if let Some(places) = places
         && places.len() != request.writes.len()
     {
@@ -406,6 +409,8 @@ mod tests {
         };
         let mut lacks_a_place = sample_of_replays().remove(1);
         lacks_a_place.writes.pop();
+        let mut unmarked = Vec::new();
+        assert!(encode_request(&sample_of_replays()[1], VERSION, &mut unmarked).is_err());
         for request in [long, lacks_a_place] {
             let mut out = vec![1, 2];
             assert!(encode(&[&request], &mut out).is_err());

@@ -25,8 +25,8 @@ const DEADLINE: Duration = Duration::from_secs(4);
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// Commands under way at a time. With one, half of the clients would wait for a flush that they are not part of.
 const COMMANDS: usize = 2;
-/// Requests in a command, and the bytes after which no further one joins.
-const COMMAND_REQUESTS: usize = 512;
+/// Parts of requests in a command, and the bytes, after which no further one joins. Lua takes some thousand keys at once.
+const COMMAND_PARTS: usize = 512;
 const COMMAND_BYTES: usize = 1 << 20;
 /// Requests in an entry, and the bytes after which no further one joins. An entry is never split over batches, and
 /// who looks for one write in it makes Redis go through all of it.
@@ -167,7 +167,7 @@ struct Appends {
 /// What a command has so far.
 #[derive(Default)]
 struct Command {
-    requests: usize,
+    parts: usize,
     bytes: usize,
     /// Hashes of the operations' keys.
     operations: HashSet<u64, RandomState>,
@@ -179,8 +179,8 @@ impl Work for Appends {
     type Batch = Command;
 
     fn joins(command: &mut Command, parts: &Vec<Part>) -> bool {
-        let is_full = command.requests >= COMMAND_REQUESTS || command.bytes >= COMMAND_BYTES;
-        command.requests += 1;
+        let is_full = command.parts >= COMMAND_PARTS || command.bytes >= COMMAND_BYTES;
+        command.parts += parts.len();
         command.bytes += bytes(parts);
         // A repetition of an operation waits for the next command, in which it shows that it is one.
         let is_new = command.operations.insert(HASHER.hash_one(&parts[0].key));
@@ -292,7 +292,7 @@ impl Appends {
             let answer = if own.len() == parts {
                 self.appended(&waiting.item, own)
             } else {
-                Err(JournalError::Failed("Redis answered for fewer requests than it was sent".into()))
+                Err(JournalError::Unknown("Redis answered for fewer requests than it was sent".into()))
             };
             waiting.answer(answer);
         }
@@ -309,7 +309,7 @@ impl Appends {
             }
             let place = Place::parse(place).ok_or_else(|| {
                 let found = String::from_utf8_lossy(answer);
-                JournalError::Failed(format!("Redis remembers {found:?} of an operation"))
+                JournalError::Unknown(format!("Redis remembers {found:?} of an operation"))
             })?;
             repeated |= tag == b'r';
             ids.push(WriteId { shard: part.shard, position: place.position, place: place.place });

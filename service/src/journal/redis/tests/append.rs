@@ -132,3 +132,14 @@ async fn a_server_that_refuses_takes_no_part_of_a_request() {
     let _: String = server.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
     assert!(!journal.append(wide("wide", 32)).await.unwrap().repeated);
 }
+
+#[tokio::test]
+async fn many_requests_over_many_shards_do_not_overfill_a_command() {
+    const REQUESTS: usize = 300;
+    let server = Server::start(&[]);
+    let journal = RedisJournal::connect(server.link(), BOUNDS, 64, Durability::Memory).await.unwrap();
+    let appends: Vec<_> = numbered(0..REQUESTS).iter().map(|op_id| journal.append(wide(op_id, 64))).collect();
+    for appended in futures_util::future::join_all(appends).await {
+        assert!(!appended.unwrap().repeated);
+    }
+}
