@@ -38,6 +38,9 @@ impl fmt::Display for Position {
     }
 }
 
+/// Bytes of a key that is put together on the stack: most are.
+const KEY_ROOM: usize = 128;
+
 /// Which document. Clones share the text: a key goes into the journal, the cache and a batch.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DocumentKey {
@@ -49,11 +52,18 @@ pub struct DocumentKey {
 impl DocumentKey {
     #[must_use]
     pub fn new(collection: &str, id: &str) -> Self {
-        let mut text = String::with_capacity(collection.len() + 1 + id.len());
-        text.push_str(collection);
-        text.push('\0');
-        text.push_str(id);
-        Self { text: text.into(), collection_bytes: collection.len() }
+        let whole = collection.len() + 1 + id.len();
+        let mut room = [0; KEY_ROOM];
+        let text = match room.get_mut(..whole) {
+            // Put together without an allocation; the NUL is there.
+            Some(text) => {
+                text[..collection.len()].copy_from_slice(collection.as_bytes());
+                text[collection.len() + 1..].copy_from_slice(id.as_bytes());
+                std::str::from_utf8(text).map(Arc::from).unwrap_or_default()
+            }
+            None => [collection, "\0", id].concat().into(),
+        };
+        Self { text, collection_bytes: collection.len() }
     }
 
     #[must_use]

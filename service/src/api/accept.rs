@@ -9,7 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::App;
-use super::decode::DecodedWrite;
+use super::decode::{DecodedWrite, OperationId};
 use super::error::ApiError;
 use crate::cache::{AcceptedWrite, CacheChange};
 use crate::direct::Direct;
@@ -26,9 +26,9 @@ static NOT_IN_CACHE: LazyLock<Rarely> = LazyLock::new(Rarely::default);
 /// It runs to its end even when the client goes away: what is in the journal must show in the cache.
 pub(super) async fn accept(
     app: &Arc<App>,
-    op_id: String,
+    op_id: OperationId,
     writes: Vec<DecodedWrite>,
-) -> Result<WriteIds, ApiError> {
+) -> Result<Appended, ApiError> {
     if let Some(direct) = &app.direct {
         return store(app, direct, op_id, writes).await;
     }
@@ -95,52 +95,54 @@ impl<T> Drop for ToItsEnd<T> {
 async fn store(
     app: &App,
     direct: &Direct,
-    op_id: String,
+    op_id: OperationId,
     writes: Vec<DecodedWrite>,
-) -> Result<WriteIds, ApiError> {
+) -> Result<Appended, ApiError> {
     let count = writes.len() as u64;
     let writes =
         writes.into_iter().map(|write| RequestWrite { key: write.key, change: write.change }).collect();
-    let request = Request { op_id: op_id.into(), at_ms: now_ms(), writes, places: None, replay: None };
+    let request = Request { op_id: op_id.into_name(), at_ms: now_ms(), writes, places: None, replay: None };
     let position = direct.write(request, Instant::now() + app.limits.request_timeout).await?;
     app.metrics.accepted_writes.inc_by(count);
-    Ok(Appended::at(position, false).ids)
+    Ok(Appended::at(position, false))
 }
 
-async fn run(app: Arc<App>, op_id: String, writes: Vec<DecodedWrite>) -> Result<WriteIds, ApiError> {
+async fn run(app: Arc<App>, op_id: OperationId, writes: Vec<DecodedWrite>) -> Result<Appended, ApiError> {
     let started = Instant::now();
     let count = writes.len() as u64;
+    let is_held = app.journal.finds_held();
     let mut visible = Vec::new();
     let mut journaled = Vec::with_capacity(writes.len());
     for DecodedWrite { key, change, json, is_new } in writes {
-        if !(is_new && app.journal.finds_held()) {
+        if !(is_new && is_held) {
             // The version is known when the journal has it.
             let change_seen = CacheChange::new(&change, json);
             visible.push(AcceptedWrite { key: key.clone(), version: 0, change: change_seen });
         }
         journaled.push(RequestWrite { key, change });
     }
-    let op_id: Box<str> = op_id.into();
+    let op_id = op_id.into_name();
     let repeats = op_id.clone();
     let request = Request { op_id, at_ms: now_ms(), writes: journaled, places: None, replay: None };
     let appended = telemetry::child("journal append").around(app.journal.append(request)).await;
-    let Appended { ids, repeated } = appended.map_err(|error| {
+    let appended = appended.map_err(|error| {
         app.metrics.journal_append_failures.inc();
         match error {
             JournalError::Full(reason) => return app.gate.full(reason).into(),
             JournalError::Unavailable(_) | JournalError::Failed(_) => app.metrics.rejected.count("journal"),
             // Not refused, or no fault of the journal's.
-            JournalError::Unknown(_) | JournalError::Invalid(_) => {}
+            JournalError::Unknown(_) | JournalError::Invalid(_) | JournalError::Reused => {}
         }
         ApiError::from(error)
     })?;
     app.metrics.journal_append_seconds.observe_time(started.elapsed());
-    telemetry::current().set("scalekit.write_id", || ids.to_string());
-    if repeated {
+    telemetry::current().set("scalekit.write_id", || appended.ids.to_string());
+    let ids = &appended.ids;
+    if appended.repeated {
         app.metrics.journal_repeated.inc();
         // Whoever appended it may have died before it was visible; and what was sent now may be something else.
         let keys: Vec<DocumentKey> = visible.into_iter().map(|write| write.key).collect();
-        visible = held(&app, &ids, &repeats, &keys).await?;
+        visible = held(&app, ids, &repeats, &keys).await?;
     } else {
         app.metrics.journal_appended.inc();
         app.metrics.accepted_writes.inc_by(count);
@@ -156,7 +158,7 @@ async fn run(app: Arc<App>, op_id: String, writes: Vec<DecodedWrite>) -> Result<
             tracing::warn!(%error, unsaid, "an accepted write is not in the cache");
         }
     }
-    Ok(ids)
+    Ok(appended)
 }
 
 /// What waits of an operation, for the cache. Of what is stored by now the cache is told by a read of the database.

@@ -19,6 +19,8 @@ use crate::operation::{Change, DocumentKey, MAX_DOCUMENT_BYTES, bad_merge_field}
 
 /// What the service adds to a stored document, at the most: its id and the operation's, and the names of those fields.
 const STAMP_BYTES: usize = 1024;
+/// Fields that the service keeps itself.
+const RESERVED: [&str; 2] = [RESERVED_FIELD, "_id"];
 
 /// A transaction as it is sent.
 #[derive(Deserialize, ToSchema)]
@@ -67,6 +69,28 @@ struct WriteBody<'a> {
     document: Option<&'a RawValue>,
 }
 
+/// What a request is called.
+#[derive(Clone, Debug)]
+pub(super) struct OperationId {
+    /// Empty: the journal will name it.
+    name: Box<str>,
+}
+
+impl OperationId {
+    pub(super) fn new(name: String) -> Self {
+        Self { name: name.into() }
+    }
+
+    pub(super) fn into_name(self) -> Box<str> {
+        self.name
+    }
+
+    /// The id of an insert that came without one; empty if the journal is to give it.
+    fn derive(&self, place: usize) -> String {
+        if self.name.is_empty() { String::new() } else { write_operation_id(&self.name, place) }
+    }
+}
+
 /// A write, checked.
 #[derive(Debug)]
 pub(super) struct DecodedWrite {
@@ -74,7 +98,7 @@ pub(super) struct DecodedWrite {
     pub change: Change,
     /// The client's own text of the document, once it is kept.
     pub json: Option<Bytes>,
-    /// The id was derived from the operation.
+    /// The id derives from the operation.
     pub is_new: bool,
 }
 
@@ -85,7 +109,7 @@ pub(super) struct Transaction {
 }
 
 /// Reads a transaction; inserts without an id get theirs from `op_id` and their place.
-pub(super) fn transaction(body: &[u8], op_id: &str) -> Result<Transaction, ApiError> {
+pub(super) fn transaction(body: &[u8], op_id: &OperationId) -> Result<Transaction, ApiError> {
     // serde would take an array for a struct, field by field.
     if body.trim_ascii_start().first() == Some(&b'[') {
         return Err(ApiError::unprocessable(
@@ -133,7 +157,7 @@ pub(super) fn single(
     op: WriteOp,
     id: Option<&str>,
     body: &[u8],
-    op_id: &str,
+    op_id: &OperationId,
 ) -> Result<DecodedWrite, ApiError> {
     let document = match op {
         WriteOp::Delete => None,
@@ -168,19 +192,17 @@ fn write(
     op: WriteOp,
     id: Option<&str>,
     document: Option<&RawValue>,
-    op_id: &str,
+    op_id: &OperationId,
     place: usize,
 ) -> Result<DecodedWrite, Invalid> {
-    let derived;
-    let (id, is_new) = match (op, id) {
-        (_, Some(id)) => (id, false),
+    let (key, is_new) = match (op, id) {
+        (_, Some(id)) => (key(collection, id)?, false),
         (WriteOp::Insert, None) => {
-            derived = write_operation_id(op_id, place);
-            (derived.as_str(), true)
+            collection_name(collection)?;
+            (DocumentKey::new(collection, &op_id.derive(place)), true)
         }
         (_, None) => return Err(Invalid("`id` is missing; only an insert may come without one".into())),
     };
-    let key = key(collection, id)?;
     let change = match (op, document) {
         (WriteOp::Delete, None) => Change::Delete,
         (WriteOp::Delete, Some(_)) => return Err(Invalid("a delete takes no `document`".into())),
@@ -200,7 +222,7 @@ fn write(
 }
 
 fn parse(raw: &RawValue) -> Result<RawDocumentBuf, Invalid> {
-    let document = transcode::document(raw.get())
+    let transcode::Transcoded { document, reserved } = transcode::document(raw.get(), &RESERVED)
         .map_err(|error| Invalid(format!("`document` must be a JSON object: {error}")))?;
     let bytes = document.as_bytes().len();
     if bytes > MAX_DOCUMENT_BYTES - STAMP_BYTES {
@@ -208,14 +230,10 @@ fn parse(raw: &RawValue) -> Result<RawDocumentBuf, Invalid> {
             "`document` would have {bytes} bytes in the database, the limit is {MAX_DOCUMENT_BYTES}"
         )));
     }
-    for field in document.iter() {
-        let (name, _) = field.map_err(|error| Invalid(format!("`document`: {error}")))?;
-        if name.as_str() == RESERVED_FIELD || name.as_str() == "_id" {
-            return Err(Invalid(format!(
-                "`document` has the field `{}`, which the service keeps itself; leave it out",
-                name.as_str()
-            )));
-        }
+    if let Some(name) = reserved {
+        return Err(Invalid(format!(
+            "`document` has the field `{name}`, which the service keeps itself; leave it out"
+        )));
     }
     Ok(document)
 }
@@ -223,7 +241,11 @@ fn parse(raw: &RawValue) -> Result<RawDocumentBuf, Invalid> {
 /// Checks a collection's name and an id.
 pub(super) fn key(collection: &str, id: &str) -> Result<DocumentKey, Invalid> {
     collection_name(collection)?;
-    if id.is_empty() || id.len() > MAX_ID_BYTES || id.chars().any(char::is_control) {
+    let is_control = |byte: u8| byte.is_ascii_control();
+    // Beyond ASCII there are more of them.
+    let has_control =
+        if id.is_ascii() { id.bytes().any(is_control) } else { id.chars().any(char::is_control) };
+    if id.is_empty() || id.len() > MAX_ID_BYTES || has_control {
         return Err(Invalid(format!(
             "an id has 1 to {MAX_ID_BYTES} bytes and no control characters, found {} bytes",
             id.len()
@@ -253,7 +275,7 @@ mod tests {
     use bson::doc;
 
     fn status(body: &str) -> u16 {
-        transaction(body.as_bytes(), "op")
+        transaction(body.as_bytes(), &OperationId::new("op".into()))
             .map_or_else(|error| error.into_response().status().as_u16(), |_| 200)
     }
 
@@ -262,7 +284,7 @@ mod tests {
         let body = r#"{"reads":[{"collection":"items","id":"7"}],"writes":[
             {"collection":"orders","op":"insert","document":{"n":1, "t":"ü"}},
             {"collection":"orders","op":"delete","id":"9"}]}"#;
-        let decoded = transaction(body.as_bytes(), "op").unwrap();
+        let decoded = transaction(body.as_bytes(), &OperationId::new("op".into())).unwrap();
         assert_eq!(decoded.reads, [DocumentKey::new("items", "7")]);
         let [insert, delete] = &decoded.writes[..] else { panic!("two writes") };
         assert_eq!(
@@ -294,6 +316,12 @@ mod tests {
             (r#"{"writes":[{"collection":"a","op":"insert","document":[1]}]}"#.into(), 422),
             (r#"{"writes":[{"collection":"a","op":"insert","document":{"_sk":1}}]}"#.into(), 422),
             (r#"{"writes":[{"collection":"a","op":"insert","document":{"_id":1}}]}"#.into(), 422),
+            (
+                r#"{"writes":[{"collection":"a","op":"insert","document":{"n":{"$date":0},"_id":1}}]}"#
+                    .into(),
+                422,
+            ),
+            (r#"{"writes":[{"collection":"a","op":"insert","document":{"n":{"_id":1}}}]}"#.into(), 200),
             (r#"{"writes":[{"collection":"a","op":"merge","id":"1","document":{"a.b":1}}]}"#.into(), 422),
             (r#"{"writes":[{"collection":"a","op":"merge","id":"1","document":{"":1}}]}"#.into(), 422),
             (r#"{"writes":[{"collection":"a","op":"replace","id":"1","document":{"a.b":1}}]}"#.into(), 200),

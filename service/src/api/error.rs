@@ -120,6 +120,9 @@ impl From<JournalError> for ApiError {
             JournalError::Unavailable(_) | JournalError::Full(_) => Self::unavailable(error.to_string()),
             JournalError::Failed(_) => Self::misfit(error.to_string()),
             JournalError::Invalid(reason) => Self::unprocessable(reason),
+            JournalError::Reused => Self::unprocessable(
+                "this Idempotency-Key was used for another request within the last minutes; a retry must send the same body, and another request needs a key of its own",
+            ),
             JournalError::Unknown(reason) => Self::outcome_unknown(&reason),
         }
     }

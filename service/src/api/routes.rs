@@ -13,12 +13,13 @@ use uuid::Uuid;
 
 use super::App;
 use super::accept::accept;
-use super::decode::{self, DecodedWrite};
+use super::decode::{self, DecodedWrite, OperationId};
 use super::error::ApiError;
 use super::openapi::{self, Document};
 use super::path::Path;
 use crate::contract::{
     Accepted, AuditPage, AuditedDocument, IDEMPOTENCY_KEY, MAX_ID_BYTES, WriteOp, WriteStatus,
+    write_operation_id,
 };
 use crate::journal::{WriteIds, WriteState};
 use crate::telemetry;
@@ -51,7 +52,7 @@ pub(super) async fn transactions(
     State(app): State<Arc<App>>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let op_id = operation_id(request.headers())?;
+    let op_id = operation_id(&app, request.headers())?;
     let body = body(&app, request).await?;
     let transaction = decode::transaction(&body, &op_id)?;
     drop(body);
@@ -60,8 +61,8 @@ pub(super) async fn transactions(
     let (status, mut answer) = if transaction.writes.is_empty() {
         (StatusCode::OK, String::from("{\"write_id\":null,"))
     } else {
-        let write_id = accept(&app, op_id, transaction.writes).await?;
-        (StatusCode::ACCEPTED, format!("{{\"write_id\":\"{write_id}\","))
+        let accepted = accept(&app, op_id, transaction.writes).await?;
+        (StatusCode::ACCEPTED, format!("{{\"write_id\":\"{}\",", accepted.ids))
     };
     answer.push_str("\"durability\":\"");
     answer.push_str(app.journal.durability().as_str());
@@ -155,11 +156,15 @@ async fn write(
     id: Option<&str>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let op_id = operation_id(request.headers())?;
+    let op_id = operation_id(app, request.headers())?;
     let body = body(app, request).await?;
     let decoded: DecodedWrite = decode::single(collection, op, id, &body, &op_id)?;
-    let id = decoded.key.id().to_owned();
-    let write_id = accept(app, op_id, vec![decoded]).await?.to_string();
+    let mut id = decoded.key.id().to_owned();
+    let accepted = accept(app, op_id, vec![decoded]).await?;
+    if let Some(name) = accepted.name().filter(|_| id.is_empty()) {
+        id = write_operation_id(&name.to_string(), 0);
+    }
+    let write_id = accepted.ids.to_string();
     let durability = app.journal.durability();
     Ok((StatusCode::ACCEPTED, axum::Json(Accepted { id, write_id, durability })).into_response())
 }
@@ -279,15 +284,16 @@ async fn read_all(
     }
 }
 
-/// The client's name for the operation, else a new one, ordered by time.
-fn operation_id(headers: &HeaderMap) -> Result<String, ApiError> {
+/// The client's name for the operation, else the journal's, else a new one, ordered by time.
+fn operation_id(app: &App, headers: &HeaderMap) -> Result<OperationId, ApiError> {
     let Some(value) = headers.get(HeaderName::from_static(IDEMPOTENCY_KEY)) else {
-        return Ok(Uuid::now_v7().to_string());
+        let is_named = app.direct.is_none() && app.journal.names_requests();
+        return Ok(OperationId::new(if is_named { String::new() } else { Uuid::now_v7().to_string() }));
     };
     // Room for the place that ids of inserts add to it.
     let longest = MAX_ID_BYTES - 8;
     match value.to_str() {
-        Ok(text) if !text.is_empty() && text.len() <= longest => Ok(text.to_owned()),
+        Ok(text) if !text.is_empty() && text.len() <= longest => Ok(OperationId::new(text.to_owned())),
         _ => Err(ApiError::malformed(format!(
             "Idempotency-Key must be 1 to {longest} visible ASCII characters"
         ))),

@@ -27,28 +27,50 @@ mod kind {
 ///
 /// # Errors
 /// Text that is no JSON object, a name with a NUL, or an integer beyond 64 bits.
-pub(super) fn document(json: &str) -> Result<RawDocumentBuf, String> {
-    let mut writer = Writer { out: Vec::with_capacity(json.len() + json.len() / 2), is_plain: true };
+pub(super) fn document(json: &str, reserved: &[&'static str]) -> Result<Transcoded, String> {
+    let mut writer = Writer {
+        out: Vec::with_capacity(json.len() + json.len() / 2),
+        is_plain: true,
+        depth: 0,
+        reserved,
+        found: None,
+    };
     let mut input = serde_json::Deserializer::from_str(json);
     let written = Object(&mut writer).deserialize(&mut input).and_then(|()| input.end());
     match written {
-        Ok(()) => RawDocumentBuf::from_bytes(writer.out).map_err(|error| error.to_string()),
+        Ok(()) => {
+            let document = RawDocumentBuf::from_bytes(writer.out).map_err(|error| error.to_string())?;
+            Ok(Transcoded { document, reserved: writer.found })
+        }
         // What is not plain is for the library to interpret.
         Err(_) if !writer.is_plain => {
             let document: Document = serde_json::from_str(json).map_err(|error| error.to_string())?;
-            RawDocumentBuf::try_from(&document).map_err(|error| error.to_string())
+            let found = reserved.iter().copied().find(|name| document.contains_key(name));
+            let document = RawDocumentBuf::try_from(&document).map_err(|error| error.to_string())?;
+            Ok(Transcoded { document, reserved: found })
         }
         Err(error) => Err(error.to_string()),
     }
 }
 
-struct Writer {
+/// A document, and one of the reserved fields if it has any.
+#[derive(Debug)]
+pub(super) struct Transcoded {
+    pub(super) document: RawDocumentBuf,
+    pub(super) reserved: Option<&'static str>,
+}
+
+struct Writer<'a> {
     out: Vec<u8>,
     /// Cleared by the error that says: not this way.
     is_plain: bool,
+    /// Objects and lists that are open.
+    depth: usize,
+    reserved: &'a [&'static str],
+    found: Option<&'static str>,
 }
 
-impl Writer {
+impl Writer<'_> {
     fn not_plain<E: de::Error>(&mut self) -> E {
         self.is_plain = false;
         E::custom("not plain JSON")
@@ -64,12 +86,14 @@ impl Writer {
     }
 
     fn open(&mut self) -> usize {
+        self.depth += 1;
         let at = self.out.len();
         self.out.extend_from_slice(&[0; 4]);
         at
     }
 
     fn close<E: de::Error>(&mut self, at: usize) -> Result<(), E> {
+        self.depth -= 1;
         self.out.push(0);
         let length = i32::try_from(self.out.len() - at).map_err(|_| E::custom("more than 2 GiB"))?;
         self.out[at..at + 4].copy_from_slice(&length.to_le_bytes());
@@ -78,16 +102,16 @@ impl Writer {
 }
 
 /// Takes an object.
-struct Object<'a>(&'a mut Writer);
+struct Object<'a, 'b>(&'a mut Writer<'b>);
 
-impl<'de> DeserializeSeed<'de> for Object<'_> {
+impl<'de> DeserializeSeed<'de> for Object<'_, '_> {
     type Value = ();
     fn deserialize<D: Deserializer<'de>>(self, input: D) -> Result<(), D::Error> {
         input.deserialize_map(self)
     }
 }
 
-impl<'de> Visitor<'de> for Object<'_> {
+impl<'de> Visitor<'de> for Object<'_, '_> {
     type Value = ();
 
     fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -113,19 +137,19 @@ impl<'de> Visitor<'de> for Object<'_> {
 }
 
 /// Takes the name of a field and opens its element; gives where that stands, and the bounds of the name.
-struct Name<'a> {
-    writer: &'a mut Writer,
+struct Name<'a, 'b> {
+    writer: &'a mut Writer<'b>,
     earlier: &'a [(usize, usize)],
 }
 
-impl<'de> DeserializeSeed<'de> for Name<'_> {
+impl<'de> DeserializeSeed<'de> for Name<'_, '_> {
     type Value = (usize, (usize, usize));
     fn deserialize<D: Deserializer<'de>>(self, input: D) -> Result<Self::Value, D::Error> {
         input.deserialize_str(self)
     }
 }
 
-impl Visitor<'_> for Name<'_> {
+impl Visitor<'_> for Name<'_, '_> {
     type Value = (usize, (usize, usize));
 
     fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -142,18 +166,23 @@ impl Visitor<'_> for Name<'_> {
         if name.contains(&0) {
             return Err(E::custom("a field's name holds a NUL"));
         }
+        if writer.depth == 1
+            && let Some(reserved) = writer.reserved.iter().find(|reserved| reserved.as_bytes() == name)
+        {
+            writer.found = Some(reserved);
+        }
         let at = writer.element(name);
         Ok((at, (at + 1, at + 1 + name.len())))
     }
 }
 
 /// Takes a value and completes the element at `at`.
-struct Value<'a> {
-    writer: &'a mut Writer,
+struct Value<'a, 'b> {
+    writer: &'a mut Writer<'b>,
     at: usize,
 }
 
-impl Value<'_> {
+impl Value<'_, '_> {
     fn put(self, kind: u8, bytes: &[u8]) {
         self.writer.out[self.at] = kind;
         self.writer.out.extend_from_slice(bytes);
@@ -167,14 +196,14 @@ impl Value<'_> {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Value<'_> {
+impl<'de> DeserializeSeed<'de> for Value<'_, '_> {
     type Value = ();
     fn deserialize<D: Deserializer<'de>>(self, input: D) -> Result<(), D::Error> {
         input.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Value<'_> {
+impl<'de> Visitor<'de> for Value<'_, '_> {
     type Value = ();
 
     fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -250,7 +279,7 @@ mod tests {
     }
 
     fn tree(text: &str) -> Document {
-        Document::try_from(&*document(text).unwrap()).unwrap()
+        Document::try_from(&*document(text, &[]).unwrap().document).unwrap()
     }
 
     #[test]
@@ -294,7 +323,7 @@ mod tests {
             r#"{"a\u0000b":1}"#,
             r#"{"n":18446744073709551615}"#,
         ] {
-            assert!(document(text).is_err(), "{text}");
+            assert!(document(text, &[]).is_err(), "{text}");
         }
     }
 
@@ -324,7 +353,7 @@ mod tests {
 
         #[test]
         fn arbitrary_text_never_panics(text in "[ {}\\[\\]:,\"a$0-9.-]{0,40}") {
-            let _ = document(&text);
+            let _ = document(&text, &["_id"]);
         }
     }
 }

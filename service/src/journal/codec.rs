@@ -4,32 +4,35 @@
 //! u8  version = 1, or 2 with what is marked so
 //! u16 requests
 //!   u64 accepted at, ms since the epoch
-//!   u16 length + operation id
-//!   u8  version 2: 1 for dead letters that are put back, plus 2 if writes have their places
+//!   u16 length + operation id; 0 for a request that its position names
+//!   u8  version 2: 1 for dead letters that are put back, plus 2 if writes have their places, plus 4 if its position
+//!     names the request
+//!     for one that its position names: u64 salt (see [`PlacedName`])
 //!     for dead letters: u16 shard, u64 ms, u64 seq, u16 place of the request that they were;
 //!     u8 1 if they are as new, 0 if they keep its version; u32 how often they were buried
 //!   u16 writes
 //!     u16 version 2, if writes have their places: the place in the client's request
 //!     u8  operation: 0 insert, 1 replace, 2 merge, 3 delete
 //!     u16 length + collection
-//!     u16 length + id
+//!     u16 length + id; 0 for one that derives from the operation of a request that its position names
 //!     BSON document (its own length first), absent for delete
 //! ```
 
 use bson::Document;
 use bson::raw::{RawBsonRef, RawDocument, RawDocumentBuf};
 
-use super::{Replay, Request, RequestWrite, WriteId};
+use super::{PlacedName, Replay, Request, RequestWrite, WriteId};
 use crate::operation::{Change, DocumentKey, Position};
 
 /// The version of what clients send.
 pub const VERSION: u8 = 1;
-/// The version of an entry with marks: parts of requests whose writes are in several shards, and dead letters that are put
-/// back. Written only then, so that builds from before can read all others.
+/// The version of an entry with marks: parts of requests whose writes are in several shards, dead letters that are put
+/// back, requests that their position names.
 pub const MARKED_VERSION: u8 = 2;
 /// Marks of a request.
 const REPLAYED: u8 = 1;
 const PLACED: u8 = 2;
+const UNNAMED: u8 = 4;
 
 /// Appends an entry that holds `requests` to `out`.
 ///
@@ -49,26 +52,42 @@ fn encode_into(requests: &[&Request], out: &mut Vec<u8>) -> Result<(), String> {
     let version = if is_plain { VERSION } else { MARKED_VERSION };
     out.push(version);
     put_u16(requests.len(), out)?;
-    requests.iter().try_for_each(|request| encode_request(request, version, out))
+    requests.iter().try_for_each(|request| encode_request(request, None, version, out))
 }
 
-/// Appends one request as it stands in an entry of this version.
+/// Appends one request as it stands in an entry of this version. One without an operation id has a salt, by which its
+/// position names it.
 ///
 /// # Errors
 /// As [`encode`]; `out` may then have a part of it.
-pub fn encode_request(request: &Request, version: u8, out: &mut Vec<u8>) -> Result<(), String> {
+pub fn encode_request(
+    request: &Request,
+    salt: Option<u64>,
+    version: u8,
+    out: &mut Vec<u8>,
+) -> Result<(), String> {
     out.extend_from_slice(&request.at_ms.to_le_bytes());
     put_text(&request.op_id, out)?;
     let places = request.places.as_deref();
     if version == MARKED_VERSION {
-        let mark = if request.replay.is_some() { REPLAYED } else { 0 };
-        out.push(mark | if places.is_some() { PLACED } else { 0 });
+        let mark = |is_set, mark| if is_set { mark } else { 0 };
+        out.push(
+            mark(request.replay.is_some(), REPLAYED)
+                | mark(places.is_some(), PLACED)
+                | mark(salt.is_some(), UNNAMED),
+        );
+        if let Some(salt) = salt {
+            out.extend_from_slice(&salt.to_le_bytes());
+        }
         if let Some(replay) = &request.replay {
             encode_replay(replay, out);
         }
     }
-    if version == VERSION && (places.is_some() || request.replay.is_some()) {
+    if version == VERSION && (places.is_some() || request.replay.is_some() || salt.is_some()) {
         return Err(format!("an entry of version {VERSION} has no marks"));
+    }
+    if salt.is_some() != request.op_id.is_empty() {
+        return Err("a request has an operation id or a salt".into());
     }
     if let Some(places) = places
         && places.len() != request.writes.len()
@@ -119,30 +138,30 @@ pub fn encode_write(write: &RequestWrite, out: &mut Vec<u8>) -> Result<(), Strin
     Ok(())
 }
 
-/// Reads an entry.
+/// Reads the entry at this position of a shard.
 ///
 /// # Errors
 /// What is wrong and where, for bytes that are not exactly one entry of a version that this build knows.
-pub fn decode(bytes: &[u8]) -> Result<Vec<Request>, String> {
+pub fn decode(bytes: &[u8], shard: u16, position: Position) -> Result<Vec<Request>, String> {
     let mut input = Input { bytes, at: 0 };
     let version = input.version()?;
     let count = input.u16()?;
     let mut requests = Vec::with_capacity(usize::from(count).min(1024));
-    for _ in 0..count {
-        requests.push(input.request(version)?);
+    for place in 0..count {
+        requests.push(input.request(version, WriteId { shard, position, place })?);
     }
     input.end()?;
     Ok(requests)
 }
 
-/// Reads a version and what [`encode_request`] wrote for it.
+/// Reads a version and what [`encode_request`] wrote for it as this part of an entry.
 ///
 /// # Errors
 /// As [`decode`].
-pub fn decode_request(bytes: &[u8]) -> Result<Request, String> {
+pub fn decode_request(bytes: &[u8], id: WriteId) -> Result<Request, String> {
     let mut input = Input { bytes, at: 0 };
     let version = input.version()?;
-    let request = input.request(version)?;
+    let request = input.request(version, id)?;
     input.end()?;
     Ok(request)
 }
@@ -233,13 +252,17 @@ impl<'a> Input<'a> {
         Ok(Box::new(Replay { origin, as_new, times }))
     }
 
-    fn request(&mut self, version: u8) -> Result<Request, String> {
+    fn request(&mut self, version: u8, id: WriteId) -> Result<Request, String> {
         let at_ms = u64::from_le_bytes(self.array()?);
-        let op_id = self.text()?.into();
+        let op_id = self.text()?;
         let mark = if version == MARKED_VERSION { self.u8()? } else { 0 };
-        if mark & !(REPLAYED | PLACED) != 0 {
+        if mark & !(REPLAYED | PLACED | UNNAMED) != 0 || (mark & UNNAMED != 0) != op_id.is_empty() {
             return Err(format!("a mark of {mark} at byte {}", self.at - 1));
         }
+        let op_id = match mark & UNNAMED {
+            0 => op_id.into(),
+            _ => PlacedName { id, salt: u64::from_le_bytes(self.array()?) }.to_string().into(),
+        };
         let replay = if mark & REPLAYED != 0 { Some(self.replay()?) } else { None };
         let count = self.u16()?;
         let mut places = Vec::new();
@@ -251,7 +274,11 @@ impl<'a> Input<'a> {
             writes.push(self.write()?);
         }
         let places = (mark & PLACED != 0).then(|| places.into());
-        Ok(Request { op_id, at_ms, writes, places, replay })
+        let mut request = Request { op_id, at_ms, writes, places, replay };
+        if mark & UNNAMED != 0 {
+            request.derive_ids();
+        }
+        Ok(request)
     }
 
     fn text(&mut self) -> Result<&'a str, String> {
@@ -345,6 +372,12 @@ mod tests {
         requests
     }
 
+    const HERE: Position = Position { ms: 1_795_000_000_000, seq: 7 };
+
+    fn decode_here(bytes: &[u8]) -> Result<Vec<Request>, String> {
+        decode(bytes, 3, HERE)
+    }
+
     fn encoded_of(requests: &[Request]) -> Vec<u8> {
         let mut out = Vec::new();
         encode(&requests.iter().collect::<Vec<_>>(), &mut out).unwrap();
@@ -357,10 +390,10 @@ mod tests {
 
     #[test]
     fn round_trip() {
-        assert_eq!(decode(&encoded()).unwrap(), sample());
+        assert_eq!(decode_here(&encoded()).unwrap(), sample());
         assert_eq!(encoded()[0], VERSION);
         let replays = encoded_of(&sample_of_replays());
-        assert_eq!(decode(&replays).unwrap(), sample_of_replays());
+        assert_eq!(decode_here(&replays).unwrap(), sample_of_replays());
         assert_eq!(replays[0], MARKED_VERSION);
         assert_eq!(sample_of_replays()[1].write_op_id(3), "k-1-63");
         for write in &sample()[1].writes {
@@ -381,7 +414,31 @@ mod tests {
         let bytes =
             b"\x01\x01\0\x02\x01\0\0\0\0\0\0\x02\0op\x01\0\0\x01\0c\x01\x001\x0c\0\0\0\x10n\0\x07\0\0\0\0";
         assert_eq!(encoded_of(std::slice::from_ref(&request)), bytes);
-        assert_eq!(decode(bytes).unwrap(), [request]);
+        assert_eq!(decode_here(bytes).unwrap(), [request]);
+    }
+
+    #[test]
+    fn a_request_without_a_name_is_named_by_its_position() {
+        let write = |id: &str, change| RequestWrite { key: DocumentKey::new("orders", id), change };
+        let insert = || Change::insert(doc! { "n": 1 });
+        let writes = vec![write("", insert()), write("own", Change::Delete), write("", insert())];
+        let unnamed =
+            Request { op_id: "".into(), at_ms: 5, writes, places: Some([4, 5, 6].into()), replay: None };
+        let mut bytes = vec![MARKED_VERSION];
+        encode_request(&unnamed, Some(0xab), MARKED_VERSION, &mut bytes).unwrap();
+        let id = WriteId { shard: 3, position: HERE, place: 9 };
+        let named = decode_request(&bytes, id).unwrap();
+        assert_eq!(&*named.op_id, "3.1795000000000.7.9.00000000000000ab");
+        let ids: Vec<&str> = named.writes.iter().map(|write| write.key.id()).collect();
+        assert_eq!(ids, [&*named.write_op_id(0), "own", &*named.write_op_id(2)]);
+        assert_eq!(ids[0], "3.1795000000000.7.9.00000000000000ab-04");
+        let other = decode_request(&bytes, WriteId { place: 10, ..id }).unwrap();
+        assert_ne!(other.op_id, named.op_id);
+        // What it is must be clear.
+        let mut out = Vec::new();
+        assert!(encode_request(&unnamed, None, MARKED_VERSION, &mut out).is_err());
+        assert!(encode_request(&named, Some(1), MARKED_VERSION, &mut out).is_err());
+        assert!(encode_request(&unnamed, Some(1), VERSION, &mut out).is_err());
     }
 
     #[test]
@@ -389,13 +446,13 @@ mod tests {
         let mut bytes = encoded();
         for whole in [&bytes, &encoded_of(&sample_of_replays())] {
             for cut in 0..whole.len() {
-                assert!(decode(&whole[..cut]).is_err(), "cut at {cut}");
+                assert!(decode_here(&whole[..cut]).is_err(), "cut at {cut}");
             }
         }
         bytes.push(0);
-        assert!(decode(&bytes).unwrap_err().contains("left over"));
+        assert!(decode_here(&bytes).unwrap_err().contains("left over"));
         bytes[0] = 9;
-        assert!(decode(&bytes).unwrap_err().contains("version 9"));
+        assert!(decode_here(&bytes).unwrap_err().contains("version 9"));
     }
 
     #[test]
@@ -410,7 +467,7 @@ mod tests {
         let mut lacks_a_place = sample_of_replays().remove(1);
         lacks_a_place.writes.pop();
         let mut unmarked = Vec::new();
-        assert!(encode_request(&sample_of_replays()[1], VERSION, &mut unmarked).is_err());
+        assert!(encode_request(&sample_of_replays()[1], None, VERSION, &mut unmarked).is_err());
         for request in [long, lacks_a_place] {
             let mut out = vec![1, 2];
             assert!(encode(&[&request], &mut out).is_err());
@@ -421,17 +478,17 @@ mod tests {
     proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..300), flip in any::<(usize, u8)>()) {
-            let _ = decode(&bytes);
+            let _ = decode_here(&bytes);
             let _ = decode_write(&bytes);
             for mut valid in [encoded(), encoded_of(&sample_of_replays())] {
                 let at = flip.0 % valid.len();
                 valid[at] ^= flip.1;
-                let _ = decode(&valid);
+                let _ = decode_here(&valid);
             }
             bytes.insert(0, VERSION);
             for version in [VERSION, MARKED_VERSION] {
                 bytes[0] = version;
-                let _ = decode(&bytes);
+                let _ = decode_here(&bytes);
             }
         }
     }

@@ -26,7 +26,8 @@ use crate::operation::{Change, DocumentKey, Position};
 /// One client request as it is journaled: all of its writes or none.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
-    /// The client's `Idempotency-Key`, else a UUIDv7.
+    /// The client's `Idempotency-Key`, else a name of the service's own. Empty on the way to a journal that names what it
+    /// is given ([`Journal::names_requests`]); so are then the ids of inserts that derive from it.
     pub op_id: Box<str>,
     /// When it was accepted, milliseconds since the Unix epoch.
     pub at_ms: u64,
@@ -43,6 +44,17 @@ impl Request {
     pub fn write_op_id(&self, place: usize) -> String {
         let original = self.places.as_ref().and_then(|places| places.get(place));
         write_operation_id(&self.op_id, original.map_or(place, |place| usize::from(*place)))
+    }
+
+    /// Gives inserts without an id theirs.
+    fn derive_ids(&mut self) {
+        for place in 0..self.writes.len() {
+            if self.writes[place].key.id().is_empty() {
+                let id = self.write_op_id(place);
+                let write = &mut self.writes[place];
+                write.key = DocumentKey::new(write.key.collection(), &id);
+            }
+        }
     }
 
     /// Of letters that are put back, their ids.
@@ -104,13 +116,21 @@ pub struct Appended {
     pub ids: WriteIds,
     /// The same operation id was appended before; this is where, and nothing was added.
     pub repeated: bool,
+    /// Of a request that the journal named, what the names of its parts have beside their ids.
+    pub salt: Option<u64>,
 }
 
 impl Appended {
+    /// The name that the journal gave the request's first part.
+    #[must_use]
+    pub fn name(&self) -> Option<PlacedName> {
+        self.salt.map(|salt| PlacedName { id: self.ids.first(), salt })
+    }
+
     /// As the only request of an entry of the only shard.
     #[must_use]
     pub fn at(position: Position, repeated: bool) -> Self {
-        Self { ids: WriteIds::one(WriteId { shard: 0, position, place: 0 }), repeated }
+        Self { ids: WriteIds::one(WriteId { shard: 0, position, place: 0 }), repeated, salt: None }
     }
 }
 
@@ -134,6 +154,9 @@ pub enum JournalError {
     /// Nothing was accepted, nor ever will be: the request cannot be journaled.
     #[error("the request cannot be journaled: {0}")]
     Invalid(String),
+    /// Nothing was accepted: the operation id is another request's.
+    #[error("this operation id belongs to another request")]
+    Reused,
     /// It may or may not have been accepted; a retry with the same operation id settles it.
     #[error("the journal did not answer in time: {0}")]
     Unknown(String),
@@ -194,6 +217,32 @@ impl FromStr for WriteId {
             place: next()?.parse().map_err(drop)?,
         };
         if parts.next().is_some() { Err(()) } else { Ok(id) }
+    }
+}
+
+/// The operation id of a part of a request that came without one: where it is, and a number that nobody can guess, so that
+/// neither can ids of documents be that derive from it. Its text is `shard.ms.seq.place.salt`, the salt as 16 hexadecimal
+/// digits. It says where to look for its documents, so nothing has to be remembered of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlacedName {
+    pub id: WriteId,
+    pub salt: u64,
+}
+
+impl fmt::Display for PlacedName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:016x}", self.id, self.salt)
+    }
+}
+
+impl FromStr for PlacedName {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (id, salt) = text.rsplit_once('.').ok_or(())?;
+        let is_salt = salt.len() == 16 && salt.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let salt = u64::from_str_radix(salt, 16).ok().filter(|_| is_salt).ok_or(())?;
+        Ok(Self { id: id.parse()?, salt })
     }
 }
 
@@ -301,6 +350,12 @@ pub trait Journal: Send + Sync {
     /// was appended before is found again and not added twice.
     async fn append(&self, request: Request) -> Result<Appended, JournalError>;
 
+    /// Whether it takes requests without an operation id and names them. Inserts without an id are then all in the first part
+    /// of their request, and derive from its name.
+    fn names_requests(&self) -> bool {
+        false
+    }
+
     /// Which shard a document belongs to.
     fn shard_of(&self, _key: &DocumentKey) -> u16 {
         0
@@ -406,6 +461,19 @@ mod tests {
         let ids = WriteIds::new(&[id, WriteId { shard: 5, ..id }]).unwrap();
         assert_eq!(ids.to_string(), "3.1795000000000.7.2+5.1795000000000.7.2");
         assert_eq!(ids.to_string().parse(), Ok(ids));
+        let name = PlacedName { id, salt: 0xab };
+        assert_eq!(name.to_string(), "3.1795000000000.7.2.00000000000000ab");
+        assert_eq!(name.to_string().parse(), Ok(name));
+        for bad in [
+            "",
+            "1.1.1.1",
+            "1.1.1.1.1",
+            "1.1.1.1.1.00000000000000ab",
+            "1.1.1.1.00000000000000AB",
+            "1.1.1.1.+0000000000000ab",
+        ] {
+            assert_eq!(bad.parse::<PlacedName>(), Err(()), "{bad}");
+        }
         for bad in ["1.1.1.1+", "+1.1.1.1", "1.1.1.1+1.1.1.1", "2.1.1.1+1.1.1.1"] {
             assert_eq!(bad.parse::<WriteIds>(), Err(()), "{bad}");
         }

@@ -100,7 +100,7 @@ impl EmbeddedConsumer {
 }
 
 fn delivery(position: Position, payload: Vec<u8>) -> Delivery {
-    match codec::decode(&payload) {
+    match codec::decode(&payload, 0, position) {
         Ok(requests) => Delivery::Entry(Entry { position, requests, bytes: payload.len() }),
         Err(reason) => Delivery::Undecodable { position, reason, payload: Bytes::from(payload) },
     }

@@ -111,7 +111,7 @@ impl Recovery {
         }
         self.waiting.add(position.ms, 1, segment::framed_bytes(payload));
         // What cannot be decoded has no operation ids to remember; the consumer makes it a dead letter.
-        for request in codec::decode(payload).unwrap_or_default() {
+        for request in codec::decode(payload, 0, position).unwrap_or_default() {
             self.recent.insert(&request.key(), position);
             let letters = request.letters();
             if let Some(replay) = request.replay {

@@ -259,7 +259,7 @@ fn foreign(id: &StreamId) -> Bytes {
     lines.into()
 }
 
-fn delivery(id: &StreamId) -> Option<Delivery> {
+fn delivery(id: &StreamId, shard: u16) -> Option<Delivery> {
     let position = parse_id(&id.id)?;
     let Some(bytes) = payload(id.map.get(FIELD)) else {
         return Some(Delivery::Undecodable {
@@ -268,7 +268,7 @@ fn delivery(id: &StreamId) -> Option<Delivery> {
             payload: foreign(id),
         });
     };
-    Some(match codec::decode(&bytes) {
+    Some(match codec::decode(&bytes, shard, position) {
         Ok(requests) => Delivery::Entry(Entry { position, requests, bytes: bytes.len() }),
         Err(reason) => Delivery::Undecodable { position, reason, payload: bytes.into() },
     })
@@ -304,7 +304,8 @@ impl Consumer for RedisConsumer {
                 Ok(Vec::new())
             }
             Ok(Some(ids)) => {
-                let deliveries: Vec<Delivery> = ids.iter().filter_map(delivery).collect();
+                let deliveries: Vec<Delivery> =
+                    ids.iter().filter_map(|id| delivery(id, self.keys.shard)).collect();
                 for delivery in &deliveries {
                     self.newest = self.newest.max(delivery.position());
                     if let Delivery::Entry(entry) = delivery {

@@ -415,7 +415,7 @@ impl DeadLetters for RedisJournal {
             Ok((id, repeated)) => match parse_id(&id) {
                 Some(position) => {
                     let ids = WriteIds::one(WriteId { shard: keys.shard, position, place: 0 });
-                    Ok(Some(Appended { ids, repeated: repeated == 1 }))
+                    Ok(Some(Appended { ids, repeated: repeated == 1, salt: None }))
                 }
                 None => Err(JournalError::Failed(format!("Redis gave the stream id {id:?}"))),
             },

@@ -53,6 +53,11 @@ impl ShardKeys {
         format!("scalekit:{{{}}}:op:{op_id}", self.shard)
     }
 
+    /// As which entries a command was carried out.
+    pub(super) fn command(&self, name: u128) -> String {
+        format!("scalekit:{{{}}}:command:{name:032x}", self.shard)
+    }
+
     /// As which entry dead letters were put back.
     pub(super) fn replayed(&self, key: &str) -> String {
         format!("scalekit:{{{}}}:replayed:{key}", self.shard)
@@ -71,13 +76,15 @@ pub(super) fn parse_id(id: &str) -> Option<Position> {
 }
 
 /// Where in the journal an operation is: the entry, the request's place in it, and where it stands in the entry's bytes.
-/// Its text, `ms-seq.place.offset.bytes`, is what Redis remembers of an operation.
+/// Its text, `ms-seq.place.offset.bytes.checksum`, is what Redis remembers of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) position: Position,
     pub(super) place: u16,
     pub(super) offset: usize,
     pub(super) bytes: usize,
+    /// Of what was written; builds from before did not keep it.
+    pub(super) checksum: Option<u32>,
 }
 
 impl Place {
@@ -88,6 +95,10 @@ impl Place {
             place: words.next()?.parse().ok()?,
             offset: words.next()?.parse().ok()?,
             bytes: words.next()?.parse().ok()?,
+            checksum: match words.next() {
+                Some(digits) => Some(u32::from_str_radix(digits, 16).ok()?),
+                None => None,
+            },
         };
         words.next().is_none().then_some(place)
     }

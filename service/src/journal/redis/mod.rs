@@ -26,8 +26,8 @@ use async_trait::async_trait;
 use super::embedded::BacklogBounds;
 use super::shard::{MAX_SHARDS, shard_of};
 use super::{
-    Appended, Backlog, DeadLetters, Held, Journal, JournalError, Note, Request, RequestWrite, WriteId,
-    WriteState, codec,
+    Appended, Backlog, DeadLetters, Held, Journal, JournalError, Note, PlacedName, Request, RequestWrite,
+    WriteId, WriteState, codec,
 };
 use crate::contract::Durability;
 use crate::operation::{DocumentKey, Position};
@@ -117,6 +117,16 @@ impl RedisJournal {
         RedisConsumer::new(Arc::clone(&self.link), self.keys().clone(), name)
     }
 
+    /// What an entry of this shard is to hold of a request.
+    fn part(&self, shard: u16, request: &Request, salt: Option<u64>) -> Result<Part, String> {
+        let mut encoded = Vec::with_capacity(256 * request.writes.len() + 64);
+        codec::encode_request(request, salt, codec::MARKED_VERSION, &mut encoded)?;
+        let key = salt.is_none().then(|| self.shards[usize::from(shard)].operation(&request.op_id));
+        // When it came is not part of what it is.
+        let checksum = if key.is_some() { crc32fast::hash(&encoded[size_of::<u64>()..]) } else { 0 };
+        Ok(Part { shard, key, salt, encoded, checksum })
+    }
+
     fn keys(&self) -> &ShardKeys {
         // There is always a first one.
         &self.shards[0]
@@ -138,18 +148,18 @@ impl Journal for RedisJournal {
     }
 
     async fn append(&self, request: Request) -> Result<Appended, JournalError> {
-        let (requests, version) = match self.count() {
-            1 => (vec![(0, request)], codec::VERSION),
-            shards => (split(request, shards), codec::MARKED_VERSION),
+        let requests = match self.count() {
+            1 => vec![(0, request)],
+            shards => split(request, shards),
         };
-        let mut parts = Vec::with_capacity(requests.len());
-        for (shard, request) in requests {
-            let mut encoded = Vec::with_capacity(256 * request.writes.len() + 64);
-            codec::encode_request(&request, version, &mut encoded).map_err(JournalError::Invalid)?;
-            let key = self.shards[usize::from(shard)].operation(&request.op_id);
-            parts.push(Part { shard, key, encoded });
-        }
+        let salt = requests[0].1.op_id.is_empty().then(rand::random);
+        let parts = requests.into_iter().map(|(shard, request)| self.part(shard, &request, salt));
+        let parts = parts.collect::<Result<_, _>>().map_err(JournalError::Invalid)?;
         self.appender.append(parts).await
+    }
+
+    fn names_requests(&self) -> bool {
+        true
     }
 
     fn shard_of(&self, key: &DocumentKey) -> u16 {
@@ -167,16 +177,25 @@ impl Journal for RedisJournal {
         let lease = self.link.lease().await.map_err(refusal::not_connected)?;
         let mut connection = lease.connection.clone();
         let mut call = HELD.prepare_invoke();
+        let mut names = Vec::with_capacity(operations.len());
         for (shard, op_id) in operations {
             let keys = self
                 .shard(*shard)
                 .ok_or_else(|| JournalError::Invalid(format!("there is no shard {shard}")))?;
+            let name: Option<PlacedName> =
+                op_id.parse().ok().filter(|name: &PlacedName| name.id.shard == *shard);
             call.key(&keys.stream).key(keys.operation(op_id));
+            call.arg(name.map_or_else(String::new, |name| name.id.position.to_string()));
+            names.push(name);
         }
         let result = call.invoke_async::<Vec<Vec<u8>>>(&mut connection).await;
         self.link.check(&lease, &result);
         let found = result.map_err(|error| unavailable(self.link.address(), &error))?;
-        found.chunks(2).map(held).collect()
+        found
+            .chunks(2)
+            .zip(operations.iter().zip(names))
+            .map(|(found, (of, name))| held(found, of, name))
+            .collect()
     }
 
     async fn status(&self, id: WriteId) -> Result<WriteState, JournalError> {
@@ -249,8 +268,11 @@ impl Journal for RedisJournal {
 fn split(request: Request, shards: u16) -> Vec<(u16, Request)> {
     let Request { op_id, at_ms, writes, places, replay } = request;
     let mut parts: BTreeMap<u16, (Vec<RequestWrite>, Vec<u16>)> = BTreeMap::new();
+    let of = |write: &RequestWrite| (!write.key.id().is_empty()).then(|| shard_of(&write.key, shards));
+    // Where what has no id yet goes: into the first part.
+    let lowest = writes.iter().filter_map(of).min().unwrap_or_else(|| fastrand::u16(..shards));
     for (place, write) in writes.into_iter().enumerate() {
-        let (writes, original) = parts.entry(shard_of(&write.key, shards)).or_default();
+        let (writes, original) = parts.entry(of(&write).unwrap_or(lowest)).or_default();
         let given = places.as_ref().and_then(|places| places.get(place)).copied();
         original.push(given.unwrap_or(u16::try_from(place).unwrap_or(u16::MAX)));
         writes.push(write);
@@ -265,17 +287,35 @@ fn split(request: Request, shards: u16) -> Vec<(u16, Request)> {
     parts.into_iter().map(part).collect()
 }
 
-/// What [`HELD`] found of one operation: its [`Place`], and the request if the entry is there.
-fn held(found: &[Vec<u8>]) -> Result<Option<Held>, JournalError> {
-    let [place, request] = found else { return Ok(None) };
-    if request.is_empty() {
+/// What [`HELD`] found of one operation, by what Redis remembers of it or else by its name.
+fn held(
+    found: &[Vec<u8>],
+    (shard, op_id): &(u16, &str),
+    name: Option<PlacedName>,
+) -> Result<Option<Held>, JournalError> {
+    let [place, bytes] = found else { return Ok(None) };
+    if bytes.is_empty() {
         return Ok(None);
     }
     let damaged =
         |reason: &str| JournalError::Failed(format!("an entry of the journal cannot be read: {reason}"));
-    let place = Place::parse(place).ok_or_else(|| damaged("its place is unknown"))?;
-    let request = codec::decode_request(request).map_err(|reason| damaged(&reason))?;
-    Ok(Some(Held { version: place.position.version(), request }))
+    let request = match (name, place.as_slice()) {
+        (Some(PlacedName { id, .. }), []) => {
+            let entry = codec::decode(bytes, id.shard, id.position).map_err(|reason| damaged(&reason))?;
+            let request =
+                entry.into_iter().nth(usize::from(id.place)).filter(|request| *request.op_id == **op_id);
+            return Ok(request.map(|request| Held { version: id.position.version(), request }));
+        }
+        (_, place) => {
+            let place = Place::parse(place).ok_or_else(|| damaged("its place is unknown"))?;
+            let id = WriteId { shard: *shard, position: place.position, place: place.place };
+            Held {
+                version: place.position.version(),
+                request: codec::decode_request(bytes, id).map_err(|reason| damaged(&reason))?,
+            }
+        }
+    };
+    Ok(Some(request))
 }
 
 /// The newest position that the stream gave out; zero for a stream that does not exist.

@@ -191,20 +191,26 @@ pub(super) static BACKLOG: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Of operations, by a stream and the key where one is remembered each: what is remembered, and the request, out of its
-/// entry; two texts for each, empty where there is none.
+/// Of operations, by a stream and the key where one is remembered each, and as arguments the entry that its name gives, or
+/// nothing: what is remembered, and the request with the version of its entry; or nothing, and the whole entry that
+/// the name gives; two texts for each, empty where there is none.
 pub(super) static HELD: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"#!lua flags=no-writes
         local out = {}
         for i = 1, #KEYS, 2 do
+            local named = ARGV[(i + 1) / 2]
             local place = redis.call('GET', KEYS[i + 1])
             out[i], out[i + 1] = place or '', ''
             local id, at, length
-            if place then id, at, length = string.match(place, '^([%d-]+)%.%d+%.(%d+)%.(%d+)$') end
+            if place then id, at, length = string.match(place, '^([%d-]+)%.%d+%.(%d+)%.(%d+)') end
+            if not place and named ~= '' then id = named end
             local entry = id and redis.call('XRANGE', KEYS[i], id, id)[1]
-            -- The version goes with it.
-            if entry then out[i + 1] = string.sub(entry[2][2], 1, 1) .. string.sub(entry[2][2], at + 1, at + length) end
+            if entry and at then
+                out[i + 1] = string.sub(entry[2][2], 1, 1) .. string.sub(entry[2][2], at + 1, at + length)
+            elseif entry then
+                out[i + 1] = entry[2][2]
+            end
         end
         return out",
     )

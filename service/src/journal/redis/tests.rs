@@ -197,7 +197,7 @@ async fn a_repeated_operation_is_one_entry() {
     assert_eq!(server.length().await, 1);
     let other_process = server.journal().await;
     let again = other_process.append(request("same")).await.unwrap();
-    assert_eq!(again, Appended { ids: answers[0].ids.clone(), repeated: true });
+    assert_eq!(again, Appended { ids: answers[0].ids.clone(), repeated: true, salt: None });
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! What concurrent requests share when they are appended, and requests that write to several shards.
 
 use super::*;
+use crate::contract::write_operation_id;
 use crate::journal::shard::shard_of;
 
 const SHARDS: u16 = 4;
@@ -74,7 +75,7 @@ async fn a_request_has_a_part_in_each_of_its_shards() {
     let server = Server::start(&[]);
     let journal = sharded(&server).await;
     let request = wide("wide", 32);
-    let Appended { ids, repeated } = journal.append(request.clone()).await.unwrap();
+    let Appended { ids, repeated, .. } = journal.append(request.clone()).await.unwrap();
     assert!(!repeated);
     let shards: BTreeSet<u16> = request.writes.iter().map(|write| shard_of(&write.key, SHARDS)).collect();
     assert_eq!(ids.iter().map(|id| id.shard).collect::<BTreeSet<_>>(), shards);
@@ -100,7 +101,7 @@ async fn a_request_has_a_part_in_each_of_its_shards() {
     }
     let before = keys(&server).await;
     let again = sharded(&server).await.append(request).await.unwrap();
-    assert_eq!(again, Appended { ids, repeated: true });
+    assert_eq!(again, Appended { ids, repeated: true, salt: None });
     assert_eq!(keys(&server).await, before);
     assert_eq!(journal.backlog().await.unwrap().entries, shards.len() as u64, "of all shards");
 }
@@ -142,4 +143,89 @@ async fn many_requests_over_many_shards_do_not_overfill_a_command() {
     for appended in futures_util::future::join_all(appends).await {
         assert!(!appended.unwrap().repeated);
     }
+}
+
+/// Inserts without an id, and a write to each of these documents.
+fn unnamed(inserts: usize, others: &[&str]) -> Request {
+    let insert = |_| RequestWrite { key: DocumentKey::new("orders", ""), change: Change::insert(doc! {}) };
+    let replace =
+        |id: &&str| RequestWrite { key: DocumentKey::new("orders", id), change: Change::replace(doc! {}) };
+    let writes = (0..inserts).map(insert).chain(others.iter().map(replace)).collect();
+    Request { writes, ..request("") }
+}
+
+#[tokio::test]
+async fn a_request_without_a_name_gets_one_by_which_it_is_found() {
+    let server = Server::start(&[]);
+    let journal = sharded(&server).await;
+    let appends: Vec<_> = (0..40).map(|_| journal.append(unnamed(2, &[]))).collect();
+    let mut names = Vec::new();
+    for appended in futures_util::future::join_all(appends).await {
+        let appended = appended.unwrap();
+        assert!(!appended.repeated);
+        names.push(appended.name().unwrap().to_string());
+    }
+    assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
+    let shards: BTreeSet<&str> = names.iter().filter_map(|name| name.split('.').next()).collect();
+    assert_eq!(shards.len(), usize::from(SHARDS), "they are dealt out");
+    for name in &names {
+        let key = DocumentKey::new("orders", &write_operation_id(name, 1));
+        let held = journal.held(&[(journal.shard_of(&key), name)]).await.unwrap().remove(0).unwrap();
+        assert_eq!((&*held.request.op_id, &held.request.writes[1].key), (name.as_str(), &key));
+    }
+    let guessed = format!("{}.{:016x}", &names[0].rsplit_once('.').unwrap().0, 7);
+    let shard = guessed.split('.').next().unwrap().parse().unwrap();
+    assert_eq!(journal.held(&[(shard, &guessed)]).await.unwrap(), [None], "a name cannot be guessed");
+
+    let remembered = keys(&server).await.into_iter().filter(|key| key.contains(":op:")).count();
+    assert_eq!(remembered, 0, "nothing is remembered of each");
+    let commands = keys(&server).await.into_iter().filter(|key| key.contains(":command:")).count();
+    assert!(commands <= 4, "{commands} commands");
+}
+
+#[tokio::test]
+async fn inserts_without_an_id_are_in_the_first_part_of_their_request() {
+    let server = Server::start(&[]);
+    let journal = sharded(&server).await;
+    let others = ["1", "2", "3", "4", "5", "6"];
+    let appended = journal.append(unnamed(3, &others)).await.unwrap();
+    assert!(appended.ids.iter().count() > 1, "the test needs several parts");
+    let name = appended.name().unwrap().to_string();
+    let first = journal.held(&[(appended.ids.first().shard, &name)]).await.unwrap().remove(0).unwrap();
+    let ids: Vec<&str> = first.request.writes.iter().map(|write| write.key.id()).take(3).collect();
+    assert_eq!(ids, [0, 1, 2].map(|place| write_operation_id(&name, place)));
+}
+
+/// A client's own name that looks like one of the journal's is found as any other.
+#[tokio::test]
+async fn a_name_that_looks_like_a_position_is_as_good_as_any() {
+    let server = Server::start(&[]);
+    let journal = sharded(&server).await;
+    let name = "2.1795000000000.0.0.00000000000000ab";
+    let id = write_operation_id(name, 0);
+    let write = RequestWrite { key: DocumentKey::new("orders", &id), change: Change::insert(doc! {}) };
+    let appended = journal.append(Request { writes: vec![write], ..request(name) }).await.unwrap();
+    assert_eq!(appended.ids.first().shard, 2);
+    let held = journal.held(&[(2, name)]).await.unwrap().remove(0).unwrap();
+    assert_eq!(held.request.writes[0].key.id(), id);
+}
+
+#[tokio::test]
+async fn a_name_of_another_request_is_refused_and_what_comes_with_it_is_not() {
+    let server = Server::start(&[]);
+    let journal = server.journal().await;
+    append(&journal, "a").await;
+    let another = Request { writes: wide("other", 1).writes, ..request("a") };
+    let (refused, same, new, unnamed) = tokio::join!(
+        journal.append(another),
+        journal.append(request("b")),
+        journal.append(request("a")),
+        journal.append(unnamed(1, &[])),
+    );
+    assert_eq!(refused.unwrap_err(), JournalError::Reused);
+    assert!(!same.unwrap().repeated && new.unwrap().repeated && !unnamed.unwrap().repeated);
+    let mut found = names(&drain(&mut journal.consumer("w1")).await);
+    found.retain(|name| name.len() == 1);
+    found.sort();
+    assert_eq!(found, ["a", "b"]);
 }
