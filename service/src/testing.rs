@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use bson::doc;
 use nix::sys::signal::Signal;
 
-pub use constant::serve_constant;
+pub use constant::{Yardstick, serve_constant};
 
 /// Names an executable to use in place of `mongod`; it is started as SecantusDB is.
 pub const MONGOD_VARIABLE: &str = "SCALEKIT_TEST_MONGOD";

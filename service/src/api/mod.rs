@@ -37,7 +37,7 @@ use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::store::Store;
 pub(crate) use gate::{Bounds, Gate};
-use observe::Observe;
+pub(crate) use observe::Observe;
 pub(crate) use read::Reader;
 pub(crate) use stats::Process;
 

@@ -16,9 +16,9 @@ use crate::telemetry::Traces;
 /// Around all routes and the answers to what matches none. It is applied inside of the router, since only there
 /// the route is known.
 #[derive(Clone)]
-pub(super) struct Observe {
-    pub(super) requests: Arc<Requests>,
-    pub(super) traces: Traces,
+pub(crate) struct Observe {
+    pub(crate) requests: Arc<Requests>,
+    pub(crate) traces: Traces,
 }
 
 impl<S> Layer<S> for Observe {
@@ -30,7 +30,7 @@ impl<S> Layer<S> for Observe {
 }
 
 #[derive(Clone)]
-pub(super) struct Observed<S> {
+pub(crate) struct Observed<S> {
     inner: S,
     observe: Observe,
 }

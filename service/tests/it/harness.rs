@@ -405,9 +405,16 @@ impl Harness {
     }
 
     pub(crate) async fn redis_command<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
+        self.try_redis_command(words).await.unwrap()
+    }
+
+    pub(crate) async fn try_redis_command<T: redis::FromRedisValue>(
+        &self,
+        words: &[&str],
+    ) -> redis::RedisResult<T> {
         let client = redis::Client::open(self.redis.as_ref().unwrap().url.as_str()).unwrap();
         let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-        redis::cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await.unwrap()
+        redis::cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await
     }
 }
 
