@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::error::ApiError;
+use super::plain::Cursor;
 use super::transcode;
 use crate::contract::{
     MAX_COLLECTION_BYTES, MAX_ID_BYTES, MAX_OPERATIONS_PER_REQUEST, RESERVED_COLLECTIONS, RESERVED_FIELD,
@@ -92,7 +93,7 @@ impl OperationId {
 }
 
 /// A write, checked.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(super) struct DecodedWrite {
     pub key: DocumentKey,
     pub change: Change,
@@ -102,7 +103,7 @@ pub(super) struct DecodedWrite {
     pub is_new: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(super) struct Transaction {
     pub reads: Vec<DocumentKey>,
     pub writes: Vec<DecodedWrite>,
@@ -110,6 +111,14 @@ pub(super) struct Transaction {
 
 /// Reads a transaction; inserts without an id get theirs from `op_id` and their place.
 pub(super) fn transaction(body: &[u8], op_id: &OperationId) -> Result<Transaction, ApiError> {
+    match plain_transaction(body, op_id) {
+        Some(transaction) => Ok(transaction),
+        None => any_transaction(body, op_id),
+    }
+}
+
+/// Reads any transaction, or says what is wrong with it.
+fn any_transaction(body: &[u8], op_id: &OperationId) -> Result<Transaction, ApiError> {
     // serde would take an array for a struct, field by field.
     if body.trim_ascii_start().first() == Some(&b'[') {
         return Err(ApiError::unprocessable(
@@ -129,24 +138,117 @@ pub(super) fn transaction(body: &[u8], op_id: &OperationId) -> Result<Transactio
         reads.push(key(&read.collection, &read.id).map_err(|error| error.at(&format!("reads[{place}]")))?);
     }
     let mut writes = Vec::with_capacity(parsed.writes.len());
-    let documents: Vec<Option<&RawValue>> = parsed.writes.iter().map(|write| write.document).collect();
+    let mut texts = Vec::with_capacity(parsed.writes.len());
     for (place, body) in parsed.writes.into_iter().enumerate() {
-        let WriteBody { collection, op, id, document } = body;
-        let decoded = write(&collection, op, id.as_deref(), document, op_id, place);
+        let WriteBody { collection, op, id, document: raw } = body;
+        let decoded = raw.map(parse).transpose().and_then(|document| {
+            texts.push(raw.map(RawValue::get));
+            write(&collection, op, id.as_deref(), document, op_id, place)
+        });
         writes.push(decoded.map_err(|error| error.at(&format!("writes[{place}]")))?);
     }
-    keep_texts(&mut writes, &documents);
+    keep_texts(&mut writes, &texts, op_id);
     Ok(Transaction { reads, writes })
 }
 
-/// Gives the writes the texts of their documents, all in one allocation: they come and go together.
-fn keep_texts(writes: &mut [DecodedWrite], documents: &[Option<&RawValue>]) {
-    let bytes = documents.iter().flatten().map(|document| document.get().len()).sum();
-    let mut texts = BytesMut::with_capacity(bytes);
-    for (write, document) in writes.iter_mut().zip(documents) {
-        if let Some(document) = document {
-            texts.extend_from_slice(document.get().as_bytes());
-            write.json = Some(texts.split().freeze());
+/// Reads a transaction that is plain and right; any other is `None`.
+fn plain_transaction(body: &[u8], op_id: &OperationId) -> Option<Transaction> {
+    let mut cursor = Cursor::new(body)?;
+    let (mut reads, mut writes) = (None, None);
+    let mut texts = Vec::new();
+    cursor.object(|cursor, name| match name {
+        "reads" if reads.is_none() => {
+            let mut keys = Vec::with_capacity(8);
+            cursor.list(|cursor| {
+                let key = plain_read(cursor)?;
+                room_for_one(&keys).then(|| keys.push(key))
+            })?;
+            reads = Some(keys);
+            Some(())
+        }
+        "writes" if writes.is_none() => {
+            let mut decoded = Vec::with_capacity(8);
+            texts.reserve(8);
+            cursor.list(|cursor| {
+                let (write, text) = plain_write(cursor, op_id, decoded.len())?;
+                texts.push(text);
+                room_for_one(&decoded).then(|| decoded.push(write))
+            })?;
+            writes = Some(decoded);
+            Some(())
+        }
+        _ => None,
+    })?;
+    cursor.end()?;
+    let (reads, mut writes) = (reads.unwrap_or_default(), writes.unwrap_or_default());
+    keep_texts(&mut writes, &texts, op_id);
+    Some(Transaction { reads, writes })
+}
+
+fn room_for_one<T>(list: &[T]) -> bool {
+    list.len() < MAX_OPERATIONS_PER_REQUEST
+}
+
+fn plain_read(cursor: &mut Cursor<'_>) -> Option<DocumentKey> {
+    let (mut collection, mut id) = (None, None);
+    cursor.object(|cursor, name| {
+        let field = match name {
+            "collection" => &mut collection,
+            "id" => &mut id,
+            _ => return None,
+        };
+        field.replace(cursor.string()?).is_none().then_some(())
+    })?;
+    key(collection?, id?).ok()
+}
+
+/// With the text of its document.
+fn plain_write<'a>(
+    cursor: &mut Cursor<'a>,
+    op_id: &OperationId,
+    place: usize,
+) -> Option<(DecodedWrite, Option<&'a str>)> {
+    let (mut collection, mut op, mut id, mut document) = (None, None, None, None);
+    cursor.object(|cursor, name| {
+        let is_first = match name {
+            "collection" => collection.replace(cursor.string()?).is_none(),
+            "op" => {
+                let known = match cursor.string()? {
+                    "insert" => WriteOp::Insert,
+                    "replace" => WriteOp::Replace,
+                    "merge" => WriteOp::Merge,
+                    "delete" => WriteOp::Delete,
+                    _ => return None,
+                };
+                op.replace(known).is_none()
+            }
+            "id" => id.replace(cursor.string()?).is_none(),
+            "document" => document.replace(cursor.document(&RESERVED)?).is_none(),
+            _ => false,
+        };
+        is_first.then_some(())
+    })?;
+    let (document, text) = document.unzip();
+    let document = document.map(RawDocumentBuf::from_bytes).transpose().ok()?;
+    if document.as_ref().is_some_and(|document| size(document).is_err()) {
+        return None;
+    }
+    Some((write(collection?, op?, id, document, op_id, place).ok()?, text))
+}
+
+/// Gives the writes the texts of their documents, all in one allocation: they come and go together. What the journal is
+/// to name is read from the journal, and needs none.
+fn keep_texts(writes: &mut [DecodedWrite], texts: &[Option<&str>], op_id: &OperationId) {
+    let is_kept = |write: &DecodedWrite| !(write.is_new && op_id.name.is_empty());
+    let kept = || writes.iter().zip(texts).filter(|(write, _)| is_kept(write));
+    let bytes = kept().filter_map(|(_, text)| Some((*text)?.len())).sum();
+    let mut room = BytesMut::with_capacity(bytes);
+    for (write, text) in writes.iter_mut().zip(texts) {
+        if let Some(text) = text
+            && is_kept(write)
+        {
+            room.extend_from_slice(text.as_bytes());
+            write.json = Some(room.split().freeze());
         }
     }
 }
@@ -163,8 +265,10 @@ pub(super) fn single(
         WriteOp::Delete => None,
         _ => Some(serde_json::from_slice::<&RawValue>(body).map_err(|error| json_error(&error))?),
     };
+    let text = document.map(RawValue::get);
+    let document = document.map(parse).transpose().map_err(Invalid::into_error)?;
     let mut decoded = write(collection, op, id, document, op_id, 0).map_err(Invalid::into_error)?;
-    keep_texts(std::slice::from_mut(&mut decoded), &[document]);
+    keep_texts(std::slice::from_mut(&mut decoded), &[text], op_id);
     Ok(decoded)
 }
 
@@ -191,7 +295,7 @@ fn write(
     collection: &str,
     op: WriteOp,
     id: Option<&str>,
-    document: Option<&RawValue>,
+    document: Option<RawDocumentBuf>,
     op_id: &OperationId,
     place: usize,
 ) -> Result<DecodedWrite, Invalid> {
@@ -207,10 +311,10 @@ fn write(
         (WriteOp::Delete, None) => Change::Delete,
         (WriteOp::Delete, Some(_)) => return Err(Invalid("a delete takes no `document`".into())),
         (_, None) => return Err(Invalid("`document` is missing".into())),
-        (WriteOp::Insert, Some(raw)) => Change::Insert(parse(raw)?),
-        (WriteOp::Replace, Some(raw)) => Change::Replace(parse(raw)?),
-        (WriteOp::Merge, Some(raw)) => {
-            let fields = Document::try_from(&*parse(raw)?).map_err(|error| Invalid(error.to_string()))?;
+        (WriteOp::Insert, Some(document)) => Change::Insert(document),
+        (WriteOp::Replace, Some(document)) => Change::Replace(document),
+        (WriteOp::Merge, Some(document)) => {
+            let fields = Document::try_from(&*document).map_err(|error| Invalid(error.to_string()))?;
             // Known now, so there is no 202 for what can only become a dead letter.
             if let Some(reason) = bad_merge_field(&fields) {
                 return Err(Invalid(reason));
@@ -224,18 +328,23 @@ fn write(
 fn parse(raw: &RawValue) -> Result<RawDocumentBuf, Invalid> {
     let transcode::Transcoded { document, reserved } = transcode::document(raw.get(), &RESERVED)
         .map_err(|error| Invalid(format!("`document` must be a JSON object: {error}")))?;
-    let bytes = document.as_bytes().len();
-    if bytes > MAX_DOCUMENT_BYTES - STAMP_BYTES {
-        return Err(Invalid(format!(
-            "`document` would have {bytes} bytes in the database, the limit is {MAX_DOCUMENT_BYTES}"
-        )));
-    }
+    size(&document)?;
     if let Some(name) = reserved {
         return Err(Invalid(format!(
             "`document` has the field `{name}`, which the service keeps itself; leave it out"
         )));
     }
     Ok(document)
+}
+
+fn size(document: &RawDocumentBuf) -> Result<(), Invalid> {
+    let bytes = document.as_bytes().len();
+    if bytes > MAX_DOCUMENT_BYTES - STAMP_BYTES {
+        return Err(Invalid(format!(
+            "`document` would have {bytes} bytes in the database, the limit is {MAX_DOCUMENT_BYTES}"
+        )));
+    }
+    Ok(())
 }
 
 /// Checks a collection's name and an id.
@@ -297,6 +406,34 @@ mod tests {
     }
 
     #[test]
+    fn what_is_read_in_one_pass_is_what_serde_reads() {
+        let reads = r#""reads":[{"collection":"a","id":"1"},{"id":"2","collection":"b"}]"#;
+        let writes = r#""writes" : [
+            {"collection":"a","op":"insert","document":{"n":1, "f":12.50}},
+            {"document":{"x":[1,{"y":null}]},"op":"replace","id":"7","collection":"a"},
+            {"collection":"a","op":"merge","id":"7","document":{"z":null}},
+            {"collection":"a","op":"insert","id":"ü","document":{}},
+            {"collection":"a","op":"delete","id":"9"}]"#;
+        for name in ["op", ""] {
+            let op_id = OperationId::new(name.into());
+            for body in [
+                format!("{{{reads},{writes}}}"),
+                format!(" {{ {writes},{reads} }} "),
+                format!("{{{reads}}}"),
+                "{}".into(),
+            ] {
+                let plain = plain_transaction(body.as_bytes(), &op_id).unwrap();
+                assert_eq!(plain, any_transaction(body.as_bytes(), &op_id).unwrap(), "{body}");
+            }
+        }
+        let unnamed =
+            transaction(format!("{{{writes}}}").as_bytes(), &OperationId::new(String::new())).unwrap();
+        let first = &unnamed.writes[0];
+        assert_eq!((first.key.id(), first.is_new, &first.json), ("", true, &None), "the journal names it");
+        assert_eq!(unnamed.writes[1].json.as_deref(), Some(&br#"{"x":[1,{"y":null}]}"#[..]));
+    }
+
+    #[test]
     fn what_is_not_json_is_400_and_what_breaks_the_contract_is_422() {
         let large = |bytes| {
             let text = "x".repeat(bytes);
@@ -337,6 +474,10 @@ mod tests {
             (many("reads", r#"{"collection":"a","id":"1"}"#), 422),
         ] {
             assert_eq!(status(&body), expected, "{body:.200}");
+            if expected != 200 {
+                let plain = plain_transaction(body.as_bytes(), &OperationId::new("op".into()));
+                assert_eq!(plain, None, "what is wrong is for serde to say: {body:.200}");
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ pub(crate) mod listener;
 mod observe;
 mod openapi;
 mod path;
+mod plain;
 mod rate;
 mod read;
 pub(crate) mod reload;
