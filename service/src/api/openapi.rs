@@ -43,7 +43,7 @@ pub(super) struct TransactionAnswer {
 #[expect(dead_code, reason = "the handlers read it from the headers themselves")]
 pub(super) struct WriteHeaders {
     /// The id of the operation: 1 to 248 visible ASCII characters. A retry with it is one write, however often it
-    /// is sent. Without one the service makes a UUIDv7.
+    /// is sent; with another body it is refused. Without one the service names the operation itself.
     #[param(
         rename = "Idempotency-Key",
         min_length = 1,

@@ -29,6 +29,8 @@ pub const VERSION: u8 = 1;
 /// The version of an entry with marks: parts of requests whose writes are in several shards, dead letters that are put
 /// back, requests that their position names.
 pub const MARKED_VERSION: u8 = 2;
+/// Version and count of requests, before the first one.
+pub const HEAD_BYTES: usize = 3;
 /// Marks of a request.
 const REPLAYED: u8 = 1;
 const PLACED: u8 = 2;
@@ -136,6 +138,18 @@ pub fn encode_write(write: &RequestWrite, out: &mut Vec<u8>) -> Result<(), Strin
         Change::Delete => {}
     }
     Ok(())
+}
+
+/// Of what [`encode_request`] wrote, without when it came: the same for a retry, and another for another request.
+#[must_use]
+pub fn checksum(request: &[u8]) -> u32 {
+    crc32fast::hash(request.get(size_of::<u64>()..).unwrap_or_default())
+}
+
+/// The same of an entry of one request.
+#[must_use]
+pub fn checksum_of_entry(entry: &[u8]) -> u32 {
+    checksum(entry.get(HEAD_BYTES..).unwrap_or_default())
 }
 
 /// Reads the entry at this position of a shard.

@@ -130,10 +130,15 @@ async fn ids_derive_from_the_operation(kind: Kind) {
     assert_eq!(harness.stored("b").await, [op("given", "tx-01")]);
     // Without a key, ids are ordered by time.
     let mut ids = Vec::new();
-    for _ in 0..5 {
-        ids.push(harness.write("POST", "/v1/c", "{}").await["id"].as_str().unwrap().to_owned());
+    for n in 0..5 {
+        let body = format!(r#"{{"n":{n}}}"#);
+        ids.push(harness.write("POST", "/v1/c", &body).await["id"].as_str().unwrap().to_owned());
+        assert_eq!(harness.get(&format!("/v1/c/{}", ids[n])).await.expect(200).text, body);
     }
     assert!(ids.is_sorted(), "{ids:?}");
+    harness.drained().await;
+    assert_eq!(harness.stored("c").await, ids.iter().map(|id| op(id, id)).collect::<Vec<_>>());
+    assert_eq!(harness.get(&format!("/v1/c/{}", ids[3])).await.expect(200).text, r#"{"n":3}"#);
 }
 
 async fn a_repeated_request_is_one_write(kind: Kind) {
@@ -152,6 +157,10 @@ async fn a_repeated_request_is_one_write(kind: Kind) {
     assert_eq!(harness.stored("orders").await, [("once-00".to_owned(), "once-00".to_owned())]);
     let again = harness.send_as("once", "POST", "/v1/orders", r#"{"n":1}"#).await.expect(202).json();
     assert!(write_ids.contains(again["write_id"].as_str().unwrap()), "also once it is stored");
+    for (path, body) in [("/v1/orders", r#"{"n":2}"#), ("/v1/others", r#"{"n":1}"#)] {
+        let other = harness.send_as("once", "POST", path, body).await;
+        other.expect_problem(422, "was used for another request");
+    }
 }
 
 async fn a_late_retry_does_not_undo_a_newer_write(kind: Kind) {

@@ -156,11 +156,12 @@ impl Journal for EmbeddedJournal {
             return Err(too_many());
         }
         let (reply, answer) = oneshot::channel();
-        let op_id = match request.replay {
-            Some(_) => request.key().into(),
-            None => request.op_id,
+        let (op_id, checksum) = match request.replay {
+            // Its key says what it is.
+            Some(_) => (request.key().into(), 0),
+            None => (request.op_id, codec::checksum_of_entry(&payload)),
         };
-        let job = Job { op_id, payload, reply };
+        let job = Job { op_id, checksum, payload, reply };
         let jobs = self.jobs.as_ref().expect("the sender is taken only on drop");
         jobs.try_send(job).map_err(|error| {
             self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);

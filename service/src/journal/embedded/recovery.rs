@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::checkpoint::Checkpoint;
 use super::dead::DeadLetters;
-use super::recent::RecentOperations;
+use super::recent::{Recent, RecentOperations};
 use super::segment::{self, Reader, Scan, Segment};
 use super::shared::{Shared, Waiting};
 use crate::journal::{LetterId, Replay, WriteId, codec};
@@ -112,7 +112,8 @@ impl Recovery {
         self.waiting.add(position.ms, 1, segment::framed_bytes(payload));
         // What cannot be decoded has no operation ids to remember; the consumer makes it a dead letter.
         for request in codec::decode(payload, 0, position).unwrap_or_default() {
-            self.recent.insert(&request.key(), position);
+            let checksum = if request.replay.is_some() { 0 } else { codec::checksum_of_entry(payload) };
+            self.recent.insert(&request.key(), Recent { position, checksum });
             let letters = request.letters();
             if let Some(replay) = request.replay {
                 self.replays.push((WriteId { shard: 0, position, place: 0 }, *replay, letters));

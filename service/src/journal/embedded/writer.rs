@@ -11,7 +11,7 @@ use std::sync::mpsc::Receiver;
 use tokio::sync::oneshot;
 
 use super::Shared;
-use super::recent::RecentOperations;
+use super::recent::{Recent, RecentOperations};
 use super::segment::{self, Segment};
 use crate::contract::Durability;
 use crate::journal::{Appended, JournalError};
@@ -25,6 +25,8 @@ const GROUP_BYTES: usize = 8 * 1024 * 1024;
 /// A request on its way into the log.
 pub(super) struct Job {
     pub(super) op_id: Box<str>,
+    /// Of what the operation is.
+    pub(super) checksum: u32,
     pub(super) payload: Vec<u8>,
     pub(super) reply: oneshot::Sender<Result<Appended, JournalError>>,
 }
@@ -80,36 +82,40 @@ impl Writer {
         let mut first_new = None;
         let mut appended = 0;
         for job in group.iter() {
-            if let Some(position) = self.recent.get(&job.op_id) {
-                answers.push(Appended::at(position, true));
+            if let Some(Recent { position, checksum }) = self.recent.get(&job.op_id) {
+                let is_same = checksum == job.checksum;
+                answers.push(if is_same {
+                    Ok(Appended::at(position, true))
+                } else {
+                    Err(JournalError::Reused)
+                });
                 continue;
             }
             let position = self.next_position();
             first_new.get_or_insert(position);
             segment::frame(position, &job.payload, &mut buffer);
-            self.recent.insert(&job.op_id, position);
+            self.recent.insert(&job.op_id, Recent { position, checksum: job.checksum });
             appended += 1;
-            answers.push(Appended::at(position, false));
+            answers.push(Ok(Appended::at(position, false)));
         }
         if let Some(first) = first_new
             && let Err(refused) = self.append(first, &buffer, appended)?
         {
             self.last = before;
             for (job, answer) in group.drain(..).zip(answers) {
-                // A repetition within the group goes the way of what it repeats.
-                let result = if answer.ids.first().position > before {
+                // What has its name within the group goes the way of the first.
+                let is_refused = self.recent.get(&job.op_id).is_none_or(|recent| recent.position > before);
+                if is_refused {
                     self.recent.remove(&job.op_id);
-                    Err(JournalError::Unavailable(refused.to_string()))
-                } else {
-                    Ok(answer)
-                };
-                let _ = job.reply.send(result);
+                }
+                let refusal = || Err(JournalError::Unavailable(refused.to_string()));
+                let _ = job.reply.send(if is_refused { refusal() } else { answer });
             }
             return Ok(());
         }
         for (job, answer) in group.drain(..).zip(answers) {
             // A client that has gone does not need its answer.
-            let _ = job.reply.send(Ok(answer));
+            let _ = job.reply.send(answer);
         }
         Ok(())
     }

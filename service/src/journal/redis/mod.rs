@@ -122,8 +122,7 @@ impl RedisJournal {
         let mut encoded = Vec::with_capacity(256 * request.writes.len() + 64);
         codec::encode_request(request, salt, codec::MARKED_VERSION, &mut encoded)?;
         let key = salt.is_none().then(|| self.shards[usize::from(shard)].operation(&request.op_id));
-        // When it came is not part of what it is.
-        let checksum = if key.is_some() { crc32fast::hash(&encoded[size_of::<u64>()..]) } else { 0 };
+        let checksum = if key.is_some() { codec::checksum(&encoded) } else { 0 };
         Ok(Part { shard, key, salt, encoded, checksum })
     }
 

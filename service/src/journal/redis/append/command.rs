@@ -18,8 +18,6 @@ const ENTRY_REQUESTS: usize = 16;
 const ENTRY_BYTES: usize = 16 << 10;
 /// Of requests without an operation id Redis remembers the command, for as long as this process may send it again.
 const COMMAND_TTL_MS: u64 = 10 * DEADLINE.as_millis() as u64;
-/// Version and count of requests stand before the first one.
-const ENTRY_HEAD: usize = 3;
 
 /// Appends entries and remembers where each operation is, in one step, so that a retry finds what was done the first
 /// time. It does nothing if any of these operations is remembered already, or while the backlog is at a bound.
@@ -132,7 +130,7 @@ impl<'a> Command<'a> {
             }
         }
         for entry in &mut entries {
-            entry.bytes[1..ENTRY_HEAD].copy_from_slice(&entry.requests.to_le_bytes());
+            entry.bytes[1..codec::HEAD_BYTES].copy_from_slice(&entry.requests.to_le_bytes());
         }
         let unnamed = requests.iter().copied().flatten().find(|part| part.key.is_none());
         let key = unnamed.map(|part| shards[usize::from(part.shard)].command(name));

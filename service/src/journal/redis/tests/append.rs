@@ -3,6 +3,7 @@
 use super::*;
 use crate::contract::write_operation_id;
 use crate::journal::shard::shard_of;
+use crate::testing::proxy::{Mode, Proxy, Way};
 
 const SHARDS: u16 = 4;
 
@@ -228,4 +229,35 @@ async fn a_name_of_another_request_is_refused_and_what_comes_with_it_is_not() {
     found.retain(|name| name.len() == 1);
     found.sort();
     assert_eq!(found, ["a", "b"]);
+}
+
+/// Redis carries the command out, and nobody hears of it.
+#[tokio::test]
+async fn a_command_whose_reply_is_lost_is_found_when_it_is_sent_again() {
+    let server = Server::start(&[]);
+    let proxy = Proxy::start(server.redis.port()).await;
+    let link = Arc::new(RedisLink::new(&format!("redis://127.0.0.1:{}", proxy.port())).unwrap());
+    let journal = RedisJournal::connect(link, BOUNDS, 1, Durability::Memory).await.unwrap();
+    // Redis knows the script from here on; or it would be the answer that it does not which gets lost.
+    append(&journal, "before").await;
+    proxy.set(Way::ToClient, Mode::Drop);
+    let appends =
+        futures_util::future::join(journal.append(unnamed(2, &[])), journal.append(request("named")));
+    let heal = async {
+        let deadline = Instant::now() + PATIENCE;
+        while server.length().await < 2 {
+            assert!(Instant::now() < deadline, "it was never carried out");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        proxy.cut();
+        proxy.set(Way::ToClient, Mode::Forward);
+    };
+    let ((unnamed, named), ()) = futures_util::future::join(appends, heal).await;
+    let (unnamed, named) = (unnamed.unwrap(), named.unwrap());
+    assert_eq!((unnamed.repeated, named.repeated), (false, false), "it is the command's own");
+    assert_eq!(server.length().await, 2);
+    let name = unnamed.name().unwrap().to_string();
+    let held = journal.held(&[(0, &name), (0, "named")]).await.unwrap();
+    assert_eq!(held[0].as_ref().unwrap().request.writes.len(), 2);
+    assert_eq!(held[1].as_ref().unwrap().version, named.ids.first().position.version());
 }
