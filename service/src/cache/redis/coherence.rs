@@ -90,6 +90,11 @@ async fn kill_tracking(server: &RedisServer) -> usize {
 /// The promise: who reads after a write was accepted sees it or a newer one, through whatever process.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_accepted_write_is_seen_at_once_through_the_other_process() {
+    let all = tokio::spawn(writes_are_seen_at_once());
+    tokio::time::timeout(3 * PATIENCE, all).await.expect("it comes to an end").unwrap();
+}
+
+async fn writes_are_seen_at_once() {
     const ROUNDS: i64 = 1500;
     let (server, _dir) = start();
     let processes = [Process::of(&server.url()), Process::of(&server.url())];

@@ -105,19 +105,19 @@ impl L1 {
     }
 
     /// Whether [`L1::get`] may find it after a barrier.
-    pub(super) fn has(&self, key: &DocumentKey, connection: u64) -> bool {
+    pub(super) fn has(&self, key: &DocumentKey, connection: u64, now: Instant) -> bool {
         self.connection.load(Ordering::SeqCst) == connection
-            && self.documents.peek(key).is_some_and(|read| read.expires > Instant::now())
+            && self.documents.peek(key).is_some_and(|read| read.expires > now)
     }
 
     /// To be called after the reply to a command that was sent over this connection after the lookup began.
-    pub(super) fn get(&self, key: &DocumentKey, connection: u64) -> Option<Option<Bytes>> {
+    pub(super) fn get(&self, key: &DocumentKey, connection: u64, now: Instant) -> Option<Option<Bytes>> {
         // Should another connection take over in between, what is found was read over that one, so even later.
         if self.connection.load(Ordering::SeqCst) != connection {
             return None;
         }
         let read = self.documents.get(key)?;
-        (read.expires > Instant::now()).then_some(read.document)
+        (read.expires > now).then_some(read.document)
     }
 
     pub(super) fn ticket(&self, key: &DocumentKey, connection: u64) -> Ticket {
@@ -213,6 +213,10 @@ mod tests {
         l1
     }
 
+    fn get(l1: &L1, key: &DocumentKey, connection: u64) -> Option<Option<Bytes>> {
+        l1.get(key, connection, Instant::now())
+    }
+
     fn key(id: &str) -> DocumentKey {
         DocumentKey::new("items", id)
     }
@@ -232,7 +236,7 @@ mod tests {
 
     fn fill(l1: &L1, id: &str) {
         l1.fill(&key(id), json(), l1.ticket(&key(id), CONNECTION));
-        assert_eq!(l1.get(&key(id), CONNECTION), Some(json()));
+        assert_eq!(get(&l1, &key(id), CONNECTION), Some(json()));
     }
 
     #[test]
@@ -240,11 +244,11 @@ mod tests {
         let l1 = l1();
         fill(&l1, "1");
         l1.pushed(CONNECTION, change("1"));
-        assert_eq!(l1.get(&key("1"), CONNECTION), None);
+        assert_eq!(get(&l1, &key("1"), CONNECTION), None);
         let ticket = l1.ticket(&key("1"), CONNECTION);
         l1.pushed(CONNECTION, change("1"));
         l1.fill(&key("1"), json(), ticket);
-        assert_eq!(l1.get(&key("1"), CONNECTION), None, "it was read before");
+        assert_eq!(get(&l1, &key("1"), CONNECTION), None, "it was read before");
         // And from threads: news that come after the ticket leave nothing behind.
         for _ in 0..2000 {
             let ticket = l1.ticket(&key("1"), CONNECTION);
@@ -252,7 +256,7 @@ mod tests {
                 scope.spawn(|| l1.fill(&key("1"), json(), ticket));
                 l1.pushed(CONNECTION, change("1"));
             });
-            assert_eq!(l1.get(&key("1"), CONNECTION), None);
+            assert_eq!(get(&l1, &key("1"), CONNECTION), None);
         }
     }
 
@@ -265,7 +269,7 @@ mod tests {
             let ticket = l1.ticket(&key("2"), CONNECTION);
             l1.pushed(CONNECTION, push(data));
             l1.fill(&key("2"), json(), ticket);
-            assert_eq!([l1.get(&key("1"), CONNECTION), l1.get(&key("2"), CONNECTION)], [None, None]);
+            assert_eq!([get(&l1, &key("1"), CONNECTION), get(&l1, &key("2"), CONNECTION)], [None, None]);
         }
     }
 
@@ -279,26 +283,29 @@ mod tests {
         l1.fill(&key("3"), json(), l1.ticket(&key("3"), CONNECTION));
         for id in ["1", "2", "3"] {
             for connection in [CONNECTION, CONNECTION + 1] {
-                assert!(!l1.has(&key(id), connection) && l1.get(&key(id), connection).is_none(), "{id}");
+                assert!(
+                    !l1.has(&key(id), connection, Instant::now()) && get(&l1, &key(id), connection).is_none(),
+                    "{id}"
+                );
             }
         }
         let disconnection = || PushInfo { kind: PushKind::Disconnection, data: Vec::new() };
         let newer = CONNECTION + 1;
         l1.fill(&key("4"), json(), l1.ticket(&key("4"), newer));
         l1.pushed(CONNECTION, disconnection());
-        assert_eq!(l1.get(&key("4"), newer), Some(json()), "that was another connection's end");
+        assert_eq!(get(&l1, &key("4"), newer), Some(json()), "that was another connection's end");
         l1.pushed(newer, disconnection());
-        assert_eq!((l1.get(&key("4"), newer), l1.documents.len()), (None, 0));
+        assert_eq!((get(&l1, &key("4"), newer), l1.documents.len()), (None, 0));
         l1.connected(newer + 1, Err("NOPERM".into()));
         l1.fill(&key("5"), json(), l1.ticket(&key("5"), newer + 1));
-        assert_eq!((l1.get(&key("5"), newer + 1), l1.documents.len()), (None, 0), "it does not track");
+        assert_eq!((get(&l1, &key("5"), newer + 1), l1.documents.len()), (None, 0), "it does not track");
     }
 
     #[tokio::test(start_paused = true)]
     async fn it_is_believed_for_a_moment_and_absence_for_less() {
         let l1 = l1();
         let keys: Vec<_> = (0..100).map(|n| key(&n.to_string())).collect();
-        let count = || keys.iter().filter(|key| l1.get(key, CONNECTION).is_some()).count();
+        let count = || keys.iter().filter(|key| get(&l1, key, CONNECTION).is_some()).count();
         for (document, ttl) in [(json(), TTL), (None, ABSENT_TTL)] {
             for key in &keys {
                 l1.fill(key, document.clone(), l1.ticket(key, CONNECTION));
@@ -309,7 +316,7 @@ mod tests {
             assert!((10..90).contains(&count()), "they go one after the other, {} are left", count());
             tokio::time::advance(ttl.mul_f64(0.21)).await;
             assert_eq!(count(), 0);
-            assert!(!keys.iter().any(|key| l1.has(key, CONNECTION)));
+            assert!(!keys.iter().any(|key| l1.has(key, CONNECTION, Instant::now())));
         }
     }
 
@@ -326,6 +333,6 @@ mod tests {
         assert!(kept <= MAX_BYTES && kept > MAX_BYTES / 2, "{kept}");
         let large = Bytes::from(vec![b' '; 5 * 1024 * 1024]);
         l1.fill(&key("large"), Some(large), l1.ticket(&key("large"), CONNECTION));
-        assert_eq!(l1.get(&key("large"), CONNECTION), None, "it would push out all others");
+        assert_eq!(get(&l1, &key("large"), CONNECTION), None, "it would push out all others");
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ::redis::{Cmd, FromRedisValue, Value};
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::l1::L1;
 use super::{EXPIRING, name, write_name};
@@ -55,15 +56,17 @@ impl Lookups {
         let lease = self.link.lease().await.map_err(CacheError)?;
         let connection = lease.generation();
         let mut found = vec![Lookup::Miss(FillToken::default()); keys.len()];
+        let now = Instant::now();
         let (near, far): (Vec<usize>, Vec<usize>) =
-            (0..keys.len()).partition(|place| self.l1.has(keys[*place], connection));
+            (0..keys.len()).partition(|place| self.l1.has(keys[*place], connection, now));
         // One of those that are here, any: the more readers a document has, the likelier it is.
         let asked = (!near.is_empty()).then(|| near[fastrand::usize(..near.len())]);
         let (left, ()) =
             tokio::try_join!(self.left(&lease, keys, asked), self.read(&lease, keys, &far, &mut found))?;
         let mut changed = Vec::new();
+        let now = Instant::now();
         for place in near {
-            match (self.l1.get(keys[place], connection), left) {
+            match (self.l1.get(keys[place], connection, now), left) {
                 (Some(document), Some(left)) if asked == Some(place) => {
                     found[place] = Lookup::Expiring(document, left);
                 }
