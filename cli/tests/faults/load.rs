@@ -3,12 +3,12 @@
 //!
 //! The history is kept in memory: the faults are those of the service, and the test process outlives them all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use reqwest::{Client, Method};
-use scalekit_service::contract::write_operation_id;
+use scalekit_service::contract::{operation_of, write_operation_id};
 use scalekit_service::journal::WriteId;
 use scalekit_service::testing::checker::{Change, Event, Fields};
 use serde_json::{Value, json};
@@ -24,6 +24,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 const MAX_REQUESTS: usize = 20_000;
 /// Documents that a client alone writes, at a time.
 const OWN_KEYS: usize = 3;
+/// Collection of the documents that are inserted without an `Idempotency-Key`, each with a text of its own as `by`.
+pub(crate) const NAMELESS: &str = "nameless";
 /// Documents that all replace.
 const SHARED_KEYS: usize = 4;
 
@@ -32,6 +34,8 @@ const SHARED_KEYS: usize = 4;
 pub(crate) struct Log {
     pub(crate) events: Vec<Event>,
     pub(crate) statuses: BTreeMap<u16, usize>,
+    /// Texts of inserts without a key that had no answer: nobody can know their ids.
+    pub(crate) nameless_open: BTreeSet<String>,
 }
 
 /// What one request came to.
@@ -104,6 +108,41 @@ impl Hands {
                 self.note(Event::Refused { op: op.to_owned(), status });
                 Answer::Refused(status)
             }
+        }
+    }
+
+    /// Inserts a document without a key, once. What it is called the answer says, so it is announced only then.
+    pub(crate) async fn insert_nameless(&self, by: &str) -> Answer {
+        let document = fields(json!({ "by": by }));
+        let request = self.client.post(format!("{}/v1/{NAMELESS}", self.url));
+        let open = || {
+            self.log().nameless_open.insert(by.to_owned());
+            Answer::Open
+        };
+        let response = match request.body(json!(document).to_string()).send().await {
+            Ok(response) => response,
+            Err(error) if error.is_connect() => return Answer::NotSent,
+            Err(_) => return open(),
+        };
+        let status = response.status().as_u16();
+        let Ok(text) = response.text().await else { return open() };
+        *self.log().statuses.entry(status).or_default() += 1;
+        match status {
+            202 => {
+                let answer: Value = serde_json::from_str(&text).unwrap();
+                let id = answer["id"].as_str().unwrap();
+                let op = operation_of(id).expect("it derives from an operation");
+                let write_id: WriteId = answer["write_id"].as_str().unwrap().parse().unwrap();
+                let key = format!("{NAMELESS}/{id}");
+                self.invoke(op, &[(key.clone(), Change::Insert(document))]);
+                self.note(Event::Accepted { op: op.to_owned(), version: write_id.position.version() });
+                self.accepted.send_modify(|accepted| *accepted += 1);
+                self.read(&key).await;
+                Answer::Accepted
+            }
+            504 => open(),
+            // Nothing was accepted, so a document that is there after all is a stranger.
+            status => Answer::Refused(status),
         }
     }
 
@@ -260,6 +299,10 @@ impl Writer {
     async fn step(&mut self) {
         let op = format!("{}-{:05}", self.name, self.sent);
         self.sent += 1;
+        if self.random.u8(..8) == 0 {
+            self.hands.insert_nameless(&op).await;
+            return;
+        }
         let at = self.random.usize(..OWN_KEYS);
         let own = format!("own/{}-{at}-{}", self.name, self.generations[at]);
         let whole = || fields(json!({ "by": op, "n": self.sent }));
