@@ -21,7 +21,8 @@ use crate::telemetry;
 
 static NOT_IN_CACHE: LazyLock<Rarely> = LazyLock::new(Rarely::default);
 
-/// Journals the writes of one request; returns when they are durable and readable.
+/// Journals the writes of one request; returns when they are durable and readable. How long that may take is for the caller
+/// to bound, who then has to say [`late`].
 ///
 /// It runs to its end even when the client goes away: what is in the journal must show in the cache.
 pub(super) async fn accept(
@@ -32,7 +33,7 @@ pub(super) async fn accept(
     if let Some(direct) = &app.direct {
         return store(app, direct, op_id, writes).await;
     }
-    let bytes = writes.iter().filter_map(|write| write.json.as_ref()).map(|json| json.len() as u64).sum();
+    let bytes = writes.iter().map(DecodedWrite::bytes).sum();
     let permit = admit(app, bytes)?;
     let accepting = run(Arc::clone(app), op_id, writes);
     let accepting = ToItsEnd::new(async move {
@@ -40,10 +41,12 @@ pub(super) async fn accept(
         drop(permit);
         accepted
     });
-    match tokio::time::timeout(app.limits.request_timeout, accepting).await {
-        Ok(result) => result,
-        Err(_) => Err(ApiError::outcome_unknown("the journal did not answer in time")),
-    }
+    accepting.await
+}
+
+/// What is said when the time is over.
+pub(super) fn late() -> ApiError {
+    ApiError::outcome_unknown("the journal did not answer in time")
 }
 
 /// A place among the requests that are being journaled, for one with about so many bytes; the error says why there is none

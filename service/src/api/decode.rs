@@ -103,6 +103,18 @@ pub(super) struct DecodedWrite {
     pub is_new: bool,
 }
 
+impl DecodedWrite {
+    /// About what it adds to the journal, bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        let document = match &self.change {
+            Change::Insert(document) | Change::Replace(document) => document.as_bytes().len(),
+            // A tree, which is about as large as its text.
+            Change::Merge(_) | Change::Delete => self.json.as_ref().map_or(0, Bytes::len),
+        };
+        document as u64
+    }
+}
+
 #[derive(Debug, PartialEq)]
 pub(super) struct Transaction {
     pub reads: Vec<DocumentKey>,

@@ -1,6 +1,7 @@
 //! The handlers of `/v1`. Each reads its input, does one thing and says what came of it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -12,7 +13,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::App;
-use super::accept::accept;
+use super::accept::{accept, late};
 use super::decode::{self, DecodedWrite, OperationId};
 use super::error::ApiError;
 use super::openapi::{self, Document};
@@ -56,13 +57,23 @@ pub(super) async fn transactions(
     let body = body(&app, request).await?;
     let transaction = decode::transaction(&body, &op_id)?;
     drop(body);
-    let reads = read_all(&app, &transaction.reads).await?;
+    // One limit for both, and one timer. What is said when it is over depends on how far the request has come.
+    let is_accepting = AtomicBool::new(false);
+    let serving = async {
+        let reads = find_all(&app, &transaction.reads).await?;
+        if transaction.writes.is_empty() {
+            return Ok((reads, None));
+        }
+        is_accepting.store(true, Ordering::Relaxed);
+        Ok((reads, Some(accept(&app, op_id, transaction.writes).await?)))
+    };
+    let served = tokio::time::timeout(time_limit(&app), serving).await;
+    let (reads, accepted) = served
+        .unwrap_or_else(|_| Err(if is_accepting.load(Ordering::Relaxed) { late() } else { unread() }))?;
     // Without writes there is nothing to accept, and the reads alone are a plain answer.
-    let (status, mut answer) = if transaction.writes.is_empty() {
-        (StatusCode::OK, String::from("{\"write_id\":null,"))
-    } else {
-        let accepted = accept(&app, op_id, transaction.writes).await?;
-        (StatusCode::ACCEPTED, format!("{{\"write_id\":\"{}\",", accepted.ids))
+    let (status, mut answer) = match accepted {
+        None => (StatusCode::OK, String::from("{\"write_id\":null,")),
+        Some(accepted) => (StatusCode::ACCEPTED, format!("{{\"write_id\":\"{}\",", accepted.ids)),
     };
     answer.push_str("\"durability\":\"");
     answer.push_str(app.journal.durability().as_str());
@@ -160,7 +171,8 @@ async fn write(
     let body = body(app, request).await?;
     let decoded: DecodedWrite = decode::single(collection, op, id, &body, &op_id)?;
     let mut id = decoded.key.id().to_owned();
-    let accepted = accept(app, op_id, vec![decoded]).await?;
+    let accepting = accept(app, op_id, vec![decoded]);
+    let accepted = tokio::time::timeout(time_limit(app), accepting).await.unwrap_or_else(|_| Err(late()))?;
     if let Some(name) = accepted.name().filter(|_| id.is_empty()) {
         id = write_operation_id(&name.to_string(), 0);
     }
@@ -184,7 +196,9 @@ pub(super) async fn read(
     Path((collection, id)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
     let key = decode::key(&collection, &id).map_err(decode::Invalid::into_error)?;
-    match read_all(&app, std::slice::from_ref(&key)).await?.pop().flatten() {
+    let reading = find_all(&app, std::slice::from_ref(&key));
+    let found = tokio::time::timeout(time_limit(&app), reading).await;
+    match found.unwrap_or_else(|_| Err(unread()))?.pop().flatten() {
         Some(document) => Ok(json(StatusCode::OK, document)),
         None => Err(ApiError::not_found(format!("there is no document {key}"))),
     }
@@ -262,7 +276,18 @@ pub(super) async fn audit(
     Ok(axum::Json(AuditPage { documents, next }).into_response())
 }
 
-async fn read_all(
+/// How long a request may take in all. In direct mode its reads and its writes have a limit each, and say more about what
+/// was late, so this one comes after those.
+fn time_limit(app: &App) -> Duration {
+    let limit = app.limits.request_timeout;
+    if app.direct.is_some() { 2 * limit + Duration::from_secs(1) } else { limit }
+}
+
+fn unread() -> ApiError {
+    ApiError::unavailable("the database did not answer in time")
+}
+
+async fn find_all(
     app: &Arc<App>,
     keys: &[crate::operation::DocumentKey],
 ) -> Result<Vec<Option<Bytes>>, ApiError> {
@@ -273,15 +298,14 @@ async fn read_all(
     span.count("scalekit.documents", keys.len() as u64);
     let reading = span.around(async {
         match &app.direct {
-            Some(direct) => direct.read(keys).await,
+            // Its writes have a limit of their own, too.
+            Some(direct) => tokio::time::timeout(app.limits.request_timeout, direct.read(keys))
+                .await
+                .unwrap_or_else(|_| Err("the database did not answer in time".into())),
             None => app.reader.get_many(keys).await,
         }
     });
-    match tokio::time::timeout(app.limits.request_timeout, reading).await {
-        Ok(Ok(documents)) => Ok(documents),
-        Ok(Err(reason)) => Err(ApiError::unavailable(&*reason)),
-        Err(_) => Err(ApiError::unavailable("the database did not answer in time")),
-    }
+    reading.await.map_err(|reason| ApiError::unavailable(&*reason))
 }
 
 /// The client's name for the operation, else the journal's, else a new one, ordered by time.
