@@ -9,9 +9,10 @@ use super::{Hierarchy, Kind, Place};
 /// So many writes of the child, each on the device before the next.
 const WRITES: u64 = 20;
 
-/// Where the build writes, which is on a disk.
+/// Beside this program, since the usual directory may be in memory.
 fn directory() -> tempfile::TempDir {
-    tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap()
+    let program = std::env::current_exe().unwrap();
+    tempfile::tempdir_in(program.parent().unwrap()).unwrap()
 }
 
 /// Writes from a process, which `enter` puts where it is to be first.

@@ -68,6 +68,11 @@ impl Governor {
         self.per_second
     }
 
+    /// At most `per_second` from now on, those counted that started in the last second; at least 1.
+    pub fn set_limit(&mut self, per_second: u32) {
+        self.per_second = per_second.max(1);
+    }
+
     /// Most operations that started within any one second so far.
     #[must_use]
     pub fn peak(&self) -> u32 {
