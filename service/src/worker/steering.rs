@@ -55,6 +55,8 @@ pub struct Steering {
     samples: VecDeque<Sample>,
     /// The one before these.
     older: Option<Sample>,
+    /// Device operations in the second that ended a sample ago.
+    device_before: Option<f64>,
     is_blind: bool,
     trial: Trial,
 }
@@ -70,6 +72,7 @@ struct Sample {
 #[derive(Clone, Copy, Debug)]
 struct Rates {
     device: f64,
+    device_before: f64,
     /// Database operations that were started in the same second, and in the one that ended a sample before. What the
     /// device did was for some between the two, as late as it was.
     started: f64,
@@ -119,6 +122,7 @@ impl Steering {
             cost: Cost { device: limit * FIRST_COST, started: limit },
             samples: VecDeque::new(),
             older: None,
+            device_before: None,
             is_blind: false,
             trial: Trial { began: None, waits_since: Duration::ZERO, wait: FIRST_TRIAL, failed: 0 },
         }
@@ -162,7 +166,12 @@ impl Steering {
         let in_same = rate(started - first.started, span);
         let before = self.older.map(|older| rate(last.started - older.started, last.at - older.at));
         let device = rate(device - first.device, span);
-        let rates = Rates { device, started: in_same, started_before: before.unwrap_or(in_same) };
+        let rates = Rates {
+            device,
+            device_before: self.device_before.replace(device).unwrap_or(device),
+            started: in_same,
+            started_before: before.unwrap_or(in_same),
+        };
         if device > self.bound {
             self.cut(now, rates);
         } else if span >= WINDOW {
@@ -188,6 +197,7 @@ impl Steering {
     fn forget(&mut self) {
         self.samples.clear();
         self.older = None;
+        self.device_before = None;
     }
 
     fn cut(&mut self, now: Duration, rates: Rates) {
@@ -208,7 +218,9 @@ impl Steering {
     fn grow(&mut self, now: Duration, passed: Duration, rates: Rates) {
         let (cost, before) = (self.cost.get(), self.limit());
         let all = self.bound / cost;
-        let room = rates.least() + (self.bound - rates.device) / cost;
+        // Of two seconds the busier one, or a single operation at the edge of a second would make room for another.
+        let device = rates.device.max(rates.device_before).min(self.bound);
+        let room = rates.least() + (self.bound - device) / cost;
         // Even if the device is so late that nothing of it shows.
         let fits = room.min(all * (1.0 + FREE));
         let step = (all.min(self.operations) * GROWTH).max(1.0) * passed.as_secs_f64();
@@ -230,7 +242,8 @@ impl Steering {
         let limit = f64::from(self.limit());
         limit < self.operations
             && rates.least() >= limit * 0.9
-            && rates.device * (limit / rates.least()).max(1.0) <= self.bound * (1.0 - FREE)
+            && rates.device.max(rates.device_before) * (limit / rates.least()).max(1.0)
+                <= self.bound * (1.0 - FREE)
     }
 }
 
