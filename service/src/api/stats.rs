@@ -8,6 +8,7 @@ use crate::cache::Cache;
 use crate::contract::{CacheStats, JournalStats, Stats, StoreStats, WorkerStats};
 use crate::journal::Journal;
 use crate::metrics::{DatabaseFigures, Metrics};
+use crate::serve::device::Shown;
 use crate::store::Store;
 use crate::telemetry::Traces;
 use crate::worker::governor::Limit;
@@ -28,6 +29,8 @@ pub struct Process {
     pub traces: Traces,
     /// Of the database operations of this process.
     pub limiter: Arc<dyn Limit>,
+    /// The database's device, if it matters.
+    pub device: Option<Arc<Shown>>,
     pub has_worker: bool,
 }
 
@@ -84,10 +87,12 @@ impl Process {
                 kind: self.store.kind().into(),
                 operations: self.store.operations(),
                 operations_limit: self.limiter.limit(),
+                operations_limit_by: self.limiter.limited_by().as_str().into(),
                 operations_shared: self.limiter.is_shared(),
                 operations_peak: self.limiter.peak(),
                 operations_delayed: m.governor_wait_seconds.count(),
                 operations_delayed_ms: m.governor_wait_seconds.sum() / 1_000_000,
+                device: self.device.as_ref().map(|device| device.stats()),
             },
             cache: CacheStats {
                 kind: self.cache.kind().into(),

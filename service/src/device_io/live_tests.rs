@@ -1,10 +1,10 @@
 //! Places of this host, with real I/O of a process of the test's own.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use super::{Hierarchy, Kind, Place};
+use crate::testing::IoGroup;
 
 /// So many writes of the child, each on the device before the next.
 const WRITES: u64 = 20;
@@ -42,68 +42,24 @@ fn writes_to_a_file_show_on_the_disk_that_it_is_on() {
     assert!(after.total() >= before.total() + WRITES);
 }
 
-/// A group of the test's own, gone with it.
-struct OwnGroup(PathBuf);
-
-impl OwnGroup {
-    fn new() -> Result<Self, String> {
-        if !nix::unistd::geteuid().is_root() {
-            return Err("not root, so no control group can be made".into());
-        }
-        let name = format!("scalekit-test-{}", std::process::id());
-        let parents = ["/sys/fs/cgroup", "/sys/fs/cgroup/blkio"].map(Path::new);
-        let parent = parents
-            .into_iter()
-            .find(|parent| {
-                ["cgroup.subtree_control", "blkio.throttle.io_serviced"]
-                    .iter()
-                    .any(|file| parent.join(file).exists())
-            })
-            .ok_or("neither control groups of version 2 nor the blkio controller of version 1 are mounted")?;
-        let directory = parent.join(name);
-        fs::create_dir(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
-        Ok(Self(directory))
-    }
-
-    fn enter(&self) -> String {
-        format!("echo $$ > {}/cgroup.procs &&", self.0.display())
-    }
-}
-
-impl Drop for OwnGroup {
-    fn drop(&mut self) {
-        // A process that has ended may be in it for a moment.
-        for _ in 0..100 {
-            if fs::remove_dir(&self.0).is_ok() {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
-    }
-}
-
 #[test]
 fn writes_in_a_control_group_show_in_it_and_those_of_others_do_not() {
     let what = "a control group as the database's device";
     let dir = directory();
-    let group = match OwnGroup::new() {
+    let group = match IoGroup::new() {
         Ok(group) => group,
         Err(why) => return skipped(&why, what),
     };
-    let Ok(Kind::Disks(disks)) = Place::find(dir.path()).map(|place| place.kind().clone()) else {
-        return skipped("the build is on no disk", what);
-    };
-    let place = Place::find(&group.0).unwrap();
+    let place = Place::find(group.directory()).unwrap();
     let Kind::Group(found) = place.kind() else { panic!("{place:?}") };
-    assert_eq!(found.directory, group.0);
+    assert_eq!((&*found.directory, found.hierarchy), (group.directory(), group.hierarchy()));
     if found.hierarchy == Hierarchy::V1 {
         let silent = place.read().unwrap_err().to_string();
         assert!(silent.contains("counted nothing") && silent.contains("scalekit-test"), "{silent}");
-        // As it says.
-        let limit = format!("{} 4000000000", disks[0]);
-        fs::write(group.0.join("blkio.throttle.write_iops_device"), limit).unwrap();
-    } else if let Err(error) = place.read() {
-        return skipped(&error.to_string(), what);
+    }
+    // As it says.
+    if let Err(why) = group.count_on(dir.path()) {
+        return skipped(&why, what);
     }
     write(dir.path(), &group.enter());
     let own = place.read().unwrap();
@@ -111,6 +67,6 @@ fn writes_in_a_control_group_show_in_it_and_those_of_others_do_not() {
     write(dir.path(), "");
     let others = place.read().unwrap();
     assert!(others.writes < own.writes + WRITES, "{others:?} after {own:?}");
-    let file = Place::find(&group.0.join("cgroup.procs")).unwrap_err().to_string();
+    let file = Place::find(&group.directory().join("cgroup.procs")).unwrap_err().to_string();
     assert!(file.contains("not its directory"), "{file}");
 }

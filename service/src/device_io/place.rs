@@ -80,6 +80,13 @@ impl Place {
         Ok(Self { root, kind: Kind::Disks(disks) })
     }
 
+    /// A control group of version 2 that is made of files.
+    #[cfg(test)]
+    pub(crate) fn of_files(directory: &Path) -> Self {
+        let group = Group { directory: directory.to_owned(), hierarchy: Hierarchy::V2 };
+        Self { root: directory.to_owned(), kind: Kind::Group(group) }
+    }
+
     #[must_use]
     pub fn kind(&self) -> &Kind {
         &self.kind
