@@ -243,6 +243,10 @@ pub struct StoreStats {
     pub operations: u64,
     /// The limit in force, operations a second.
     pub operations_limit: u32,
+    /// The one that `database_ops` of the profile sets, which that in force is never above; 0 from a service of before there
+    /// were two.
+    #[serde(default)]
+    pub operations_most: u32,
     /// Where it comes from: `database_ops` or `database_iops` of the profile, or `database_iops_unread` while there is one
     /// for the device's operations and nobody can read them.
     #[serde(default)]

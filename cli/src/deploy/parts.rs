@@ -75,8 +75,13 @@ fn redis(program: PathBuf, name: &'static str, port: u16, dir: &Path) -> Process
 pub(super) fn mongod(program: PathBuf, port: u16, dir: &Path) -> ProcessSpec {
     let port = port.to_string();
     let mut args = words(&["--port", &port, "--bind_ip", "127.0.0.1", "--dbpath"]);
-    args.push(dir.join("mongod").into());
+    args.push(mongod_files(dir).into());
     ProcessSpec { name: "mongod", program, args, env: Vec::new(), log: dir.join("mongod.log") }
+}
+
+/// Where a MongoDB of the deployment has its files.
+pub(super) fn mongod_files(dir: &Path) -> PathBuf {
+    dir.join("mongod")
 }
 
 /// Where the backends are, once they are known.
@@ -85,6 +90,8 @@ pub(super) struct Urls {
     pub(super) redis: Option<ServerUrl>,
     pub(super) cache: Option<ServerUrl>,
     pub(super) mongo: Option<ServerUrl>,
+    /// The database's files, if it was started here.
+    pub(super) database: Option<PathBuf>,
 }
 
 /// A process of the service itself. It reads the resolved profile from `profile_file`.
@@ -103,6 +110,10 @@ pub(super) fn service(
     let mut args =
         words(&["serve", if name == "service" { "all" } else { name }, "--listen", &listen, "--profile"]);
     args.extend([profile_file.into(), "--ready-file".into(), ready_file(dir, name).into()]);
+    let bounds_iops = deploy.database_iops_per_s.is_some() && deploy.database_device.is_none();
+    if let Some(database) = urls.database.as_ref().filter(|_| bounds_iops) {
+        args.extend(["--database-device".into(), database.into()]);
+    }
     if deploy.backend == Backend::Embedded {
         args.extend(["--data-dir".into(), dir.join("data").into()]);
     }

@@ -87,6 +87,7 @@ impl Process {
                 kind: self.store.kind().into(),
                 operations: self.store.operations(),
                 operations_limit: self.limiter.limit(),
+                operations_most: self.limiter.most(),
                 operations_limit_by: self.limiter.limited_by().as_str().into(),
                 operations_shared: self.limiter.is_shared(),
                 operations_peak: self.limiter.peak(),

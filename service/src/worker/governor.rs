@@ -126,7 +126,10 @@ pub trait Limit: Throttle {
     /// Operations a second: the lowest of the limits.
     fn limit(&self) -> u32;
 
-    /// Which one that is.
+    /// The limit of operations alone, which [`Limit::limit`] is never above.
+    fn most(&self) -> u32;
+
+    /// Which one is in force.
     fn limited_by(&self) -> LimitedBy;
 
     /// Sets the limit for the device's sake, if one was found here, for all who share it; learns of that which holds
@@ -201,6 +204,10 @@ pub(super) fn by(found: DeviceLimit, operations: u32) -> LimitedBy {
 impl Limit for Limiter {
     fn limit(&self) -> u32 {
         self.governor().limit()
+    }
+
+    fn most(&self) -> u32 {
+        self.most
     }
 
     fn limited_by(&self) -> LimitedBy {

@@ -301,6 +301,10 @@ impl Limit for SharedLimiter {
         self.device().map_or(self.per_second, |device| device.per_second.min(self.per_second))
     }
 
+    fn most(&self) -> u32 {
+        self.per_second
+    }
+
     fn limited_by(&self) -> LimitedBy {
         self.device().map_or(LimitedBy::Operations, |device| by(device, self.per_second))
     }
