@@ -134,3 +134,29 @@ pub(super) fn service(
 pub(super) fn ready_file(dir: &Path, name: &str) -> PathBuf {
     dir.join(name).with_extension("ready")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::{Layer, load};
+
+    #[test]
+    fn the_device_of_a_mongod_of_the_deployment_is_where_its_files_are() {
+        let dir = Path::new("/d");
+        let spec = mongod("/bin/mongod".into(), 1, dir);
+        let urls = Urls { database: Some(mongod_files(dir)), ..Urls::default() };
+        assert!(spec.args.contains(&mongod_files(dir).into()), "{:?}", spec.args);
+        let mut deploy = load("redis-mongo", Layer::default()).unwrap().deploy;
+        let device = |deploy: &Deploy, urls: &Urls| {
+            let args = service("worker", Path::new("/s"), dir, deploy, urls, Path::new("/p")).args;
+            let at = args.iter().position(|arg| arg == "--database-device")?;
+            Some(args[at + 1].clone())
+        };
+        assert_eq!(device(&deploy, &urls), None, "nobody wants to know");
+        deploy.database_iops_per_s = Some(100);
+        assert_eq!(device(&deploy, &urls), Some("/d/mongod".into()));
+        assert_eq!(device(&deploy, &Urls::default()), None, "its host and files are unknown");
+        deploy.database_device = Some("/dev/sdb".into());
+        assert_eq!(device(&deploy, &urls), None, "its own word holds");
+    }
+}

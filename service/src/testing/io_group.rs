@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::device_io::{Device, Hierarchy, Kind, Place};
 
-/// Gone with the value; its processes must have ended, or are ended by who holds both.
+/// Gone with the value, before which its processes must have ended.
 #[derive(Debug)]
 pub struct IoGroup {
     directory: PathBuf,
@@ -90,6 +90,6 @@ impl Drop for IoGroup {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        eprintln!("{} is left behind", self.directory.display());
+        assert!(std::thread::panicking(), "{} still has processes", self.directory.display());
     }
 }
