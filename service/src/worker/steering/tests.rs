@@ -169,6 +169,20 @@ fn a_neighbour_takes_its_part_at_once_and_gives_it_back_slowly() {
 }
 
 #[test]
+fn a_device_that_is_late_is_no_reason_for_a_second_cut() {
+    let mut simulation = Simulation::new(90, 100, 3);
+    simulation.delay = 240 * MS;
+    simulation.run_s(30);
+    simulation.neighbours = 45;
+    let mut lowest = u32::MAX;
+    for _ in 0..16 {
+        simulation.run(INTERVAL);
+        lowest = lowest.min(simulation.steering.limit());
+    }
+    assert!((12..=15).contains(&lowest), "{lowest}: 45 are left, for 15");
+}
+
+#[test]
 fn a_neighbour_that_takes_all_leaves_one_a_second_and_the_rest_comes_back() {
     let mut simulation = Simulation::new(90, 100, 3);
     simulation.run_s(30);
