@@ -1,6 +1,6 @@
 //! Puts one process of the service together and runs it until it is told to stop.
 
-pub(crate) mod device;
+mod device;
 mod stay;
 
 use std::net::TcpListener;
@@ -33,8 +33,6 @@ use crate::store::embedded::Embedded;
 use crate::store::mongo::Mongo;
 use crate::store::{Store, StoreError, Throttle, Traced};
 use crate::telemetry::Traces;
-use crate::worker::governor::{Limit, Limiter};
-use crate::worker::shared_limiter::SharedLimiter;
 use crate::worker::sizing::Sizes;
 use crate::worker::{Fleet, Means, Worker};
 
@@ -129,19 +127,8 @@ pub async fn run(
     let watching =
         tokio::spawn(Arc::clone(&gate).watch(Arc::clone(&parts.journal), Arc::clone(&metrics), stop.clone()));
     let is_direct = config.backend.is_direct();
-    let (operations, waits) = (config.database_ops_per_s, metrics.governor_wait_seconds.clone());
     let device = device::Plan::of(&config)?;
-    let unread = device.as_ref().and_then(device::Plan::while_unread);
-    let limiter: Arc<dyn Limit> = match parts.shared {
-        Some((link, database)) => {
-            let limiter = SharedLimiter::new(link, &database, operations, waits);
-            Arc::new(unread.into_iter().fold(limiter, SharedLimiter::while_unread))
-        }
-        None => {
-            let limiter = Limiter::observed(operations, waits);
-            Arc::new(unread.into_iter().fold(limiter, Limiter::while_unread))
-        }
-    };
+    let limiter = device::governor(parts.shared, device.as_ref(), &config, &metrics);
     let process = Arc::new(Process {
         role: config.role.as_str(),
         mode: if is_direct { "direct" } else { "write-behind" },

@@ -1,14 +1,13 @@
 //! What a process says of itself.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::gate::{Gate, age};
 use crate::cache::Cache;
-use crate::contract::{CacheStats, JournalStats, Stats, StoreStats, WorkerStats};
+use crate::contract::{CacheStats, DeviceStats, JournalStats, Stats, StoreStats, WorkerStats};
 use crate::journal::Journal;
 use crate::metrics::{DatabaseFigures, Metrics};
-use crate::serve::device::Shown;
 use crate::store::Store;
 use crate::telemetry::Traces;
 use crate::worker::governor::Limit;
@@ -30,8 +29,35 @@ pub struct Process {
     /// Of the database operations of this process.
     pub limiter: Arc<dyn Limit>,
     /// The database's device, if it matters.
-    pub device: Option<Arc<Shown>>,
+    pub device: Option<Arc<DeviceView>>,
     pub has_worker: bool,
+}
+
+/// The database's device, as whoever reads it in this process says.
+#[derive(Debug)]
+pub struct DeviceView {
+    place: Option<String>,
+    bound: Option<u32>,
+    per_second: Mutex<Option<f64>>,
+}
+
+impl DeviceView {
+    /// See [`DeviceStats`].
+    #[must_use]
+    pub fn new(place: Option<String>, bound: Option<u32>) -> Self {
+        Self { place, bound, per_second: Mutex::new(None) }
+    }
+
+    /// Operations of the last second; `None` while they cannot be read.
+    pub fn show(&self, per_second: Option<f64>) {
+        *self.per_second.lock().unwrap_or_else(PoisonError::into_inner) = per_second;
+    }
+
+    #[must_use]
+    pub fn stats(&self) -> DeviceStats {
+        let iops = *self.per_second.lock().unwrap_or_else(PoisonError::into_inner);
+        DeviceStats { place: self.place.clone(), iops, iops_bound: self.bound }
+    }
 }
 
 impl Process {

@@ -2,18 +2,20 @@
 //! bears. A process that cannot read it goes by what others find.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::ServeError;
+use crate::api::DeviceView;
 use crate::config::{Backend, Config, DirectStore};
-use crate::contract::DeviceStats;
 use crate::device_io::{Kind, Place};
 use crate::metrics::Metrics;
-use crate::worker::governor::{DeviceLimit, Limit, LimitedBy};
+use crate::redis_link::RedisLink;
+use crate::worker::governor::{DeviceLimit, Limit, LimitedBy, Limiter};
+use crate::worker::shared_limiter::SharedLimiter;
 use crate::worker::steering::{self, Steering};
 
 /// How often a process without a device looks what others have found.
@@ -27,26 +29,7 @@ pub(super) struct Plan {
     /// Device operations a second.
     bound: Option<u32>,
     operations: u32,
-    shown: Arc<Shown>,
-}
-
-/// For the process's own counters.
-#[derive(Debug)]
-pub struct Shown {
-    place: Option<String>,
-    bound: Option<u32>,
-    per_second: Mutex<Option<f64>>,
-}
-
-impl Shown {
-    #[must_use]
-    pub fn stats(&self) -> DeviceStats {
-        DeviceStats {
-            place: self.place.clone(),
-            iops: *self.per_second.lock().unwrap_or_else(PoisonError::into_inner),
-            iops_bound: self.bound,
-        }
-    }
+    shown: Arc<DeviceView>,
 }
 
 impl Plan {
@@ -75,18 +58,17 @@ impl Plan {
             }
             (None, Backend::RedisMongo { .. }) => None,
         };
-        let shown =
-            Shown { place: found.as_ref().map(ToString::to_string), bound, per_second: Mutex::new(None) };
+        let shown = DeviceView::new(found.as_ref().map(ToString::to_string), bound);
         let operations = config.database_ops_per_s;
         Ok(Some(Self { place: found.map(Arc::new), bound, operations, shown: Arc::new(shown) }))
     }
 
     /// Operations a second until somebody reads the device.
-    pub(super) fn while_unread(&self) -> Option<u32> {
+    fn while_unread(&self) -> Option<u32> {
         self.bound.map(|bound| steering::unread(bound, self.operations))
     }
 
-    pub(super) fn shown(&self) -> Arc<Shown> {
+    pub(super) fn shown(&self) -> Arc<DeviceView> {
         Arc::clone(&self.shown)
     }
 
@@ -109,6 +91,24 @@ impl Plan {
             () = work => {}
             () = stop.cancelled() => {}
         }
+    }
+}
+
+/// What keeps the database operations of this process at their limits: one governor with others where there are any.
+pub(super) fn governor(
+    shared: Option<(Arc<RedisLink>, String)>,
+    plan: Option<&Plan>,
+    config: &Config,
+    metrics: &Metrics,
+) -> Arc<dyn Limit> {
+    let (operations, waits) = (config.database_ops_per_s, metrics.governor_wait_seconds.clone());
+    let unread = plan.and_then(Plan::while_unread).into_iter();
+    match shared {
+        Some((link, database)) => {
+            let limiter = SharedLimiter::new(link, &database, operations, waits);
+            Arc::new(unread.fold(limiter, SharedLimiter::while_unread))
+        }
+        None => Arc::new(unread.fold(Limiter::observed(operations, waits), Limiter::while_unread)),
     }
 }
 
@@ -146,7 +146,7 @@ struct Reader {
     steering: Steering,
     limit: Arc<dyn Limit>,
     metrics: Arc<Metrics>,
-    shown: Arc<Shown>,
+    shown: Arc<DeviceView>,
     /// Database operations, as far as was heard.
     started: u64,
     is_lost: bool,
@@ -200,7 +200,7 @@ impl Reader {
 
     fn show(&self, per_second: Option<f64>) {
         self.metrics.device_operations_per_second.set(per_second.unwrap_or(f64::NAN));
-        *self.shown.per_second.lock().unwrap_or_else(PoisonError::into_inner) = per_second;
+        self.shown.show(per_second);
     }
 }
 

@@ -4,7 +4,6 @@
 use std::fs;
 
 use super::*;
-use crate::worker::governor::Limiter;
 
 struct Device {
     dir: tempfile::TempDir,
@@ -40,13 +39,13 @@ impl Device {
 struct Running {
     limiter: Arc<Limiter>,
     metrics: Arc<Metrics>,
-    shown: Arc<Shown>,
+    shown: Arc<DeviceView>,
     _stop: tokio_util::sync::DropGuard,
 }
 
 fn start(device: &Device, bound: Option<u32>) -> Running {
     let place = Place::of_files(device.dir.path());
-    let shown = Shown { place: Some(place.to_string()), bound, per_second: Mutex::new(None) };
+    let shown = DeviceView::new(Some(place.to_string()), bound);
     let plan = Plan { place: Some(Arc::new(place)), bound, operations: 100, shown: Arc::new(shown) };
     let limiter = Arc::new(plan.while_unread().into_iter().fold(Limiter::new(100), Limiter::while_unread));
     let (metrics, shown, stop) = (Arc::<Metrics>::default(), plan.shown(), CancellationToken::new());

@@ -279,6 +279,8 @@ fn counters_that_begin_anew_change_nothing() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn any_counters_leave_a_limit_within_bounds(
         bound in 0..2000_u32,
