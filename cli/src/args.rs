@@ -226,6 +226,10 @@ pub(crate) struct ServeArgs {
     /// Where the embedded backend keeps its files
     #[arg(long, value_name = "DIR", default_value = "scalekit-data")]
     pub(crate) data_dir: PathBuf,
+    /// The database's device, which this process reads for all: a block device, a path on one, or the directory of the
+    /// database's control group
+    #[arg(long, value_name = "PATH")]
+    pub(crate) database_device: Option<String>,
     /// Threads; one for each core, when left out
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<u64>,

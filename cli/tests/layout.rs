@@ -70,6 +70,8 @@ const WALLS: &[Wall] = &[
     },
     Wall { krate: "service", part: "worker", never: &["axum", "hyper", "api"], but: &[], except: &[] },
     Wall { krate: "service", part: "journal", never: &["store"], but: &[], except: &[] },
+    // The binary uses it, too. Its tests have processes in a group of their own.
+    Wall { krate: "service", part: "device_io", never: &["*"], but: &["testing"], except: &[] },
     Wall { krate: "service", part: "store", never: &["journal"], but: &[], except: &[] },
 ];
 

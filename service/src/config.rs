@@ -80,6 +80,11 @@ pub struct Config {
     /// A 202 must mean at least this, or the process does not start.
     pub durability: Durability,
     pub database_ops_per_s: u32,
+    /// Most I/O operations a second of the database's device, by whomever; `None`: not bounded.
+    pub database_iops_per_s: Option<u32>,
+    /// Where they are read: a block device, a path on one, or a control group. `None`: with an embedded database where its
+    /// files are, else by other processes.
+    pub database_device: Option<PathBuf>,
     /// Journals that documents are dealt out to by their keys, from 1 to [`MAX_SHARDS`]; with `RedisMongo` only.
     ///
     /// [`MAX_SHARDS`]: crate::journal::shard::MAX_SHARDS

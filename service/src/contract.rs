@@ -243,6 +243,14 @@ pub struct StoreStats {
     pub operations: u64,
     /// The limit in force, operations a second.
     pub operations_limit: u32,
+    /// The one that `database_ops` of the profile sets, which that in force is never above; 0 from a service of before there
+    /// were two.
+    #[serde(default)]
+    pub operations_most: u32,
+    /// Where it comes from: `database_ops` or `database_iops` of the profile, or `database_iops_unread` while there is one
+    /// for the device's operations and nobody can read them.
+    #[serde(default)]
+    pub operations_limit_by: String,
     /// Whether all processes on this database are under that limit together; else it is of this process alone.
     #[serde(default)]
     pub operations_shared: bool,
@@ -253,6 +261,23 @@ pub struct StoreStats {
     pub operations_delayed: u64,
     #[serde(default)]
     pub operations_delayed_ms: u64,
+    /// The database's device, if the profile names or bounds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceStats>,
+}
+
+/// The device of the database, as this process sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct DeviceStats {
+    /// What this process reads; nothing if it leaves that to others.
+    #[serde(default)]
+    pub place: Option<String>,
+    /// I/O operations in the last second, by whomever; nothing while they cannot be read.
+    #[serde(default)]
+    pub iops: Option<f64>,
+    /// The bound that the profile sets.
+    #[serde(default)]
+    pub iops_bound: Option<u32>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]

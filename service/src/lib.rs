@@ -9,6 +9,7 @@ mod batches;
 pub mod cache;
 pub mod config;
 pub mod contract;
+pub mod device_io;
 mod direct;
 pub mod journal;
 pub mod metrics;

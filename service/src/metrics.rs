@@ -120,6 +120,8 @@ pub struct Metrics {
     pub worker_shards: Gauge,
     pub worker_batch_limit: Gauge,
     pub governor_wait_seconds: Histogram,
+    pub device_operations_per_second: Gauge<f64, AtomicU64>,
+    pub device_read_failures: Counter,
     pub backlog_entries: Gauge<u64, AtomicU64>,
     pub backlog_bytes: Gauge<u64, AtomicU64>,
     pub backlog_age_seconds: Gauge<f64, AtomicU64>,
@@ -172,6 +174,8 @@ impl Default for Metrics {
             worker_shards: Gauge::default(),
             worker_batch_limit: Gauge::default(),
             governor_wait_seconds: Histogram::new(&SECONDS),
+            device_operations_per_second: Gauge::default(),
+            device_read_failures: Counter::default(),
             backlog_entries: Gauge::default(),
             backlog_bytes: Gauge::default(),
             backlog_age_seconds: Gauge::default(),
@@ -186,6 +190,7 @@ impl Default for Metrics {
         metrics.register(registry.sub_registry_with_prefix("scalekit"));
         registry.register_collector(Box::new(process::ProcessCollector));
         metrics.registry = registry;
+        metrics.device_operations_per_second.set(f64::NAN);
         metrics
     }
 }
@@ -289,10 +294,14 @@ impl Metrics {
         add(r, "database_operations", operations, None, &self.database_operations);
         let peak = "Most database operations that were started within one second, by all processes that share the limit";
         add(r, "database_operations_peak", peak, None, &self.database_operations_peak);
-        let limit = "Database operations that may start in a second, of all processes that share the limit";
+        let limit = "Database operations that may start in a second, of all processes that share the limit: the lowest of those that `database_ops` and `database_iops` ask for";
         add(r, "database_operations_limit", limit, None, &self.database_operations_limit);
         let wait = "Time that a database operation waited for the governor; without those that went at once";
         add(r, "governor_wait", wait, Some(Unit::Seconds), &self.governor_wait_seconds);
+        let device = "I/O operations of the database's device in the last second, by whomever; NaN where this process does not read them";
+        add(r, "database_device_operations_per_second", device, None, &self.device_operations_per_second);
+        let failures = "Times that the database's device could not be read";
+        add(r, "database_device_read_failures", failures, None, &self.device_read_failures);
     }
 
     /// In the text format of OpenMetrics 1.0.

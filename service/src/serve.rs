@@ -1,5 +1,6 @@
 //! Puts one process of the service together and runs it until it is told to stop.
 
+mod device;
 mod stay;
 
 use std::net::TcpListener;
@@ -32,8 +33,6 @@ use crate::store::embedded::Embedded;
 use crate::store::mongo::Mongo;
 use crate::store::{Store, StoreError, Throttle, Traced};
 use crate::telemetry::Traces;
-use crate::worker::governor::{Limit, Limiter};
-use crate::worker::shared_limiter::SharedLimiter;
 use crate::worker::sizing::Sizes;
 use crate::worker::{Fleet, Means, Worker};
 
@@ -128,11 +127,8 @@ pub async fn run(
     let watching =
         tokio::spawn(Arc::clone(&gate).watch(Arc::clone(&parts.journal), Arc::clone(&metrics), stop.clone()));
     let is_direct = config.backend.is_direct();
-    let (operations, waits) = (config.database_ops_per_s, metrics.governor_wait_seconds.clone());
-    let limiter: Arc<dyn Limit> = match parts.shared {
-        Some((link, database)) => Arc::new(SharedLimiter::new(link, &database, operations, waits)),
-        None => Arc::new(Limiter::observed(operations, waits)),
-    };
+    let device = device::Plan::of(&config)?;
+    let limiter = device::governor(parts.shared, device.as_ref(), &config, &metrics);
     let process = Arc::new(Process {
         role: config.role.as_str(),
         mode: if is_direct { "direct" } else { "write-behind" },
@@ -145,6 +141,7 @@ pub async fn run(
         metrics: Arc::clone(&metrics),
         traces: traces.clone(),
         limiter: Arc::clone(&limiter),
+        device: device.as_ref().map(device::Plan::shown),
         has_worker: config.role != Role::Api && !is_direct,
     });
     let throttle: Arc<dyn Throttle> = Arc::clone(&limiter) as _;
@@ -175,6 +172,11 @@ pub async fn run(
         shutdown_grace: config.shutdown_grace,
         patience: Patience::USUAL,
     };
+    // The worker's last operations are under the limit, too.
+    let worked_off = CancellationToken::new();
+    let steering = device.map(|device| {
+        tokio::spawn(device.run(Arc::clone(&limiter), Arc::clone(&metrics), worked_off.clone()))
+    });
     // If this future is dropped, its worker must not go on alone on its thread.
     let gone = CancellationToken::new();
     let _gone = gone.clone().drop_guard();
@@ -241,7 +243,9 @@ pub async fn run(
         Some(working) => !matches!(working.await, Ok(Ok(()))),
         None => false,
     };
+    worked_off.cancel();
     tasks.extend(purging);
+    tasks.extend(steering);
     for task in tasks {
         if let Err(error) = task.await {
             tracing::error!(%error, "a part of the service ended badly");

@@ -3,6 +3,7 @@
 
 pub mod checker;
 mod constant;
+mod io_group;
 pub mod proxy;
 
 use std::fs::{self, File};
@@ -20,6 +21,7 @@ use bson::doc;
 use nix::sys::signal::Signal;
 
 pub use constant::{Yardstick, serve_constant};
+pub use io_group::IoGroup;
 
 /// Names an executable to use in place of `mongod`; it is started as SecantusDB is.
 pub const MONGOD_VARIABLE: &str = "SCALEKIT_TEST_MONGOD";

@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use scalekit_service::contract::Stats;
+use scalekit_service::contract::{Stats, StoreStats};
 
 use super::control::Drained;
 use super::crowd;
@@ -316,7 +316,9 @@ fn cap(before: &BTreeMap<String, Stats>) -> Cap {
     if before.is_empty() {
         return Cap { kind: CapKind::None, limit_per_s: None, probed_per_s: None };
     }
-    let limits = || before.values().map(|stats| u64::from(stats.store.operations_limit));
+    // A limit for the device's sake comes and goes; this one stays.
+    let limit = |store: &StoreStats| store.operations_most.max(store.operations_limit);
+    let limits = || before.values().map(|stats| u64::from(limit(&stats.store)));
     // Processes under one governor each tell the limit of all.
     let limit = match before.values().any(|stats| stats.store.operations_shared) {
         true => limits().max().unwrap_or(0),

@@ -28,6 +28,7 @@ pub(super) fn serve(global: &Global, args: &ServeArgs) -> anyhow::Result<ExitSta
     let deploy = layer.deploy.section();
     deploy.listen = args.listen.clone().into();
     deploy.api_threads = args.threads.map(Whole).into();
+    deploy.database_device = args.database_device.clone().into();
     let profile = profile::load(&global.profile, layer)?;
     let config = config(&profile, args)?;
     raise_open_files();
@@ -118,6 +119,8 @@ fn config(profile: &Profile, args: &ServeArgs) -> anyhow::Result<Config> {
             Durability::Os => contract::Durability::Os,
         },
         database_ops_per_s: deploy.database_ops_per_s,
+        database_iops_per_s: deploy.database_iops_per_s,
+        database_device: deploy.database_device.clone(),
         shards: deploy.shards,
         batch: BatchSettings {
             max_writes: deploy.worker.batch_max_writes as usize,

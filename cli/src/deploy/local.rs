@@ -144,8 +144,12 @@ impl Starting<'_> {
     async fn backends(&mut self) -> Result<Urls, DeployError> {
         let (dir, deploy) = (self.request.dir, &self.request.profile.deploy);
         let servers = self.request.servers;
-        let mut urls =
-            Urls { redis: servers.redis.clone(), cache: servers.cache.clone(), mongo: servers.mongo.clone() };
+        let mut urls = Urls {
+            redis: servers.redis.clone(),
+            cache: servers.cache.clone(),
+            mongo: servers.mongo.clone(),
+            database: None,
+        };
         // Look for all programs before any is started.
         let redis = (urls.redis.is_none() && deploy.mode != DeployMode::Direct)
             .then(|| parts::find("redis-server", "Debian: apt-get install redis-server", "--redis-url"))
@@ -168,6 +172,7 @@ impl Starting<'_> {
         if let Some(program) = mongod {
             let port = parts::free_port()?;
             urls.mongo = Some(self.mongod(parts::mongod(program, port, dir), port).await?.into());
+            urls.database = Some(parts::mongod_files(dir));
         }
         Ok(urls)
     }

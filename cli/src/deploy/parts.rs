@@ -75,8 +75,13 @@ fn redis(program: PathBuf, name: &'static str, port: u16, dir: &Path) -> Process
 pub(super) fn mongod(program: PathBuf, port: u16, dir: &Path) -> ProcessSpec {
     let port = port.to_string();
     let mut args = words(&["--port", &port, "--bind_ip", "127.0.0.1", "--dbpath"]);
-    args.push(dir.join("mongod").into());
+    args.push(mongod_files(dir).into());
     ProcessSpec { name: "mongod", program, args, env: Vec::new(), log: dir.join("mongod.log") }
+}
+
+/// Where a MongoDB of the deployment has its files.
+pub(super) fn mongod_files(dir: &Path) -> PathBuf {
+    dir.join("mongod")
 }
 
 /// Where the backends are, once they are known.
@@ -85,6 +90,8 @@ pub(super) struct Urls {
     pub(super) redis: Option<ServerUrl>,
     pub(super) cache: Option<ServerUrl>,
     pub(super) mongo: Option<ServerUrl>,
+    /// The database's files, if it was started here.
+    pub(super) database: Option<PathBuf>,
 }
 
 /// A process of the service itself. It reads the resolved profile from `profile_file`.
@@ -103,6 +110,10 @@ pub(super) fn service(
     let mut args =
         words(&["serve", if name == "service" { "all" } else { name }, "--listen", &listen, "--profile"]);
     args.extend([profile_file.into(), "--ready-file".into(), ready_file(dir, name).into()]);
+    let bounds_iops = deploy.database_iops_per_s.is_some() && deploy.database_device.is_none();
+    if let Some(database) = urls.database.as_ref().filter(|_| bounds_iops) {
+        args.extend(["--database-device".into(), database.into()]);
+    }
     if deploy.backend == Backend::Embedded {
         args.extend(["--data-dir".into(), dir.join("data").into()]);
     }
@@ -122,4 +133,30 @@ pub(super) fn service(
 
 pub(super) fn ready_file(dir: &Path, name: &str) -> PathBuf {
     dir.join(name).with_extension("ready")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::{Layer, load};
+
+    #[test]
+    fn the_device_of_a_mongod_of_the_deployment_is_where_its_files_are() {
+        let dir = Path::new("/d");
+        let spec = mongod("/bin/mongod".into(), 1, dir);
+        let urls = Urls { database: Some(mongod_files(dir)), ..Urls::default() };
+        assert!(spec.args.contains(&mongod_files(dir).into()), "{:?}", spec.args);
+        let mut deploy = load("redis-mongo", Layer::default()).unwrap().deploy;
+        let device = |deploy: &Deploy, urls: &Urls| {
+            let args = service("worker", Path::new("/s"), dir, deploy, urls, Path::new("/p")).args;
+            let at = args.iter().position(|arg| arg == "--database-device")?;
+            Some(args[at + 1].clone())
+        };
+        assert_eq!(device(&deploy, &urls), None, "nobody wants to know");
+        deploy.database_iops_per_s = Some(100);
+        assert_eq!(device(&deploy, &urls), Some("/d/mongod".into()));
+        assert_eq!(device(&deploy, &Urls::default()), None, "its host and files are unknown");
+        deploy.database_device = Some("/dev/sdb".into());
+        assert_eq!(device(&deploy, &urls), None, "its own word holds");
+    }
 }

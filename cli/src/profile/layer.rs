@@ -123,6 +123,13 @@ section! {
         durability: Durability,
         /// Most database operations, such as `100/s` (1/s to 1000000/s).
         database_ops: Rate,
+        /// Most I/O operations a second of the database's device, such as `100/s` (1/s to 1000000/s), by whomever. Fewer
+        /// database operations start then, down to one a second; not bounded, when left out.
+        database_iops: Rate,
+        /// Where these are read, by a process on the database's host: a block device, a file or directory on one, or the
+        /// directory of the database's control group; relative to this file. When left out: with `embedded`, where its files
+        /// are; else a process with `serve --database-device` reads it for all.
+        database_device: String,
         /// Journals that documents are dealt out to by their key (1 to 64). Each has one owner at a time among the
         /// workers, so this is how many workers can share the work; `embedded` takes only 1. It can be changed while
         /// all journals are empty.

@@ -190,6 +190,7 @@ impl Resolver<'_> {
         let operations = self.required(&["deploy", "database_ops"], &layer.database_ops)?;
         let Rate(operations) = operations;
         let operations = Setting::To(Whole(operations));
+        let iops = layer.database_iops.value().map(|rate| Whole(rate.0)).into();
         Ok(Deploy {
             target: self.required(&["deploy", "target"], &layer.target)?,
             backend: self.required(&["deploy", "backend"], &layer.backend)?,
@@ -208,6 +209,8 @@ impl Resolver<'_> {
                 .text(&["deploy", "mongo_database"], &layer.mongo_database, |name| text::name(name, 63))?,
             durability: self.required(&["deploy", "durability"], &layer.durability)?,
             database_ops_per_s: self.whole(&["deploy", "database_ops"], &operations, 1..=1_000_000)?,
+            database_iops_per_s: self.optional(&["deploy", "database_iops"], &iops, 1..=1_000_000)?,
+            database_device: self.file(&["deploy", "database_device"], &layer.database_device)?,
             shards: self.shards(&layer.shards)?,
             api_threads: self.optional(&["deploy", "api_threads"], &layer.api_threads, 1..=1024)?,
             worker: self.worker(&layer.worker.value().cloned().unwrap_or_default())?,

@@ -144,6 +144,24 @@ fn the_experiments_are_what_they_say() {
 }
 
 #[test]
+fn a_device_is_relative_to_the_file_that_names_it_and_comes_back_as_it_was_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("own.yaml");
+    fs::write(&file, "deploy: {database_iops: 6000/min, database_device: data}\n").unwrap();
+    let profile = load(file.to_str().unwrap(), Layer::default()).unwrap();
+    let device = dir.path().join("data");
+    assert_eq!(
+        (profile.deploy.database_iops_per_s, &profile.deploy.database_device),
+        (Some(100), &Some(device))
+    );
+    // As the processes of a deployment read it.
+    fs::write(&file, serde_json::to_vec(&profile).unwrap()).unwrap();
+    assert_eq!(load(file.to_str().unwrap(), Layer::default()).unwrap().deploy, profile.deploy);
+    let default = load("default", Layer::default()).unwrap().deploy;
+    assert_eq!((default.database_iops_per_s, default.database_device), (None, None));
+}
+
+#[test]
 fn layers_merge_child_over_parent() {
     let parent = "load: {vus: 7, think_time: 1s, threads: 3}\n\
                   criteria: {http_reqs: [count>1, count>2], iterations: [count>3]}\n";

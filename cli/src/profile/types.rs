@@ -129,6 +129,11 @@ pub(crate) struct Deploy {
     /// Most database operations a second.
     #[serde(rename = "database_ops", serialize_with = "written::rate")]
     pub(crate) database_ops_per_s: u32,
+    /// Most I/O operations a second of the database's device. `None`: not bounded.
+    #[serde(rename = "database_iops", serialize_with = "written::optional_rate")]
+    pub(crate) database_iops_per_s: Option<u32>,
+    /// A device, a path on it, or a control group. `None`: others read it, or it is where an embedded database is.
+    pub(crate) database_device: Option<PathBuf>,
     /// Journals that documents are dealt out to.
     pub(crate) shards: u16,
     /// `None`: one for each core.

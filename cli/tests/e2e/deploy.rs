@@ -36,6 +36,28 @@ fn a_deployment_is_shown_refused_twice_and_taken_down() {
 }
 
 #[test]
+fn a_bound_of_the_device_reaches_the_service() {
+    let sandbox = Sandbox::new();
+    let profile = sandbox.profile("device", "deploy: {database_ops: 400/s, database_iops: 800/s}");
+    let up = sandbox.scalekit(&["deploy", "-p", &profile]);
+    if up.stderr.contains("no block device") {
+        eprintln!("SKIPPED: {}; the device's bound of a deployment is NOT tested", up.stderr.trim());
+        return;
+    }
+    up.expect(0);
+    let status = sandbox.scalekit(&["deploy", "status", "-p", &profile, "--json"]).expect(0).stdout;
+    let status: Value = serde_json::from_str(&status).unwrap();
+    let store = &status["stats"]["service"]["store"];
+    assert_eq!((&store["operations_most"], &store["device"]["iops_bound"]), (&400.into(), &800.into()));
+    assert!(store["device"]["place"].as_str().unwrap().starts_with("the disk"), "{store}");
+    assert!(store["operations_limit"].as_u64().unwrap() <= 100 + 40, "it begins with an eighth: {store}");
+    let logs = sandbox.scalekit(&["deploy", "logs", "-p", &profile]).expect(0).stdout;
+    assert!(logs.contains("the journal is on the database's device"), "{logs}");
+    sandbox.scalekit(&["deploy", "down", "--purge", "-p", &profile]).expect(0);
+    sandbox.expect_clean();
+}
+
+#[test]
 fn documents_survive_until_they_are_purged() {
     let sandbox = Sandbox::new();
     let profile = sandbox.profile("lasting", "");

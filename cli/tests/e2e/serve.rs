@@ -31,6 +31,17 @@ fn an_embedded_service_is_one_process() {
 }
 
 #[test]
+fn a_device_that_is_none_is_named_with_what_was_expected() {
+    let sandbox = Sandbox::new();
+    let serve = ["serve", "all", "--listen", "127.0.0.1:0", "--database-device"];
+    for path in ["/no/such/device", "/dev/null"] {
+        let says =
+            ["deploy.database_device", path, "expected a block device", "control group", "leave it out"];
+        sandbox.scalekit(&[&serve[..], &[path]].concat()).expect(1).says(&says);
+    }
+}
+
+#[test]
 fn redis_mongo_needs_its_urls() {
     let sandbox = Sandbox::new();
     let serve = ["serve", "all", "--backend", "redis-mongo"];

@@ -1,11 +1,11 @@
 //! What a process says of itself.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::gate::{Gate, age};
 use crate::cache::Cache;
-use crate::contract::{CacheStats, JournalStats, Stats, StoreStats, WorkerStats};
+use crate::contract::{CacheStats, DeviceStats, JournalStats, Stats, StoreStats, WorkerStats};
 use crate::journal::Journal;
 use crate::metrics::{DatabaseFigures, Metrics};
 use crate::store::Store;
@@ -28,7 +28,36 @@ pub struct Process {
     pub traces: Traces,
     /// Of the database operations of this process.
     pub limiter: Arc<dyn Limit>,
+    /// The database's device, if it matters.
+    pub device: Option<Arc<DeviceView>>,
     pub has_worker: bool,
+}
+
+/// The database's device, as whoever reads it in this process says.
+#[derive(Debug)]
+pub struct DeviceView {
+    place: Option<String>,
+    bound: Option<u32>,
+    per_second: Mutex<Option<f64>>,
+}
+
+impl DeviceView {
+    /// See [`DeviceStats`].
+    #[must_use]
+    pub fn new(place: Option<String>, bound: Option<u32>) -> Self {
+        Self { place, bound, per_second: Mutex::new(None) }
+    }
+
+    /// Operations of the last second; `None` while they cannot be read.
+    pub fn show(&self, per_second: Option<f64>) {
+        *self.per_second.lock().unwrap_or_else(PoisonError::into_inner) = per_second;
+    }
+
+    #[must_use]
+    pub fn stats(&self) -> DeviceStats {
+        let iops = *self.per_second.lock().unwrap_or_else(PoisonError::into_inner);
+        DeviceStats { place: self.place.clone(), iops, iops_bound: self.bound }
+    }
 }
 
 impl Process {
@@ -84,10 +113,13 @@ impl Process {
                 kind: self.store.kind().into(),
                 operations: self.store.operations(),
                 operations_limit: self.limiter.limit(),
+                operations_most: self.limiter.most(),
+                operations_limit_by: self.limiter.limited_by().as_str().into(),
                 operations_shared: self.limiter.is_shared(),
                 operations_peak: self.limiter.peak(),
                 operations_delayed: m.governor_wait_seconds.count(),
                 operations_delayed_ms: m.governor_wait_seconds.sum() / 1_000_000,
+                device: self.device.as_ref().map(|device| device.stats()),
             },
             cache: CacheStats {
                 kind: self.cache.kind().into(),

@@ -8,6 +8,7 @@ mod isolate;
 mod replayed;
 pub mod shared_limiter;
 pub mod sizing;
+pub mod steering;
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;

@@ -4,9 +4,13 @@
 //! An operation starts after its grant, by the way of the answer. So a grant is good for a margin from the moment at
 //! which it was asked for, is given up when that is over, and counts until a second after it: whatever the network does,
 //! no more than the limit start in any second, as seen from the outside. The margin costs that part of the rate.
+//!
+//! Processes that can read the database's device put what they find there, too; see [`share`].
+
+mod share;
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,7 +18,7 @@ use redis::{RedisError, Script};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::governor::Limit;
+use super::governor::{DeviceLimit, Limit, LimitedBy, by};
 use crate::metrics::Histogram;
 use crate::rarely::Rarely;
 use crate::redis_link::RedisLink;
@@ -30,8 +34,9 @@ const MOST_JITTER: Duration = Duration::from_millis(5);
 /// Waiting callers of one process take at most this part of a second's operations at once, so that others get theirs.
 const GROUPS_PER_SECOND: u32 = 100;
 
-/// Asks for so many operations; answers how many may start, else after how many microseconds to ask again, and how many
-/// count now. What counts is kept by slices of 2 ms, each by when its last operation may start, so that a call costs the
+/// Asks for so many operations; answers how many may start, else after how many microseconds to ask again, how many
+/// count now, and the limit for the device's sake that holds, with 0 if there is none, 1 if the device is read, and 2 if
+/// not. What counts is kept by slices of 2 ms, each by when its last operation may start, so that a call costs the
 /// same at any rate. A refusal writes nothing, so it costs no flush of an append-only file.
 ///
 /// A clock that goes back by up to a second stands still for that long; by more, all that counted counts from now. One
@@ -43,7 +48,16 @@ static GRANT: LazyLock<Script> = LazyLock::new(|| {
         local SLICE, RING, SECOND = 2000, 1024, 1000000
         local time = redis.call('TIME')
         local now = time[1] * SECOND + time[2]
-        local state = redis.call('HMGET', KEYS[1], 'tokens', 'refilled', 'oldest', 'counted')
+        local device, read = tonumber(ARGV[4]), 0
+        if device > 0 then read = 2 end
+        local shared = redis.call('HMGET', KEYS[2], 'limit', 'until', 'measured')
+        local left = (tonumber(shared[2]) or 0) - now
+        if left > 0 and left <= tonumber(ARGV[5]) then
+            device, read = tonumber(shared[1]), 2 - tonumber(shared[3])
+        end
+        if read > 0 then rate = math.min(rate, device) end
+        local state = redis.call('HMGET', KEYS[1], 'tokens', 'refilled', 'oldest', 'counted', 'started')
+        local started = tonumber(state[5]) or 0
         local tokens, refilled = tonumber(state[1]) or 1, tonumber(state[2]) or now
         local gone = math.floor((now - SECOND) / SLICE)
         local oldest, counted = tonumber(state[3]) or gone, tonumber(state[4]) or 0
@@ -51,7 +65,8 @@ static GRANT: LazyLock<Script> = LazyLock::new(|| {
             redis.call('DEL', KEYS[1])
             if counted > 0 then redis.call('HSET', KEYS[1], math.floor((now + margin) / SLICE) % RING, counted) end
             tokens, refilled, oldest = 0, now, gone
-            redis.call('HSET', KEYS[1], 'tokens', 0, 'refilled', now, 'oldest', gone, 'counted', counted)
+            redis.call('HSET', KEYS[1], 'tokens', 0, 'refilled', now, 'oldest', gone, 'counted', counted,
+                       'started', started)
         elseif now < refilled then
             now, gone = refilled, math.floor((refilled - SECOND) / SLICE)
         end
@@ -81,15 +96,15 @@ static GRANT: LazyLock<Script> = LazyLock::new(|| {
                 end
                 wait = math.max(wait, (slice + 1) * SLICE + SECOND - now)
             end
-            return {0, math.min(math.max(wait, 1), SECOND), counted}
+            return {0, math.min(math.max(wait, 1), SECOND), counted, device, read}
         end
         if anew then redis.call('DEL', KEYS[1]) end
         if #past > 0 then redis.call('HDEL', KEYS[1], unpack(past)) end
         redis.call('HINCRBY', KEYS[1], math.floor((now + margin) / SLICE) % RING, granted)
         redis.call('HSET', KEYS[1], 'tokens', tokens - granted, 'refilled', now, 'oldest', oldest,
-                   'counted', counted + granted)
+                   'counted', counted + granted, 'started', started + granted)
         redis.call('PEXPIRE', KEYS[1], 10000)
-        return {granted, 0, counted + granted}",
+        return {granted, 0, counted + granted, device, read}",
     )
 });
 
@@ -97,7 +112,15 @@ static GRANT: LazyLock<Script> = LazyLock::new(|| {
 pub struct SharedLimiter {
     link: Arc<RedisLink>,
     key: String,
+    /// Of what is found of the device.
+    device_key: String,
+    /// This one among those who find something.
+    name: String,
     per_second: u32,
+    /// Operations a second while nobody tells of the device; 0: it does not matter.
+    unread: u32,
+    /// The limit for the device's sake, as this one heard last.
+    device: StdMutex<Option<DeviceLimit>>,
     turn: Mutex<Turn>,
     /// Callers that wait for an operation.
     waiting: AtomicUsize,
@@ -158,7 +181,11 @@ impl SharedLimiter {
         Self {
             link,
             key: format!("scalekit:{{database {database}}}:operations"),
+            device_key: format!("scalekit:{{database {database}}}:device"),
+            name: uuid::Uuid::now_v7().to_string(),
             per_second: per_second.max(1),
+            unread: 0,
+            device: StdMutex::new(None),
             turn: Mutex::new(turn),
             waiting: AtomicUsize::new(0),
             peak: AtomicU32::new(0),
@@ -167,17 +194,36 @@ impl SharedLimiter {
         }
     }
 
+    /// While nobody reads the device, at most so many a second, at least 1.
+    #[must_use]
+    pub fn while_unread(mut self, per_second: u32) -> Self {
+        self.unread = per_second.max(1);
+        self.heard(Some(DeviceLimit { per_second: self.unread, is_measured: false }));
+        self
+    }
+
+    fn heard(&self, limit: Option<DeviceLimit>) {
+        *self.device.lock().unwrap_or_else(PoisonError::into_inner) = limit;
+    }
+
+    fn device(&self) -> Option<DeviceLimit> {
+        *self.device.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn ask(&self, margin: Duration) -> Result<Answer, String> {
-        let most = (self.per_second / GROUPS_PER_SECOND).max(1);
+        let most = (self.limit() / GROUPS_PER_SECOND).max(1);
         let wanted = u32::try_from(self.waiting.load(Ordering::Relaxed)).unwrap_or(most).clamp(1, most);
         let lease = self.link.lease().await?;
         let mut connection = lease.connection.clone();
         let mut call = GRANT.prepare_invoke();
-        call.key(&self.key).arg(self.per_second).arg(wanted).arg(margin.as_micros() as u64);
-        let answer: Result<(u32, u64, u32), RedisError> = call.invoke_async(&mut connection).await;
+        call.key(&self.key).key(&self.device_key);
+        call.arg(self.per_second).arg(wanted).arg(margin.as_micros() as u64);
+        call.arg(self.unread).arg(share::GOOD_FOR.as_micros() as u64);
+        let answer: Result<(u32, u64, u32, u32, u8), RedisError> = call.invoke_async(&mut connection).await;
         self.link.check(&lease, &answer);
-        let (granted, wait, counted) =
+        let (granted, wait, counted, device, read) =
             answer.map_err(|error| format!("Redis at {}: {error}", self.link.address()))?;
+        self.heard(share::limit(device, read));
         if granted == 0 {
             return Ok(Answer::Wait(Duration::from_micros(wait)));
         }
@@ -249,9 +295,29 @@ impl Throttle for SharedLimiter {
     }
 }
 
+#[async_trait]
 impl Limit for SharedLimiter {
     fn limit(&self) -> u32 {
+        self.device().map_or(self.per_second, |device| device.per_second.min(self.per_second))
+    }
+
+    fn most(&self) -> u32 {
         self.per_second
+    }
+
+    fn limited_by(&self) -> LimitedBy {
+        self.device().map_or(LimitedBy::Operations, |device| by(device, self.per_second))
+    }
+
+    async fn steer(&self, found: Option<DeviceLimit>) -> Result<u64, String> {
+        let lease = self.link.lease().await?;
+        let mut connection = lease.connection.clone();
+        let shared = share::share(&mut connection, self, found).await;
+        self.link.check(&lease, &shared);
+        let (limit, started) =
+            shared.map_err(|error| format!("Redis at {}: {error}", self.link.address()))?;
+        self.heard(limit);
+        Ok(started)
     }
 
     fn peak(&self) -> u32 {

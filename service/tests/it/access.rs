@@ -8,6 +8,7 @@ use std::time::Duration;
 use reqwest::Client;
 use scalekit_service::authorities::Authorities;
 use scalekit_service::config::{Backend, Role};
+use scalekit_service::device_io::Place;
 use scalekit_service::server_url::ServerUrl;
 use scalekit_service::store::Store as _;
 use scalekit_service::store::mongo::Mongo;
@@ -134,7 +135,12 @@ async fn the_shipped_redis_users_suffice_and_may_do_no_more() {
             mongo_database: format!("acl{has_cache}"),
             authorities: None,
         };
-        config_of(role, backend, &Options::default(), "worker-0")
+        // A process that reads the device tells the others in Redis.
+        let here = std::env::temp_dir();
+        let device = Place::find(&here).is_ok().then_some(here);
+        let options =
+            Options { database_iops_per_s: Some(1_000_000), database_device: device, ..Options::default() };
+        config_of(role, backend, &options, "worker-0")
     };
     // With a cache of its own, and with the cache on the journal's server.
     for (run, has_cache) in [("apart", true), ("one", false)] {

@@ -2,6 +2,7 @@
 //! killed, and the servers behind it.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -53,6 +54,8 @@ pub(crate) enum Kind {
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) database_ops_per_s: u32,
+    pub(crate) database_iops_per_s: Option<u32>,
+    pub(crate) database_device: Option<PathBuf>,
     /// Taken by Redis alone.
     pub(crate) shards: u16,
     pub(crate) batch: BatchSettings,
@@ -71,6 +74,8 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             database_ops_per_s: 10_000,
+            database_iops_per_s: None,
+            database_device: None,
             shards: 1,
             batch: BatchSettings { max_writes: 1000, max_bytes: 8 << 20, linger: Duration::from_millis(5) },
             backlog_entries: 100_000,
@@ -375,10 +380,14 @@ impl Harness {
     }
 
     /// Only with [`Options::own_mongo`].
-    pub(crate) fn signal_mongo(&self, signal: Signal) {
+    pub(crate) fn mongo_pid(&self) -> u32 {
         assert!(self.options.own_mongo, "others use this server");
-        let pid = self.mongo.as_ref().unwrap().server.lock().unwrap().pid();
-        kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
+        self.mongo.as_ref().unwrap().server.lock().unwrap().pid()
+    }
+
+    /// Only with [`Options::own_mongo`].
+    pub(crate) fn signal_mongo(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.mongo_pid()).unwrap()), signal).unwrap();
     }
 
     /// Only with [`Options::own_mongo`].
@@ -450,6 +459,8 @@ pub(crate) fn config_of(role: Role, backend: Backend, options: &Options, worker_
         max_connections: options.max_connections,
         durability: Durability::Fsync,
         database_ops_per_s: options.database_ops_per_s,
+        database_iops_per_s: options.database_iops_per_s,
+        database_device: options.database_device.clone(),
         shards: options.shards,
         batch: options.batch,
         requests: RequestLimits {

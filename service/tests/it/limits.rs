@@ -48,7 +48,8 @@ async fn the_database_is_asked_no_more_than_it_allows(kind: Kind) {
     for process in [Some(&harness.api), harness.worker.as_ref()].into_iter().flatten() {
         let store = harness.stats_of(process).await.store;
         assert!(store.operations_peak > 0 && store.operations_peak <= store.operations_limit, "{store:?}");
-        assert_eq!(store.operations_limit, LIMIT);
+        assert_eq!((store.operations_limit, store.operations_most), (LIMIT, LIMIT));
+        assert_eq!((store.operations_limit_by.as_str(), &store.device), ("database_ops", &None));
         assert_eq!(store.operations_shared, kind == Kind::RedisMongo, "API and worker are under one limit");
     }
 }

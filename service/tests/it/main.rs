@@ -5,6 +5,7 @@
 
 mod access;
 mod dead_letters;
+mod device;
 mod direct;
 mod errors;
 mod faults;

@@ -17,6 +17,12 @@ fn errors_name_place_key_and_expectation() {
         ("deploy: {backend: mongo}\n", "x.yaml:1:19: deploy.backend: unknown value `mongo`"),
         ("deploy: {database_ops: 100}\n", "write 100/s or 100/min"),
         (
+            "deploy: {database_iops: 0/s}\n",
+            "x.yaml:1:25: deploy.database_iops: expected 1 to 1000000, found 0\nhelp: use at least 1",
+        ),
+        ("deploy: {database_iops: many}\n", "deploy.database_iops: expected a rate such as 100/s"),
+        ("deploy: {database_device: ''}\n", "x.yaml:1:27: deploy.database_device: expected"),
+        (
             "deploy: {worker: {batch_max_bytes: 8}}\n",
             "deploy.worker.batch_max_bytes: expected a size such as 4MiB",
         ),

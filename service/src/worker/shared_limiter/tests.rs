@@ -23,8 +23,12 @@ impl Server {
     }
 
     fn limiter(&self, per_second: u32) -> Arc<SharedLimiter> {
+        Arc::new(self.own(per_second))
+    }
+
+    fn own(&self, per_second: u32) -> SharedLimiter {
         let link = Arc::new(RedisLink::new(&self.redis.url()).unwrap());
-        Arc::new(SharedLimiter::new(link, "test", per_second, Histogram::new(&SECONDS)))
+        SharedLimiter::new(link, "test", per_second, Histogram::new(&SECONDS))
     }
 
     fn signal(&self, signal: Signal) {
@@ -202,4 +206,140 @@ async fn a_clock_that_went_back_costs_a_second_and_no_operation_too_many() {
     limiter.acquire().await;
     let took = begin.elapsed();
     assert!(took >= SECOND && took < SECOND * 3, "{took:?}");
+}
+
+const MEASURED: fn(u32) -> Option<DeviceLimit> =
+    |per_second| Some(DeviceLimit { per_second, is_measured: true });
+const GUESSED: fn(u32) -> Option<DeviceLimit> =
+    |per_second| Some(DeviceLimit { per_second, is_measured: false });
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_finds_of_the_device_limits_all_and_counts_all() {
+    const LIMIT: u32 = 100;
+    const TIME: Duration = Duration::from_secs(3);
+    let server = Server::start();
+    let reader = Arc::new(server.own(1000).while_unread(10));
+    let follower = Arc::new(server.own(1000).while_unread(10));
+    let ignorant = server.limiter(1000);
+    let before = reader.steer(MEASURED(LIMIT)).await.unwrap();
+    assert_eq!((before, reader.limit(), reader.limited_by()), (0, LIMIT, LimitedBy::Device));
+    let limiters = [reader, follower, ignorant];
+    let begin = Instant::now();
+    let starts = starts(&limiters, 2, begin + TIME).await;
+    let most = most_in_a_second(&starts);
+    assert!(most <= LIMIT as usize, "{most} started within a second");
+    let used = starts.iter().filter(|start| **start < begin + TIME).count();
+    let enough = enough(&limiters, LIMIT, TIME).await;
+    assert!(used as f64 >= enough, "only {used} started, expected {enough}");
+    for limiter in &limiters {
+        let counted = limiter.steer(None).await.unwrap();
+        assert!(counted >= starts.len() as u64, "{counted} of {}", starts.len());
+        assert_eq!((limiter.limit(), limiter.limited_by()), (LIMIT, LimitedBy::Device));
+    }
+    limiters[0].steer(MEASURED(1000)).await.unwrap();
+    limiters[1].acquire().await;
+    assert_eq!((limiters[1].limit(), limiters[1].limited_by()), (1000, LimitedBy::Operations));
+}
+
+#[tokio::test]
+async fn who_reads_the_device_is_believed_before_who_did_and_the_lowest_before_others() {
+    let server = Server::start();
+    let [one, other] = [40, 50].map(|unread| server.own(100).while_unread(unread));
+    let both = async |one_finds, other_finds| {
+        one.steer(one_finds).await.unwrap();
+        other.steer(other_finds).await.unwrap();
+        one.steer(None).await.unwrap();
+        assert_eq!((one.limit(), one.limited_by()), (other.limit(), other.limited_by()));
+        (one.limit(), one.limited_by())
+    };
+    assert_eq!(both(MEASURED(30), MEASURED(20)).await, (20, LimitedBy::Device));
+    assert_eq!(both(MEASURED(30), MEASURED(60)).await, (30, LimitedBy::Device));
+    assert_eq!(both(GUESSED(15), MEASURED(60)).await, (60, LimitedBy::Device), "the other one sees more");
+    assert_eq!(both(GUESSED(15), GUESSED(30)).await, (15, LimitedBy::Unread), "nobody sees anything");
+    assert_eq!(both(MEASURED(80), GUESSED(30)).await, (80, LimitedBy::Device));
+}
+
+#[tokio::test]
+async fn a_limit_that_nobody_stands_for_any_more_ends() {
+    let server = Server::start();
+    let follower = server.own(100).while_unread(12);
+    let ignorant = server.limiter(100);
+    assert_eq!(
+        (follower.limit(), follower.limited_by()),
+        (12, LimitedBy::Unread),
+        "before anything is heard"
+    );
+    let (dead, alive) = (server.limiter(100), server.limiter(100));
+    dead.steer(MEASURED(5)).await.unwrap();
+    alive.steer(MEASURED(50)).await.unwrap();
+    let died = Instant::now();
+    follower.steer(None).await.unwrap();
+    assert_eq!(follower.limit(), 5);
+    while follower.limit() == 5 {
+        assert!(died.elapsed() < share::GOOD_FOR * 2, "it never ends");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        alive.steer(MEASURED(50)).await.unwrap();
+        follower.steer(None).await.unwrap();
+    }
+    assert!(died.elapsed() >= share::GOOD_FOR - SECOND, "{:?}", died.elapsed());
+    assert_eq!(
+        (follower.limit(), follower.limited_by()),
+        (50, LimitedBy::Device),
+        "the other is still there"
+    );
+    let died = Instant::now();
+    while follower.limit() == 50 {
+        assert!(died.elapsed() < share::GOOD_FOR * 2, "it never ends");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        follower.acquire().await;
+    }
+    assert_eq!((follower.limit(), follower.limited_by()), (12, LimitedBy::Unread));
+    ignorant.acquire().await;
+    assert_eq!(
+        (ignorant.limit(), ignorant.limited_by()),
+        (100, LimitedBy::Operations),
+        "it knows of no device"
+    );
+    let kept: i64 = server.command(&["EXISTS", &follower.device_key]).await;
+    let left: i64 = server.command(&["PTTL", &follower.device_key]).await;
+    assert!(kept == 0 || left > 0, "the key itself ends, too: {left}");
+}
+
+#[tokio::test]
+async fn a_limit_that_stays_is_written_once_a_second_and_asking_writes_nothing() {
+    async fn changes(server: &Server) -> u64 {
+        let info: String = server.command(&["INFO", "persistence"]).await;
+        let line = info.split("rdb_changes_since_last_save:").nth(1).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    }
+    let server = Server::start();
+    let (reader, follower) = (server.limiter(100), server.own(100).while_unread(5));
+    reader.steer(MEASURED(30)).await.unwrap();
+    let before = changes(&server).await;
+    for _ in 0..4 {
+        reader.steer(MEASURED(30)).await.unwrap();
+        follower.steer(None).await.unwrap();
+    }
+    assert_eq!(changes(&server).await, before);
+    reader.steer(MEASURED(31)).await.unwrap();
+    assert!(changes(&server).await > before);
+    // As after a clock that went back by an hour.
+    let late = ((crate::journal::now_ms() + 3_600_000) * 1000).to_string();
+    let _: i64 = server.command(&["HSET", &reader.device_key, "until", &late]).await;
+    follower.acquire().await;
+    assert_eq!(follower.limit(), 5, "nobody knows how old it is");
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    reader.steer(MEASURED(31)).await.unwrap();
+    follower.steer(None).await.unwrap();
+    assert_eq!(follower.limit(), 31, "it is renewed");
+}
+
+#[tokio::test]
+async fn without_redis_nobody_is_told() {
+    let mut server = Server::start();
+    let reader = server.limiter(100);
+    server.redis.kill();
+    let error = reader.steer(MEASURED(30)).await.unwrap_err();
+    assert!(error.contains("127.0.0.1"), "{error}");
+    assert_eq!(reader.limit(), 100, "and nothing starts, as before");
 }
