@@ -21,7 +21,7 @@ use bson::doc;
 use nix::sys::signal::Signal;
 
 pub use constant::{Yardstick, serve_constant};
-pub use io_group::IoGroup;
+pub use io_group::{IoGroup, NO_LIMIT};
 
 /// Names an executable to use in place of `mongod`; it is started as SecantusDB is.
 pub const MONGOD_VARIABLE: &str = "SCALEKIT_TEST_MONGOD";

@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use crate::device_io::{Device, Hierarchy, Kind, Place};
 
+/// More writes a second than any disk does.
+pub const NO_LIMIT: u32 = 4_000_000_000;
+
 /// Gone with the value, before which its processes must have ended.
 #[derive(Debug)]
 pub struct IoGroup {
@@ -67,15 +70,29 @@ impl IoGroup {
     /// # Errors
     /// The path is on no disk, or as the system says.
     pub fn count_on(&self, path: &Path) -> Result<(), String> {
+        match self.hierarchy {
+            Hierarchy::V1 => self.limit_writes(path, NO_LIMIT),
+            Hierarchy::V2 => Ok(()),
+        }
+    }
+
+    /// Has the kernel hold the group's writes to the disks below a path to so many a second.
+    ///
+    /// # Errors
+    /// The path is on no disk, or as the system says.
+    pub fn limit_writes(&self, path: &Path, per_second: u32) -> Result<(), String> {
         let place = Place::find(path).map_err(|error| error.to_string())?;
         let disks: &[Device] = match place.kind() {
             Kind::Disks(disks) => disks,
             Kind::Group(_) => &[],
         };
-        for disk in disks.iter().filter(|_| self.hierarchy == Hierarchy::V1) {
-            let file = self.directory.join("blkio.throttle.write_iops_device");
-            fs::write(&file, format!("{disk} 4000000000"))
-                .map_err(|error| format!("{}: {error}", file.display()))?;
+        for disk in disks {
+            let (file, limit) = match self.hierarchy {
+                Hierarchy::V1 => ("blkio.throttle.write_iops_device", format!("{disk} {per_second}")),
+                Hierarchy::V2 => ("io.max", format!("{disk} wiops={per_second}")),
+            };
+            let file = self.directory.join(file);
+            fs::write(&file, limit).map_err(|error| format!("{}: {error}", file.display()))?;
         }
         Ok(())
     }
