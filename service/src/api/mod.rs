@@ -4,6 +4,7 @@
 mod accept;
 mod admission;
 pub(crate) mod auth;
+mod crowd;
 mod dead_letters;
 mod decode;
 mod early;
@@ -16,6 +17,7 @@ mod path;
 mod rate;
 mod read;
 pub(crate) mod reload;
+mod rest;
 mod routes;
 mod slow;
 mod stats;

@@ -29,6 +29,7 @@ pub async fn serve_constant(
     let router = Router::new().route("/v1/transactions", post(answer));
     let limits = ConnectionLimits {
         max_connections: 20_000,
+        served: listener::served(),
         shutdown_grace: Duration::from_secs(1),
         patience: Patience::USUAL,
     };
