@@ -96,9 +96,11 @@ impl<S> Felt<S> {
     }
 
     /// Puts these back: they are read before what comes.
-    pub(super) fn unread(self, bytes: Bytes) -> Self {
+    pub(super) fn unread(mut self, bytes: Bytes) -> Self {
         debug_assert!(!self.has_unread(), "hyper reads all that it was given before it waits");
-        Self { unread: bytes, ..self }
+        // Even none keep the buffer that they are of.
+        self.unread = if bytes.is_empty() { Bytes::new() } else { bytes };
+        self
     }
 }
 
@@ -109,9 +111,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Felt<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.has_unread() {
-            let bytes = self.unread.len().min(buffer.remaining());
-            buffer.put_slice(&self.unread[..bytes]);
-            self.unread.advance(bytes);
+            let mut unread = std::mem::take(&mut self.unread);
+            let bytes = unread.len().min(buffer.remaining());
+            buffer.put_slice(&unread[..bytes]);
+            unread.advance(bytes);
+            if !unread.is_empty() {
+                self.unread = unread;
+            }
             self.pulse.waits.store(false, Relaxed);
             return Poll::Ready(Ok(()));
         }
@@ -156,5 +162,77 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Felt<S> {
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_put_back_is_read_first_and_its_buffer_is_gone_then() {
+        let (stream, mut client) = duplex(100);
+        client.write_all(b"to").await.unwrap();
+        let buffer = Bytes::from(b"what was read".to_vec());
+        let mut felt = Felt::new(stream).unread(buffer.slice(9..));
+        assert!(felt.has_unread() && !buffer.is_unique());
+        let mut read = [0; 3];
+        felt.read_exact(&mut read).await.unwrap();
+        assert_eq!((&read, felt.has_unread()), (b"rea", true));
+        felt.read_exact(&mut read).await.unwrap();
+        assert_eq!((&read, felt.has_unread()), (b"dto", false));
+        assert!(buffer.is_unique());
+        let felt = felt.unread(buffer.slice(3..3));
+        assert!(buffer.is_unique() && !felt.has_unread(), "nothing that was read too much keeps a buffer");
+    }
+
+    #[tokio::test]
+    async fn it_rests_when_all_of_an_answer_has_left_and_nothing_came_after_it() {
+        let (stream, mut client) = duplex(100);
+        let mut felt = Felt::new(stream);
+        let pulse = Arc::clone(felt.pulse());
+        let reads_nothing = async |felt: &mut Felt<_>| {
+            assert!(futures_util::poll!(std::pin::pin!(felt.read_u8())).is_pending());
+        };
+        pulse.begin();
+        reads_nothing(&mut felt).await;
+        felt.flush().await.unwrap();
+        assert!(!pulse.rests(), "nothing was asked yet");
+        let asked = pulse.ask();
+        felt.flush().await.unwrap();
+        assert!(!pulse.rests());
+        drop(asked);
+        assert!(!pulse.rests(), "the answer is not flushed");
+        felt.write_all(b"answer").await.unwrap();
+        assert!(!pulse.rests());
+        felt.flush().await.unwrap();
+        assert!(pulse.rests());
+        felt.write_all(b"more of it").await.unwrap();
+        assert!(!pulse.rests());
+        felt.flush().await.unwrap();
+        assert!(pulse.rests());
+        client.write_all(b"n").await.unwrap();
+        felt.read_u8().await.unwrap();
+        assert!(!pulse.rests(), "the next request has begun");
+        reads_nothing(&mut felt).await;
+        assert!(pulse.rests());
+        pulse.begin();
+        assert!(!pulse.rests());
+    }
+
+    #[tokio::test]
+    async fn a_shutdown_is_none_while_it_stays_open() {
+        let (stream, mut client) = duplex(100);
+        let mut felt = Felt::new(stream);
+        felt.pulse().stay_open(true);
+        felt.shutdown().await.unwrap();
+        felt.write_all(b"on").await.unwrap();
+        felt.pulse().stay_open(false);
+        felt.shutdown().await.unwrap();
+        let mut said = Vec::new();
+        client.read_to_end(&mut said).await.unwrap();
+        assert_eq!(said, b"on");
     }
 }
