@@ -236,6 +236,7 @@ impl Host {
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let visitor = self.visitor();
         let mut stream = Felt::new(stream);
+        let mut is_new = true;
         loop {
             let mut turn = None;
             if self.crowd.is_there() {
@@ -248,8 +249,9 @@ impl Host {
                         () = self.stop.cancelled() => return Ok(()),
                     }
                 }
-                turn = Some(self.crowd.turn().await);
+                turn = Some(self.crowd.turn(is_new).await);
             }
+            is_new = false;
             // Boxed, so that it is gone while the connection rests.
             let Some(rested) = Box::pin(self.converse(stream, visitor.clone(), turn, true)).await? else {
                 return Ok(());

@@ -90,16 +90,23 @@ async fn who_asks_for_nothing_is_cut_off_in_time() {
 #[tokio::test]
 async fn requests_that_hang_do_not_keep_the_others_waiting() {
     let server = Server::crowded(Patience::USUAL);
+    let mut waits = server.connect().await;
+    waits.write_all(KEPT).await.unwrap();
+    until(&mut waits, "fine").await;
     let mut stuck = Vec::new();
     for sent in [&b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n"[..], b"GET / HT", &POST[..POST.len() - 1]] {
         let mut client = server.connect().await;
+        // No longer new, so that it is in the line.
+        client.write_all(KEPT).await.unwrap();
+        until(&mut client, "fine").await;
         client.write_all(sent).await.unwrap();
         stuck.push(client);
     }
-    server.settles(3).await;
     let started = Instant::now();
-    assert!(server.ask(GET).await.ends_with("fine"));
+    waits.write_all(KEPT).await.unwrap();
+    until(&mut waits, "fine").await;
     assert!(started.elapsed() < Duration::from_secs(10), "it waits for all of them to be cut off");
+    assert!(server.ask(GET).await.ends_with("fine"), "nor a new one");
     // And they are served when they go on.
     stuck[2].write_all(&POST[POST.len() - 1..]).await.unwrap();
     until(&mut stuck[2], "hello").await;
