@@ -65,7 +65,8 @@ pub(crate) struct ConnectionLimits {
 pub(crate) struct Patience {
     /// For the TLS handshake.
     pub handshake: Duration,
-    /// For a whole request head, from the end of the request before it: so it bounds idle connections, too.
+    /// For a whole request head, from the end of the request before it: so it bounds idle connections, too. One that rests
+    /// in a crowd has as long for the first byte, and again for the others.
     pub head: Duration,
     /// While an answer waits and next to nothing of it is read; see [`Impatient`].
     pub unread: Duration,

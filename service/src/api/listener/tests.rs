@@ -221,7 +221,14 @@ fn guarded(dir: &Path, lines: &[String]) -> Door {
 async fn a_refusal_is_read_even_by_who_sends_a_large_body() {
     let dir = tempfile::tempdir().unwrap();
     let line = token::line("ci", "a-token", Some("1/s")).unwrap();
-    let server = Server::start(4, Patience::USUAL, guarded(dir.path(), &[line]));
+    // Few connections, and a crowd.
+    for served in [1000, 0] {
+        let door = guarded(dir.path(), std::slice::from_ref(&line));
+        refused(Server::serving(4, Patience::USUAL, door, served)).await;
+    }
+}
+
+async fn refused(server: Server) {
     assert!(
         server.ask("GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.ends_with("ok")
     );
