@@ -105,6 +105,7 @@ async fn requests_that_hang_do_not_keep_the_others_waiting() {
     let started = Instant::now();
     waits.write_all(KEPT).await.unwrap();
     until(&mut waits, "fine").await;
+    assert!(started.elapsed() > Duration::from_millis(250), "it did not rest, or needed no turn");
     assert!(started.elapsed() < Duration::from_secs(10), "it waits for all of them to be cut off");
     assert!(server.ask(GET).await.ends_with("fine"), "nor a new one");
     // And they are served when they go on.
