@@ -7,8 +7,9 @@ pub(crate) fn allow_huge_pages(allowed: bool) {
     let _ = nix::sys::prctl::set_thp_disable(!allowed);
 }
 
-/// The allocator takes its first huge pages before `main`, and the generator would keep them half empty: a fifth of all that
-/// it takes at 10,000 connections. So they are off from the start, and the commands that have a use for them turn them on.
+/// The allocator takes its first huge pages before `main`, and generator and service would keep them half empty: at 10,000
+/// connections a fifth of all that the one takes, and a third of the other. So they are off from the start, and the commands
+/// that start a database turn them on.
 extern "C" fn before_main() {
     allow_huge_pages(false);
 }

@@ -64,6 +64,7 @@ const WALLS: &[Wall] = &[
             ("api/read.rs", "the read-through path"),
             ("api/read/tests.rs", "the read-through path's tests"),
             ("api/mod.rs", "wiring: holds what the routes are given"),
+            ("api/rest.rs", "stores into atomics; it knows no database"),
             ("api/stats.rs", "the store's own counters"),
             ("api/routes.rs", "the audit asks the store itself, past every cache"),
         ],

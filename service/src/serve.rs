@@ -169,6 +169,7 @@ pub async fn run(
     };
     let limits = ConnectionLimits {
         max_connections: config.max_connections,
+        served: listener::served(),
         shutdown_grace: config.shutdown_grace,
         patience: Patience::USUAL,
     };

@@ -50,9 +50,9 @@ use crate::report::{LogError, ReadError};
 /// Runs the command that was asked for; an error is printed here and nowhere else.
 pub(crate) fn run(cli: Cli) -> ExitStatus {
     let Cli { global, command } = cli;
-    // A service has a use for them, and a database that is started here, too.
-    let generates = matches!(command, CliCommand::Bench(_) | CliCommand::Agent(_));
-    memory::allow_huge_pages(!generates);
+    // Of no use to load and service, but inherited: a database that is started here has a use for them.
+    let is_lean = matches!(command, CliCommand::Bench(_) | CliCommand::Agent(_) | CliCommand::Serve(_));
+    memory::allow_huge_pages(!is_lean);
     let format = match &command {
         CliCommand::Serve(args) => args.telemetry.log_format,
         _ => LogFormat::Text,

@@ -98,6 +98,9 @@ fn a_service_serves_until_it_is_asked_to_end() {
     let url = format!("http://{address}");
     assert_eq!(web::request(&url, "GET", "/healthz", "").0, 200);
     assert_eq!(web::request(&url, "POST", "/v1/things", r#"{"a": 1}"#).0, 202);
+    // A third of its memory under load would be the unused rest of huge pages.
+    let status = std::fs::read_to_string(format!("/proc/{}/status", service.pid())).unwrap();
+    assert!(status.contains("THP_enabled:\t0\n"), "{status}");
     service.signal(Signal::SIGTERM);
     service.wait().expect(0).says(&["serving", "stopping"]);
     assert!(sandbox.path("data/journal").is_dir());

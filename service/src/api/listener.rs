@@ -1,10 +1,13 @@
 //! The accept loop: an explicit backlog, a cap on connections, time limits for handshakes, request heads and clients
-//! that do not read, and a shutdown that lets requests finish. (axum's own loop has no such limits.)
+//! that do not read, turns for a crowd, and a shutdown that lets requests finish. (axum's own loop has no such limits.)
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
@@ -15,16 +18,19 @@ use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use super::auth::{Guard, Visitor};
+use super::crowd::{self, Crowd, Turn};
+use super::rest::{Asked, Felt};
 use super::routes;
 use super::slow::Impatient;
 use super::tls::Tls;
@@ -38,11 +44,17 @@ const CONNECTIONS_PER_HANDSHAKE: usize = 4;
 /// Of the body of a request that is refused at the door; see [`routes::discard`].
 const DISCARDED_BYTES: usize = 4 << 20;
 
+/// A connection that is served takes up to 30 kB. So many requests at a time fill the commands that go to Redis, also while
+/// these take 50 ms each.
+const SERVED_PER_THREAD: usize = 1024;
+
 /// Bounds of the accept loop.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ConnectionLimits {
     /// Further clients wait in the backlog.
     pub max_connections: usize,
+    /// Of more connections than this, so many are served at a time, and the others have no buffers.
+    pub served: usize,
     /// How long requests may take to finish after the shutdown began.
     pub shutdown_grace: Duration,
     pub patience: Patience,
@@ -53,7 +65,8 @@ pub(crate) struct ConnectionLimits {
 pub(crate) struct Patience {
     /// For the TLS handshake.
     pub handshake: Duration,
-    /// For a whole request head, from the end of the request before it: so it bounds idle connections, too.
+    /// For a whole request head, from the end of the request before it: so it bounds idle connections, too. One that rests
+    /// in a crowd has as long for the first byte, and again for the others.
     pub head: Duration,
     /// While an answer waits and next to nothing of it is read; see [`Impatient`].
     pub unread: Duration,
@@ -75,6 +88,11 @@ pub(crate) struct Door {
     pub guard: Option<Arc<Guard>>,
     /// `None`: in the clear.
     pub tls: Option<Arc<Tls>>,
+}
+
+/// Connections that the threads of this runtime serve at a time, if there are more.
+pub(crate) fn served() -> usize {
+    SERVED_PER_THREAD * Handle::current().metrics().num_workers()
 }
 
 /// Opens a listening socket with a backlog of its own; the kernel cuts it to net.core.somaxconn.
@@ -101,14 +119,30 @@ pub(crate) async fn serve(
 ) {
     let slots = Arc::new(Semaphore::new(limits.max_connections));
     let handshakes = Arc::new(Semaphore::new(limits.max_connections.div_ceil(CONNECTIONS_PER_HANDSHAKE)));
-    let graceful = GracefulShutdown::new();
+    let crowd = Crowd::new(Arc::clone(&slots), limits.max_connections, limits.served);
+    let tasks = TaskTracker::new();
     let cannot_accept = Rarely::default();
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limits.patience.head).pipeline_flush(true);
+    let host = Arc::new(Host {
+        http,
+        router,
+        door,
+        patience: limits.patience,
+        metrics,
+        crowd: Arc::clone(&crowd),
+        stop: stop.clone(),
+    });
+    let mut ticks = tokio::time::interval(crowd::TURN);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let shaking = door.tls.as_ref().map(|_| &handshakes);
+        let shaking = host.door.tls.as_ref().map(|_| &handshakes);
         let accepted = tokio::select! {
             accepted = accept(&listener, &slots, shaking) => accepted,
+            _ = ticks.tick() => {
+                crowd.tick();
+                continue;
+            }
             () = stop.cancelled() => break,
         };
         let accepted = match accepted {
@@ -122,26 +156,26 @@ pub(crate) async fn serve(
                 continue;
             }
         };
-        let host = Host {
-            http: http.clone(),
-            router: router.clone(),
-            door: door.clone(),
-            patience: limits.patience,
-            metrics: Arc::clone(&metrics),
-        };
-        let (watcher, stop) = (graceful.watcher(), stop.clone());
-        tokio::spawn(async move {
-            let metrics = Arc::clone(&host.metrics);
-            metrics.connections.inc();
-            if let Err(error) = host.receive(accepted, watcher, stop).await {
+        let host = Arc::clone(&host);
+        tasks.spawn(async move {
+            host.metrics.connections.inc();
+            if let Err(error) = host.receive(accepted).await {
                 tracing::debug!(%error, "a connection ended early");
             }
-            metrics.connections.dec();
+            host.metrics.connections.dec();
         });
     }
     // From here on connects are refused, so that a balancer turns elsewhere.
     drop(listener);
-    if tokio::time::timeout(limits.shutdown_grace, graceful.shutdown()).await.is_err() {
+    tasks.close();
+    let finished = async {
+        tokio::select! {
+            () = tasks.wait() => {}
+            // Those who wait for their turn still get it.
+            () = async { loop { ticks.tick().await; crowd.tick(); } } => {}
+        }
+    };
+    if tokio::time::timeout(limits.shutdown_grace, finished).await.is_err() {
         tracing::warn!("requests were still under way when the time to finish them was over");
     }
 }
@@ -170,70 +204,152 @@ async fn accept(
     Ok(Accepted { stream, _slot: slot, shaking })
 }
 
-/// What a connection is served with.
+/// What connections are served with.
 struct Host {
     http: http1::Builder,
     router: Router,
     door: Door,
     patience: Patience,
     metrics: Arc<Metrics>,
+    crowd: Arc<Crowd>,
+    stop: CancellationToken,
 }
 
 impl Host {
     /// Serves one connection to its end.
     async fn receive(
-        self,
+        self: &Arc<Self>,
         accepted: Accepted,
-        watcher: Watcher,
-        stop: CancellationToken,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let Accepted { stream, _slot, shaking } = accepted;
         let stream = Impatient::new(stream, self.patience.unread);
-        match self.door.tls.clone() {
-            None => Ok(self.converse(stream, watcher).await?),
+        match &self.door.tls {
+            None => self.receive_clear(stream).await,
             // Apart, so that a connection in the clear does not have the size of one with TLS.
-            Some(tls) => Box::pin(self.receive_sealed(stream, tls, shaking, watcher, stop)).await,
+            Some(tls) => Box::pin(self.receive_sealed(stream, tls, shaking)).await,
+        }
+    }
+
+    /// In a crowd, a connection that asks for nothing is a socket and no more.
+    async fn receive_clear(
+        self: &Arc<Self>,
+        stream: Impatient<TcpStream>,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let visitor = self.visitor();
+        let mut stream = Felt::new(stream);
+        let mut is_new = true;
+        loop {
+            let mut turn = None;
+            if self.crowd.is_there() {
+                if !stream.has_unread() {
+                    tokio::select! {
+                        biased;
+                        asks = tokio::time::timeout(self.patience.head, stream.get_ref().get_ref().readable()) => {
+                            asks.map_err(|_| "no request came in time")??;
+                        }
+                        () = self.stop.cancelled() => return Ok(()),
+                    }
+                }
+                turn = Some(self.crowd.turn(is_new).await);
+            }
+            is_new = false;
+            // Boxed, so that it is gone while the connection rests.
+            let Some(rested) = Box::pin(self.converse(stream, visitor.clone(), turn, true)).await? else {
+                return Ok(());
+            };
+            stream = rested;
         }
     }
 
     async fn receive_sealed(
-        self,
+        self: &Arc<Self>,
         stream: Impatient<TcpStream>,
-        tls: Arc<Tls>,
+        tls: &Tls,
         shaking: Option<OwnedSemaphorePermit>,
-        watcher: Watcher,
-        stop: CancellationToken,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let shaken = tokio::select! {
             shaken = tokio::time::timeout(self.patience.handshake, tls.acceptor.accept(stream)) => shaken,
             // It has asked for nothing yet.
-            () = stop.cancelled() => return Ok(()),
+            () = self.stop.cancelled() => return Ok(()),
         };
         let stream = shaken.map_err(|_| "the TLS handshake took too long")??;
         drop(shaking);
-        Ok(self.converse(stream, watcher).await?)
+        // That it can be read says nothing here: it may hold what it has deciphered already. So it never rests.
+        self.converse(Felt::new(stream), self.visitor(), None, false).await?;
+        Ok(())
     }
 
-    async fn converse<S>(self, stream: S, watcher: Watcher) -> hyper::Result<()>
+    fn visitor(&self) -> Option<Arc<Visitor>> {
+        self.door.guard.clone().map(|guard| Arc::new(Visitor::new(guard)))
+    }
+
+    /// Serves a connection until its end, or until it rests in a crowd, if it may; then it comes back.
+    async fn converse<S>(
+        self: &Arc<Self>,
+        stream: Felt<S>,
+        visitor: Option<Arc<Visitor>>,
+        turn: Option<Turn>,
+        may_rest: bool,
+    ) -> hyper::Result<Option<Felt<S>>>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Self { http, router, door, patience, metrics } = self;
-        let visitor = door.guard.map(|guard| Arc::new(Visitor::new(guard)));
-        let service = service_fn(move |request| {
-            answer(router.clone(), visitor.clone(), patience, Arc::clone(&metrics), request)
+        let pulse = Arc::clone(stream.pulse());
+        pulse.begin();
+        let service = {
+            let (host, pulse) = (Arc::clone(self), Arc::clone(&pulse));
+            service_fn(move |request| answer(Arc::clone(&host), visitor.clone(), pulse.ask(), request))
+        };
+        let mut connection = self.http.serve_connection(TokioIo::new(stream), service);
+        let mut turn = turn;
+        let mut stopped = pin!(self.stop.cancelled());
+        let mut is_ending = false;
+        let rests = poll_fn(|context| {
+            loop {
+                if let Poll::Ready(ended) = Pin::new(&mut connection).poll(context) {
+                    return Poll::Ready(ended.map(|()| false));
+                }
+                if is_ending {
+                    return Poll::Pending;
+                }
+                // After a look at what it asks, so that a request that waited for its turn is served.
+                if stopped.as_mut().poll(context).is_ready() {
+                    is_ending = true;
+                    Pin::new(&mut connection).graceful_shutdown();
+                    continue;
+                }
+                if !pulse.rests() {
+                    return Poll::Pending;
+                }
+                turn = None;
+                if !(may_rest && self.crowd.is_there()) {
+                    return Poll::Pending;
+                }
+                // hyper ends at once if it agrees that nothing is under way; else after what is.
+                is_ending = true;
+                pulse.stay_open(true);
+                Pin::new(&mut connection).graceful_shutdown();
+                let ended = Pin::new(&mut connection).poll(context);
+                pulse.stay_open(false);
+                // Whatever it read meanwhile may belong to what it gave up.
+                return ended.map_ok(|()| pulse.waits());
+            }
         });
-        watcher.watch(http.serve_connection(TokioIo::new(stream), service)).await
+        if !rests.await? {
+            return Ok(None);
+        }
+        let parts = connection.into_parts();
+        Ok(Some(parts.io.into_inner().unread(parts.read_buf)))
     }
 }
 
 async fn answer(
-    router: Router,
+    host: Arc<Host>,
     visitor: Option<Arc<Visitor>>,
-    patience: Patience,
-    metrics: Arc<Metrics>,
+    _asked: Asked,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
+    let router = host.router.clone();
     let Some(visitor) = visitor else { return router.oneshot(request.map(Body::new)).await };
     let started = Instant::now();
     let Err(refusal) = visitor.admit(request.uri().path(), request.headers()) else {
@@ -243,13 +359,15 @@ async fn answer(
     // Unread, it would be answered by a reset. Whoever waits to be told to continue has sent nothing.
     if !request.body().is_end_stream() && !request.headers().contains_key(header::EXPECT) {
         let body = Body::new(request.into_body());
-        tokio::spawn(routes::discard(body, DISCARDED_BYTES, patience.head));
+        tokio::spawn(routes::discard(body, DISCARDED_BYTES, host.patience.head));
     }
     let response = refusal.into_response();
     // It has seen no route.
-    metrics.requests.answered(method.as_str(), None, response.status().as_u16(), started.elapsed());
+    host.metrics.requests.answered(method.as_str(), None, response.status().as_u16(), started.elapsed());
     Ok(response)
 }
 
+#[cfg(test)]
+mod crowd_tests;
 #[cfg(test)]
 mod tests;

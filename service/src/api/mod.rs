@@ -4,6 +4,7 @@
 mod accept;
 mod admission;
 pub(crate) mod auth;
+mod crowd;
 mod dead_letters;
 mod decode;
 mod early;
@@ -17,6 +18,7 @@ mod plain;
 mod rate;
 mod read;
 pub(crate) mod reload;
+mod rest;
 mod routes;
 mod slow;
 mod stats;

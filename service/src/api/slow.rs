@@ -33,6 +33,10 @@ impl<S> Impatient<S> {
         Self { stream, patience, window: None, timer: None }
     }
 
+    pub(super) fn get_ref(&self) -> &S {
+        &self.stream
+    }
+
     /// Looks at what came of a write.
     fn judge(
         &mut self,

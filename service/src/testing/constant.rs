@@ -49,6 +49,7 @@ pub async fn serve_constant(
     };
     let limits = ConnectionLimits {
         max_connections: 20_000,
+        served: listener::served(),
         shutdown_grace: Duration::from_secs(1),
         patience: Patience::USUAL,
     };

@@ -16,48 +16,60 @@ use crate::access::TlsFiles;
 use crate::token;
 
 /// Nothing here takes this long unless it hangs.
-const LONG: Duration = Duration::from_secs(60);
+pub(super) const LONG: Duration = Duration::from_secs(60);
 /// More than all buffers between two sockets.
 const LARGE_BYTES: usize = 64 << 20;
-const SHORT: Patience = Patience {
+pub(super) const SHORT: Patience = Patience {
     handshake: Duration::from_millis(200),
     head: Duration::from_millis(200),
     unread: Duration::from_millis(200),
 };
-const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+pub(super) const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 
-struct Server {
+pub(super) struct Server {
     address: SocketAddr,
     metrics: Arc<Metrics>,
-    stop: CancellationToken,
+    pub(super) stop: CancellationToken,
     serving: JoinHandle<()>,
 }
 
 impl Server {
-    fn start(max_connections: usize, patience: Patience, door: Door) -> Self {
+    pub(super) fn start(max_connections: usize, patience: Patience, door: Door) -> Self {
+        Self::serving(max_connections, patience, door, 1000)
+    }
+
+    /// Where every connection is one of a crowd, of which one is served at a time.
+    pub(super) fn crowded(patience: Patience) -> Self {
+        Self::serving(100, patience, Door::default(), 0)
+    }
+
+    fn serving(max_connections: usize, patience: Patience, door: Door, served: usize) -> Self {
         let socket = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 64).unwrap();
         let address = socket.local_addr().unwrap();
         let (stop, metrics) = (CancellationToken::new(), Arc::<Metrics>::default());
         let router = Router::new()
             .route("/", axum::routing::get(async || "fine").post(async |body: axum::body::Bytes| body))
             .route("/healthz", axum::routing::get(async || "ok"))
+            .route("/never", axum::routing::get(std::future::pending::<()>))
+            .route("/late", axum::routing::get(late))
             .route("/large", axum::routing::get(async || vec![b'x'; LARGE_BYTES]));
-        let limits = ConnectionLimits { max_connections, shutdown_grace: Duration::from_secs(5), patience };
+        let shutdown_grace = Duration::from_secs(5);
+        let limits = ConnectionLimits { max_connections, served, shutdown_grace, patience };
         let listener = TcpListener::from_std(socket).unwrap();
         let serving = tokio::spawn(serve(listener, router, limits, door, Arc::clone(&metrics), stop.clone()));
         Self { address, metrics, stop, serving }
     }
 
-    async fn connect(&self) -> TcpStream {
+    pub(super) async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.unwrap()
     }
 
-    async fn ask(&self, request: &str) -> String {
+    pub(super) async fn ask(&self, request: &str) -> String {
         ask(self.connect().await, request).await
     }
 
     /// Waits until all places are free again.
-    async fn empties(&self) {
+    pub(super) async fn empties(&self) {
         let free = async {
             while self.metrics.connections.get() > 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -66,13 +78,28 @@ impl Server {
         tokio::time::timeout(LONG, free).await.expect("connections stay");
     }
 
-    async fn end(self) {
+    /// Waits until all connections are there, and no requests but those that are being answered.
+    pub(super) async fn settles(&self, connections: i64) {
+        let there = async {
+            while self.metrics.connections.get() < connections {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(LONG, there).await.expect("connections are missing");
+    }
+
+    pub(super) async fn end(self) {
         self.stop.cancel();
         self.serving.await.unwrap();
     }
 }
 
-async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> String {
+async fn late() -> &'static str {
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    "late"
+}
+
+pub(super) async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> String {
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     let reading = stream.read_to_string(&mut answer);
@@ -194,7 +221,14 @@ fn guarded(dir: &Path, lines: &[String]) -> Door {
 async fn a_refusal_is_read_even_by_who_sends_a_large_body() {
     let dir = tempfile::tempdir().unwrap();
     let line = token::line("ci", "a-token", Some("1/s")).unwrap();
-    let server = Server::start(4, Patience::USUAL, guarded(dir.path(), &[line]));
+    // Few connections, and a crowd.
+    for served in [1000, 0] {
+        let door = guarded(dir.path(), std::slice::from_ref(&line));
+        refused(Server::serving(4, Patience::USUAL, door, served)).await;
+    }
+}
+
+async fn refused(server: Server) {
     assert!(
         server.ask("GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.ends_with("ok")
     );
