@@ -123,7 +123,7 @@ pub(crate) async fn serve(
     let tasks = TaskTracker::new();
     let cannot_accept = Rarely::default();
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(limits.patience.head).pipeline_flush(true);
+    http.timer(TokioTimer::new()).header_read_timeout(limits.patience.head);
     let host = Arc::new(Host {
         http,
         router,

@@ -108,6 +108,26 @@ pub(super) async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, request
 }
 
 #[tokio::test]
+async fn an_answer_does_not_wait_for_the_rest_of_the_next_request() {
+    for server in [Server::start(1, Patience::USUAL, Door::default()), Server::crowded(Patience::USUAL)] {
+        let mut stream = server.connect().await;
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HT").await.unwrap();
+        let mut answer = Vec::new();
+        let reading = async {
+            while !answer.ends_with(b"fine") {
+                assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0, "it was closed");
+            }
+        };
+        // Well before the head's time is over.
+        let half = Patience::USUAL.head / 2;
+        tokio::time::timeout(half, reading).await.expect("the answer is held back");
+        stream.write_all(b"TP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        assert!(ask(stream, "").await.ends_with("fine"));
+        server.end().await;
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_does_not_finish_its_head_is_cut_off() {
     let server = Server::start(2, SHORT, Door::default());
     for head in ["", "GET /", "GET / HTTP/1.1\r\nHost: x\r\n"] {
