@@ -154,7 +154,9 @@ async fn run(app: Arc<App>, op_id: OperationId, writes: Vec<DecodedWrite>) -> Re
                 ids.version(app.journal.shard_of(&write.key)).expect("a part for each shard of a write");
         }
     }
-    if let Err(error) = app.cache.accepted(visible).await {
+    if !visible.is_empty()
+        && let Err(error) = app.cache.accepted(visible).await
+    {
         // The write is safe; only reading it back at once is not.
         app.metrics.cache_errors.inc();
         if let Some(unsaid) = NOT_IN_CACHE.now() {

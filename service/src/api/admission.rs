@@ -19,12 +19,17 @@ const SMOOTHING_SECONDS: f64 = 5.0;
 /// While it reopens, an empty backlog lets in so many times the drain rate; a full one, just the rate. Otherwise the
 /// rate, which is measured of what was let in, could never rise again.
 const EMPTY_BOOST: f64 = 5.0;
-/// Writes a second that are let in at least while it reopens.
+/// Requests a second that are let in at least while it reopens.
 const LEAST_RATE: f64 = 10.0;
 /// It is open again when nobody was turned away for so long.
 const CALM: Duration = Duration::from_secs(2);
 /// When to come back if nothing drains: the middle of what may be said, since nobody knows.
 const NOTHING_DRAINS: f64 = 30.0;
+/// Requests of a look from which it is learned how many share an entry, and how much one such look counts.
+const ENOUGH: u64 = 8;
+const LOOK_WEIGHT: f64 = 0.25;
+/// Of an entry, the least that a request is taken for.
+const LEAST_SHARE: f64 = 1.0 / 64.0;
 /// Fewer entries a second than this is nothing.
 const STANDSTILL: f64 = 0.01;
 /// Longest and shortest time that is told.
@@ -92,6 +97,9 @@ pub(super) struct Admission {
     admitted_bytes: u64,
     /// Entries that leave in a second.
     drain: f64,
+    /// Part of an entry that a request takes, since concurrent ones share entries. Those of other processes make it look
+    /// larger, which only lets in fewer.
+    share: f64,
     state: State,
     /// The next place in the queue of those who were turned away.
     promised: Duration,
@@ -107,6 +115,7 @@ impl Admission {
             admitted: 0,
             admitted_bytes: 0,
             drain: 0.0,
+            share: 1.0,
             state: State::Open,
             promised: Duration::ZERO,
         }
@@ -132,6 +141,11 @@ impl Admission {
             let seconds = now.saturating_sub(seen).as_secs_f64().max(0.001);
             let weight = 1.0 - (-seconds / SMOOTHING_SECONDS).exp();
             self.drain += weight * (left as f64 / seconds - self.drain);
+            let added = (backlog.entries + left).saturating_sub(self.backlog.entries);
+            if self.admitted >= ENOUGH {
+                let share = (added as f64 / self.admitted as f64).clamp(LEAST_SHARE, 1.0);
+                self.share += LOOK_WEIGHT * (share - self.share);
+            }
         }
         (self.backlog, self.age, self.seen) = (backlog, age, Some(now));
         (self.admitted, self.admitted_bytes) = (0, 0);
@@ -202,7 +216,7 @@ impl Admission {
 
     /// With those that were let in since it was seen.
     fn entries(&self) -> f64 {
-        (self.backlog.entries + self.admitted) as f64
+        self.backlog.entries as f64 + self.admitted as f64 * self.share
     }
 
     fn bytes(&self) -> f64 {
@@ -213,10 +227,15 @@ impl Admission {
         self.backlog.bytes as f64 / self.backlog.entries.max(1) as f64
     }
 
-    /// Writes a second that are let in while it reopens.
+    /// Requests a second that the database takes.
+    fn taken(&self) -> f64 {
+        self.drain / self.share
+    }
+
+    /// Requests a second that are let in while it reopens.
     fn rate(&self, fill: f64) -> f64 {
         let room = (1.0 - fill / REOPEN).clamp(0.0, 1.0);
-        (self.drain * (1.0 + (EMPTY_BOOST - 1.0) * room)).max(LEAST_RATE)
+        (self.taken() * (1.0 + (EMPTY_BOOST - 1.0) * room)).max(LEAST_RATE)
     }
 
     /// Seconds until the gate opens at the present rate; `None` if that is never.
@@ -257,7 +276,7 @@ impl Admission {
                     // There is no place left in the queue: at any time of its second half.
                     LONGEST * (1.0 + chance) / 2.0
                 } else {
-                    self.promised = place + Duration::from_secs_f64(1.0 / self.drain.max(LEAST_RATE));
+                    self.promised = place + Duration::from_secs_f64(1.0 / self.taken().max(LEAST_RATE));
                     wait + chance
                 }
             }
@@ -281,7 +300,7 @@ impl Admission {
             ),
             Reason::Reopening => format!(
                 "the backlog was at its bound a moment ago; for now writes are let in about as fast as the database takes them ({:.0} a second)",
-                self.drain
+                self.taken()
             ),
         }
     }

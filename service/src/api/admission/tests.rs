@@ -60,6 +60,29 @@ fn what_was_let_in_since_the_last_look_counts() {
     assert_eq!(admitted, 10);
 }
 
+/// Eight requests an entry, ten entries a second: the database takes eighty requests a second.
+#[test]
+fn requests_that_share_an_entry_count_as_their_part_of_it() {
+    let mut gate = Admission::new(bounds(100, u64::MAX, 600));
+    let (mut entries, mut removed, mut now) = (50, 0, Duration::ZERO);
+    for look in 0..400_u64 {
+        now = seconds(look as f64 / 4.0);
+        gate.observe(Backlog { entries, removed, ..Backlog::default() }, Duration::ZERO, now);
+        (0..24).for_each(|_| gate.ask(now, 0.0, 1).unwrap());
+        (entries, removed) = (entries + 3 - 3, removed + 3);
+    }
+    assert!((90.0..100.0).contains(&gate.taken()), "{}", gate.taken());
+    let in_these = gate.entries() - gate.backlog.entries as f64;
+    assert!((3.0..3.5).contains(&in_these), "{in_these}");
+    // At a bound, and below it again: as fast as it takes them, not as fast as entries leave.
+    gate.observe(Backlog { entries: 100, removed, ..Backlog::default() }, Duration::ZERO, now);
+    gate.ask(now, 0.0, 1).unwrap_err();
+    gate.observe(Backlog { entries: 89, removed, ..Backlog::default() }, Duration::ZERO, now);
+    let refused = (0..200).filter(|_| gate.ask(now + seconds(1.0), 0.0, 1).is_err()).count();
+    assert!(refused > 0, "the gate is opening");
+    assert!(gate.rate(0.89) > 90.0, "{}", gate.rate(0.89));
+}
+
 #[test]
 fn when_to_come_back() {
     let wait = |mut gate: Admission| gate.ask(seconds(10.0), 0.0, 10).unwrap_err().retry_after.as_secs_f64();
