@@ -42,19 +42,12 @@ const GROUPS_PER_SECOND: u32 = 100;
 /// A clock that goes back by up to a second stands still for that long; by more, all that counted counts from now. One
 /// that leaps forward lets a second have a tenth too many, since the bucket holds no more.
 static GRANT: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"#!lua flags=allow-oom
+    let body = r"
         local rate, wanted, margin = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
         local SLICE, RING, SECOND = 2000, 1024, 1000000
         local time = redis.call('TIME')
         local now = time[1] * SECOND + time[2]
-        local device, read = tonumber(ARGV[4]), 0
-        if device > 0 then read = 2 end
-        local shared = redis.call('HMGET', KEYS[2], 'limit', 'until', 'measured')
-        local left = (tonumber(shared[2]) or 0) - now
-        if left > 0 and left <= tonumber(ARGV[5]) then
-            device, read = tonumber(shared[1]), 2 - tonumber(shared[3])
-        end
+        local device, read = holds(KEYS[2], now, tonumber(ARGV[5]), tonumber(ARGV[4]))
         if read > 0 then rate = math.min(rate, device) end
         local state = redis.call('HMGET', KEYS[1], 'tokens', 'refilled', 'oldest', 'counted', 'started')
         local started = tonumber(state[5]) or 0
@@ -104,8 +97,8 @@ static GRANT: LazyLock<Script> = LazyLock::new(|| {
         redis.call('HSET', KEYS[1], 'tokens', tokens - granted, 'refilled', now, 'oldest', oldest,
                    'counted', counted + granted, 'started', started + granted)
         redis.call('PEXPIRE', KEYS[1], 10000)
-        return {granted, 0, counted + granted, device, read}",
-    )
+        return {granted, 0, counted + granted, device, read}";
+    Script::new(&[share::HOLDS, body].concat())
 });
 
 /// The governor of a database, as one of its processes sees it.

@@ -1,7 +1,7 @@
-//! What the processes that can read the database's device find, in the journal's Redis: a hash with a field a process,
-//! and what follows from all of them. It is the lowest limit of those who read; only without them, the lowest of those who
-//! could read before. A limit is good for [`GOOD_FOR`] and is renewed before, so that one that nobody stands for any more
-//! is over then; what holds after that is each process's own, [`super::SharedLimiter::while_unread`].
+//! What the processes that can read the database's device find, in the journal's Redis: a hash with a field a process. It
+//! is the lowest limit of those who read that holds; only without them, the lowest of those who could read before. A limit
+//! is good for [`GOOD_FOR`] and is renewed before, so that one that nobody stands for any more is over then; what holds
+//! after that is each process's own, [`super::SharedLimiter::while_unread`].
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -17,51 +17,54 @@ pub(super) const GOOD_FOR: Duration = Duration::from_secs(5);
 /// It writes only what is new, or would be over in less than that, so that a limit that stays costs a flush a second.
 const RENEWED_FROM: Duration = Duration::from_secs(4);
 
-/// Answers the limit as the other script does, and the operations that were started so far. A limit of 0 only asks, and
-/// writes nothing. One that is good for longer than it may be was written by a clock that has gone back.
+/// What both scripts begin with: the limit that holds at `now`, and 1 if the device is read, 2 if not, both 0 if there is
+/// none. One that is good for longer than it may be was written by a clock that has gone back.
+pub(super) const HOLDS: &str = r"#!lua flags=allow-oom
+    local function parts(text, now, good)
+        local limit, last, read = string.match(text, '^(%d+) (%d+) ([01])$')
+        local left = (tonumber(last) or 0) - now
+        if left > 0 and left <= good then return tonumber(limit), tonumber(read), left end
+    end
+    local function holds(key, now, good, unread)
+        local lowest = {}
+        local found = redis.call('HGETALL', key)
+        for at = 2, #found, 2 do
+            local limit, read = parts(found[at], now, good)
+            if limit then lowest[read] = math.min(lowest[read] or limit, limit) end
+        end
+        if lowest[1] then return lowest[1], 1 end
+        if lowest[0] then return lowest[0], 2 end
+        if unread > 0 then return unread, 2 end
+        return 0, 0
+    end
+";
+
+/// Answers the limit that holds and the operations that were started so far. A limit of 0 only asks, and writes nothing.
 static SHARE: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"#!lua flags=allow-oom
-        local limit, measured = tonumber(ARGV[2]), tonumber(ARGV[3])
+    let body = r"
+        local me, limit, measured = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
         local good, renewed, unread = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-        local me = 'by ' .. ARGV[1]
         local time = redis.call('TIME')
         local now = time[1] * 1000000 + time[2]
-        local lowest, ends, gone, mine = {}, {}, {}, true
-        local function count(value, last, read)
-            lowest[read] = math.min(lowest[read] or value, value)
-            ends[read] = math.max(ends[read] or last, last)
-        end
-        local fields = redis.call('HGETALL', KEYS[2])
-        for at = 1, #fields, 2 do
-            local value, last, read = string.match(fields[at + 1], '^(%d+) (%d+) ([01])$')
-            value, last, read = tonumber(value), tonumber(last), tonumber(read)
-            if string.sub(fields[at], 1, 3) == 'by ' then
-                local left = (last or 0) - now
-                local holds = left > 0 and left <= good
-                if fields[at] == me and limit > 0 then
-                    mine = not holds or value ~= limit or read ~= measured or left < renewed
-                    if not mine then count(value, last, read) end
-                elseif holds then
-                    count(value, last, read)
-                else
+        if limit > 0 then
+            local fields, gone, fresh = redis.call('HGETALL', KEYS[2]), {}, false
+            for at = 1, #fields, 2 do
+                local value, read, left = parts(fields[at + 1], now, good)
+                if fields[at] == me then
+                    fresh = value == limit and read == measured and left >= renewed
+                elseif not value then
                     gone[#gone + 1] = fields[at]
                 end
             end
+            if not fresh then
+                if #gone > 0 then redis.call('HDEL', KEYS[2], unpack(gone)) end
+                redis.call('HSET', KEYS[2], me, string.format('%.0f %.0f %.0f', limit, now + good, measured))
+                redis.call('PEXPIRE', KEYS[2], math.ceil(good / 1000) * 2)
+            end
         end
-        if limit > 0 and mine then count(limit, now + good, measured) end
-        local read = lowest[1] and 1 or 0
-        if limit > 0 and mine then
-            if #gone > 0 then redis.call('HDEL', KEYS[2], unpack(gone)) end
-            redis.call('HSET', KEYS[2], me, string.format('%.0f %.0f %.0f', limit, now + good, measured),
-                       'limit', lowest[read], 'until', ends[read], 'measured', read)
-            redis.call('PEXPIRE', KEYS[2], math.ceil(good / 1000) * 2)
-        end
-        local started = tonumber(redis.call('HGET', KEYS[1], 'started')) or 0
-        if lowest[read] then return {lowest[read], 2 - read, started} end
-        if unread > 0 then return {unread, 2, started} end
-        return {0, 0, started}",
-    )
+        local holding, read = holds(KEYS[2], now, good, unread)
+        return {holding, read, tonumber(redis.call('HGET', KEYS[1], 'started')) or 0}";
+    Script::new(&[HOLDS, body].concat())
 });
 
 /// Puts the limit there that this process has found, if it has; returns the one that holds, and the operations that
