@@ -236,7 +236,7 @@ mod tests {
 
     fn fill(l1: &L1, id: &str) {
         l1.fill(&key(id), json(), l1.ticket(&key(id), CONNECTION));
-        assert_eq!(get(&l1, &key(id), CONNECTION), Some(json()));
+        assert_eq!(get(l1, &key(id), CONNECTION), Some(json()));
     }
 
     #[test]
