@@ -1,5 +1,7 @@
 //! From a request body to writes and reads, with every bound checked before anything happens.
 
+mod plain;
+
 use std::borrow::Cow;
 
 use bson::Document;
@@ -10,7 +12,6 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::error::ApiError;
-use super::plain::Cursor;
 use super::transcode;
 use crate::contract::{
     MAX_COLLECTION_BYTES, MAX_ID_BYTES, MAX_OPERATIONS_PER_REQUEST, RESERVED_COLLECTIONS, RESERVED_FIELD,
@@ -123,7 +124,7 @@ pub(super) struct Transaction {
 
 /// Reads a transaction; inserts without an id get theirs from `op_id` and their place.
 pub(super) fn transaction(body: &[u8], op_id: &OperationId) -> Result<Transaction, ApiError> {
-    match plain_transaction(body, op_id) {
+    match plain::transaction(body, op_id) {
         Some(transaction) => Ok(transaction),
         None => any_transaction(body, op_id),
     }
@@ -161,91 +162,6 @@ fn any_transaction(body: &[u8], op_id: &OperationId) -> Result<Transaction, ApiE
     }
     keep_texts(&mut writes, &texts, op_id);
     Ok(Transaction { reads, writes })
-}
-
-/// Reads a transaction that is plain and right; any other is `None`.
-fn plain_transaction(body: &[u8], op_id: &OperationId) -> Option<Transaction> {
-    let mut cursor = Cursor::new(body)?;
-    let (mut reads, mut writes) = (None, None);
-    let mut texts = Vec::new();
-    cursor.object(|cursor, name| match name {
-        "reads" if reads.is_none() => {
-            let mut keys = Vec::with_capacity(8);
-            cursor.list(|cursor| {
-                let key = plain_read(cursor)?;
-                room_for_one(&keys).then(|| keys.push(key))
-            })?;
-            reads = Some(keys);
-            Some(())
-        }
-        "writes" if writes.is_none() => {
-            let mut decoded = Vec::with_capacity(8);
-            texts.reserve(8);
-            cursor.list(|cursor| {
-                let (write, text) = plain_write(cursor, op_id, decoded.len())?;
-                texts.push(text);
-                room_for_one(&decoded).then(|| decoded.push(write))
-            })?;
-            writes = Some(decoded);
-            Some(())
-        }
-        _ => None,
-    })?;
-    cursor.end()?;
-    let (reads, mut writes) = (reads.unwrap_or_default(), writes.unwrap_or_default());
-    keep_texts(&mut writes, &texts, op_id);
-    Some(Transaction { reads, writes })
-}
-
-fn room_for_one<T>(list: &[T]) -> bool {
-    list.len() < MAX_OPERATIONS_PER_REQUEST
-}
-
-fn plain_read(cursor: &mut Cursor<'_>) -> Option<DocumentKey> {
-    let (mut collection, mut id) = (None, None);
-    cursor.object(|cursor, name| {
-        let field = match name {
-            "collection" => &mut collection,
-            "id" => &mut id,
-            _ => return None,
-        };
-        field.replace(cursor.string()?).is_none().then_some(())
-    })?;
-    key(collection?, id?).ok()
-}
-
-/// With the text of its document.
-fn plain_write<'a>(
-    cursor: &mut Cursor<'a>,
-    op_id: &OperationId,
-    place: usize,
-) -> Option<(DecodedWrite, Option<&'a str>)> {
-    let (mut collection, mut op, mut id, mut document) = (None, None, None, None);
-    cursor.object(|cursor, name| {
-        let is_first = match name {
-            "collection" => collection.replace(cursor.string()?).is_none(),
-            "op" => {
-                let known = match cursor.string()? {
-                    "insert" => WriteOp::Insert,
-                    "replace" => WriteOp::Replace,
-                    "merge" => WriteOp::Merge,
-                    "delete" => WriteOp::Delete,
-                    _ => return None,
-                };
-                op.replace(known).is_none()
-            }
-            "id" => id.replace(cursor.string()?).is_none(),
-            "document" => document.replace(cursor.document(&RESERVED)?).is_none(),
-            _ => false,
-        };
-        is_first.then_some(())
-    })?;
-    let (document, text) = document.unzip();
-    let document = document.map(RawDocumentBuf::from_bytes).transpose().ok()?;
-    if document.as_ref().is_some_and(|document| size(document).is_err()) {
-        return None;
-    }
-    Some((write(collection?, op?, id, document, op_id, place).ok()?, text))
 }
 
 /// Gives the writes the texts of their documents, all in one allocation: they come and go together. What the journal is
@@ -390,106 +306,4 @@ pub(super) fn collection_name(name: &str) -> Result<(), Invalid> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use axum::response::IntoResponse as _;
-    use bson::doc;
-
-    fn status(body: &str) -> u16 {
-        transaction(body.as_bytes(), &OperationId::new("op".into()))
-            .map_or_else(|error| error.into_response().status().as_u16(), |_| 200)
-    }
-
-    #[test]
-    fn a_transaction_becomes_keys_and_changes() {
-        let body = r#"{"reads":[{"collection":"items","id":"7"}],"writes":[
-            {"collection":"orders","op":"insert","document":{"n":1, "t":"ü"}},
-            {"collection":"orders","op":"delete","id":"9"}]}"#;
-        let decoded = transaction(body.as_bytes(), &OperationId::new("op".into())).unwrap();
-        assert_eq!(decoded.reads, [DocumentKey::new("items", "7")]);
-        let [insert, delete] = &decoded.writes[..] else { panic!("two writes") };
-        assert_eq!(
-            (&insert.key, &insert.change),
-            (&DocumentKey::new("orders", "op-00"), &Change::insert(doc! {"n": 1, "t": "ü"}))
-        );
-        assert_eq!(insert.json.as_deref(), Some(r#"{"n":1, "t":"ü"}"#.as_bytes()));
-        assert!(insert.is_new && !delete.is_new);
-        assert_eq!(delete.change, Change::Delete);
-    }
-
-    #[test]
-    fn what_is_read_in_one_pass_is_what_serde_reads() {
-        let reads = r#""reads":[{"collection":"a","id":"1"},{"id":"2","collection":"b"}]"#;
-        let writes = r#""writes" : [
-            {"collection":"a","op":"insert","document":{"n":1, "f":12.50}},
-            {"document":{"x":[1,{"y":null}]},"op":"replace","id":"7","collection":"a"},
-            {"collection":"a","op":"merge","id":"7","document":{"z":null}},
-            {"collection":"a","op":"insert","id":"ü","document":{}},
-            {"collection":"a","op":"delete","id":"9"}]"#;
-        for name in ["op", ""] {
-            let op_id = OperationId::new(name.into());
-            for body in [
-                format!("{{{reads},{writes}}}"),
-                format!(" {{ {writes},{reads} }} "),
-                format!("{{{reads}}}"),
-                "{}".into(),
-            ] {
-                let plain = plain_transaction(body.as_bytes(), &op_id).unwrap();
-                assert_eq!(plain, any_transaction(body.as_bytes(), &op_id).unwrap(), "{body}");
-            }
-        }
-        let unnamed =
-            transaction(format!("{{{writes}}}").as_bytes(), &OperationId::new(String::new())).unwrap();
-        let first = &unnamed.writes[0];
-        assert_eq!((first.key.id(), first.is_new, &first.json), ("", true, &None), "the journal names it");
-        assert_eq!(unnamed.writes[1].json.as_deref(), Some(&br#"{"x":[1,{"y":null}]}"#[..]));
-    }
-
-    #[test]
-    fn what_is_not_json_is_400_and_what_breaks_the_contract_is_422() {
-        let large = |bytes| {
-            let text = "x".repeat(bytes);
-            format!(r#"{{"writes":[{{"collection":"a","op":"insert","document":{{"t":"{text}"}}}}]}}"#)
-        };
-        let many = |what: &str, one: &str| format!(r#"{{"{what}":[{}]}}"#, vec![one; 65].join(","));
-        for (body, expected) in [
-            ("{}".to_owned(), 200),
-            ("{".into(), 400),
-            ("".into(), 400),
-            (r#"{"reads":[}"#.into(), 400),
-            ("[]".into(), 422),
-            (r#"{"read":[]}"#.into(), 422),
-            (r#"{"writes":[{"collection":"a","op":"upsert","document":{}}]}"#.into(), 422),
-            (r#"{"writes":[{"collection":"a","op":"replace","document":{}}]}"#.into(), 422),
-            (r#"{"writes":[{"collection":"a","op":"insert"}]}"#.into(), 422),
-            (r#"{"writes":[{"collection":"a","op":"insert","document":[1]}]}"#.into(), 422),
-            (r#"{"writes":[{"collection":"a","op":"insert","document":{"_sk":1}}]}"#.into(), 422),
-            (r#"{"writes":[{"collection":"a","op":"insert","document":{"_id":1}}]}"#.into(), 422),
-            (
-                r#"{"writes":[{"collection":"a","op":"insert","document":{"n":{"$date":0},"_id":1}}]}"#
-                    .into(),
-                422,
-            ),
-            (r#"{"writes":[{"collection":"a","op":"insert","document":{"n":{"_id":1}}}]}"#.into(), 200),
-            (r#"{"writes":[{"collection":"a","op":"merge","id":"1","document":{"a.b":1}}]}"#.into(), 422),
-            (r#"{"writes":[{"collection":"a","op":"merge","id":"1","document":{"":1}}]}"#.into(), 422),
-            (r#"{"writes":[{"collection":"a","op":"replace","id":"1","document":{"a.b":1}}]}"#.into(), 200),
-            (large(MAX_DOCUMENT_BYTES - 2 * STAMP_BYTES), 200),
-            (large(MAX_DOCUMENT_BYTES - STAMP_BYTES), 422),
-            (r#"{"writes":[{"collection":"a","op":"delete","id":"1","document":{}}]}"#.into(), 422),
-            (r#"{"writes":[{"collection":"stats","op":"delete","id":"1"}]}"#.into(), 422),
-            (r#"{"writes":[{"collection":"system.users","op":"delete","id":"1"}]}"#.into(), 422),
-            (r#"{"reads":[{"collection":"a/b","id":"1"}]}"#.into(), 422),
-            (r#"{"reads":[{"collection":"a","id":""}]}"#.into(), 422),
-            (r#"{"reads":[{"collection":"a","id":"a\u0000"}]}"#.into(), 422),
-            (many("writes", r#"{"collection":"a","op":"insert","document":{}}"#), 422),
-            (many("reads", r#"{"collection":"a","id":"1"}"#), 422),
-        ] {
-            assert_eq!(status(&body), expected, "{body:.200}");
-            if expected != 200 {
-                let plain = plain_transaction(body.as_bytes(), &OperationId::new("op".into()));
-                assert_eq!(plain, None, "what is wrong is for serde to say: {body:.200}");
-            }
-        }
-    }
-}
+mod tests;

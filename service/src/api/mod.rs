@@ -8,6 +8,7 @@ mod crowd;
 mod dead_letters;
 mod decode;
 mod early;
+mod elements;
 mod error;
 mod gate;
 pub(crate) mod listener;

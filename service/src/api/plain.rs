@@ -3,24 +3,14 @@
 //! is `None` here, and for serde to read or to refuse; so this never says what is wrong, and what it does
 //! read, it reads as serde does.
 
+use super::elements::{close, element, integer, kind, open, text};
+
 /// Objects and lists in each other. serde takes 128.
 const MAX_DEPTH: usize = 32;
 /// Fields of an object that are compared one by one for repetitions.
 const MAX_FIELDS: usize = 64;
 /// Digits of an integer that certainly fits 64 bits.
 const MAX_DIGITS: usize = 18;
-
-/// BSON type bytes (<https://bsonspec.org/spec.html>).
-mod kind {
-    pub(super) const DOUBLE: u8 = 0x01;
-    pub(super) const STRING: u8 = 0x02;
-    pub(super) const DOCUMENT: u8 = 0x03;
-    pub(super) const ARRAY: u8 = 0x04;
-    pub(super) const BOOLEAN: u8 = 0x08;
-    pub(super) const NULL: u8 = 0x0A;
-    pub(super) const INT32: u8 = 0x10;
-    pub(super) const INT64: u8 = 0x12;
-}
 
 /// A place in a text.
 pub(super) struct Cursor<'a> {
@@ -141,12 +131,8 @@ impl<'a> Cursor<'a> {
         let depth = depth.checked_sub(1)?;
         match self.peek()? {
             b'"' => {
-                let text = self.string()?;
-                out[at] = kind::STRING;
-                out.extend_from_slice(&i32::try_from(text.len() + 1).ok()?.to_le_bytes());
-                out.extend_from_slice(text.as_bytes());
-                out.push(0);
-                Some(())
+                let string = self.string()?;
+                text(out, at, string)
             }
             b'{' => {
                 out[at] = kind::DOCUMENT;
@@ -222,41 +208,9 @@ impl<'a> Cursor<'a> {
             // Which has no integer.
             return None;
         }
-        let value: i64 = text.parse().ok()?;
-        match i32::try_from(value) {
-            Ok(small) => {
-                out[at] = kind::INT32;
-                out.extend_from_slice(&small.to_le_bytes());
-            }
-            Err(_) => {
-                out[at] = kind::INT64;
-                out.extend_from_slice(&value.to_le_bytes());
-            }
-        }
+        integer(out, at, text.parse().ok()?);
         Some(())
     }
-}
-
-/// Opens an element: its type, to be corrected by the value, and its name.
-fn element(out: &mut Vec<u8>, name: &str) -> usize {
-    let at = out.len();
-    out.push(kind::NULL);
-    out.extend_from_slice(name.as_bytes());
-    out.push(0);
-    at
-}
-
-fn open(out: &mut Vec<u8>) -> usize {
-    let at = out.len();
-    out.extend_from_slice(&[0; 4]);
-    at
-}
-
-fn close(out: &mut Vec<u8>, at: usize) -> Option<()> {
-    out.push(0);
-    let length = i32::try_from(out.len() - at).ok()?;
-    out[at..at + 4].copy_from_slice(&length.to_le_bytes());
-    Some(())
 }
 
 #[cfg(test)]

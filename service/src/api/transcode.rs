@@ -7,20 +7,10 @@ use bson::Document;
 use bson::raw::RawDocumentBuf;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use super::elements::{self, kind};
+
 /// Fields of an object that are compared one by one for repetitions; larger ones go the slow way.
 const MAX_PLAIN_FIELDS: usize = 64;
-
-/// BSON type bytes (<https://bsonspec.org/spec.html>).
-mod kind {
-    pub(super) const DOUBLE: u8 = 0x01;
-    pub(super) const STRING: u8 = 0x02;
-    pub(super) const DOCUMENT: u8 = 0x03;
-    pub(super) const ARRAY: u8 = 0x04;
-    pub(super) const BOOLEAN: u8 = 0x08;
-    pub(super) const NULL: u8 = 0x0A;
-    pub(super) const INT32: u8 = 0x10;
-    pub(super) const INT64: u8 = 0x12;
-}
 
 /// A JSON object as a BSON document. Extended JSON (`{"$date": …}`) is understood, repeated names resolve to the
 /// last one, and numbers take the smallest integer type that holds them.
@@ -76,28 +66,18 @@ impl Writer<'_> {
         E::custom("not plain JSON")
     }
 
-    /// Opens an element: its type, to be corrected by the value, and its name.
-    fn element(&mut self, name: &[u8]) -> usize {
-        let at = self.out.len();
-        self.out.push(kind::NULL);
-        self.out.extend_from_slice(name);
-        self.out.push(0);
-        at
+    fn element(&mut self, name: &str) -> usize {
+        elements::element(&mut self.out, name)
     }
 
     fn open(&mut self) -> usize {
         self.depth += 1;
-        let at = self.out.len();
-        self.out.extend_from_slice(&[0; 4]);
-        at
+        elements::open(&mut self.out)
     }
 
     fn close<E: de::Error>(&mut self, at: usize) -> Result<(), E> {
         self.depth -= 1;
-        self.out.push(0);
-        let length = i32::try_from(self.out.len() - at).map_err(|_| E::custom("more than 2 GiB"))?;
-        self.out[at..at + 4].copy_from_slice(&length.to_le_bytes());
-        Ok(())
+        elements::close(&mut self.out, at).ok_or_else(|| E::custom("more than 2 GiB"))
     }
 }
 
@@ -158,16 +138,16 @@ impl Visitor<'_> for Name<'_, '_> {
 
     fn visit_str<E: de::Error>(self, name: &str) -> Result<Self::Value, E> {
         let Self { writer, earlier } = self;
-        let name = name.as_bytes();
+        let is_known = |(from, to): &(usize, usize)| &writer.out[*from..*to] == name.as_bytes();
         // `$` may begin extended JSON.
-        if name.first() == Some(&b'$') || earlier.iter().any(|(from, to)| &writer.out[*from..*to] == name) {
+        if name.starts_with('$') || earlier.iter().any(is_known) {
             return Err(writer.not_plain());
         }
-        if name.contains(&0) {
+        if name.contains('\0') {
             return Err(E::custom("a field's name holds a NUL"));
         }
         if writer.depth == 1
-            && let Some(reserved) = writer.reserved.iter().find(|reserved| reserved.as_bytes() == name)
+            && let Some(reserved) = writer.reserved.iter().find(|reserved| **reserved == name)
         {
             writer.found = Some(reserved);
         }
@@ -189,10 +169,7 @@ impl Value<'_, '_> {
     }
 
     fn integer(self, value: i64) {
-        match i32::try_from(value) {
-            Ok(small) => self.put(kind::INT32, &small.to_le_bytes()),
-            Err(_) => self.put(kind::INT64, &value.to_le_bytes()),
-        }
+        elements::integer(&mut self.writer.out, self.at, value);
     }
 }
 
@@ -238,13 +215,8 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
     }
 
     fn visit_str<E: de::Error>(self, value: &str) -> Result<(), E> {
-        let length = i32::try_from(value.len() + 1).map_err(|_| E::custom("a string of more than 2 GiB"))?;
-        let out = &mut self.writer.out;
-        out[self.at] = kind::STRING;
-        out.extend_from_slice(&length.to_le_bytes());
-        out.extend_from_slice(value.as_bytes());
-        out.push(0);
-        Ok(())
+        let written = elements::text(&mut self.writer.out, self.at, value);
+        written.ok_or_else(|| E::custom("a string of more than 2 GiB"))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
@@ -258,7 +230,7 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
         let start = writer.open();
         for place in 0_usize.. {
             // The name is written before it is known whether there is an item, and taken back if there is none.
-            let at = writer.element(place.to_string().as_bytes());
+            let at = writer.element(&place.to_string());
             if items.next_element_seed(Value { writer, at })?.is_none() {
                 writer.out.truncate(at);
                 break;
