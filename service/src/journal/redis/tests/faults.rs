@@ -91,6 +91,26 @@ async fn a_node_of_a_cluster_is_refused() {
     assert!(reason.contains("cluster_enabled:1") && reason.contains("cluster-enabled no"), "{reason}");
 }
 
+/// What a script touches of one shard could be on one node of a cluster: Redis says which slot each key is in.
+#[tokio::test]
+async fn all_keys_of_a_shard_are_in_one_slot_and_shards_in_several() {
+    let server = Server::start(&["--cluster-enabled", "yes"]);
+    let mut slots = BTreeSet::new();
+    for shard in 0..8 {
+        let keys = super::super::keys::ShardKeys::new(shard);
+        let id = WriteId { shard, position: Position { ms: 1, seq: 2 }, place: 3 };
+        let named = [keys.operation("o"), keys.command(7), keys.replayed("r"), keys.note(id)];
+        let mut of_shard = BTreeSet::new();
+        let fixed = [keys.stream, keys.bytes, keys.owner, keys.dead, keys.dead_reasons, keys.dead_index];
+        for key in named.iter().chain(&fixed) {
+            of_shard.insert(server.command::<u16>(&["CLUSTER", "KEYSLOT", key]).await);
+        }
+        assert_eq!(of_shard.len(), 1, "shard {shard}: {of_shard:?}");
+        slots.extend(of_shard);
+    }
+    assert_eq!(slots.len(), 8);
+}
+
 #[tokio::test]
 async fn a_server_without_memory_accepts_nothing() {
     let server = Server::start(&[]);
