@@ -175,10 +175,12 @@ async fn held(
 ) -> Result<Vec<AcceptedWrite>, ApiError> {
     let operations: Vec<_> = ids.iter().map(|id| (id.shard, op_id)).collect();
     let mut visible = Vec::new();
-    for (held, id) in app.journal.held(&operations).await?.into_iter().zip(ids.iter()) {
+    // It is accepted, whatever fails here; that it can be read is open.
+    let open = |error: JournalError| ApiError::outcome_unknown(&error.to_string());
+    for (held, id) in app.journal.held(&operations).await.map_err(open)?.into_iter().zip(ids.iter()) {
         if let Some(Held { version, request }) = held {
             visible.extend(recall::visible(request, version));
-        } else if let Ok(WriteState::Stored) = app.journal.status(id).await {
+        } else if app.journal.status(id).await.map_err(open)? == WriteState::Stored {
             let of_part = |key: &&DocumentKey| app.journal.shard_of(key) == id.shard;
             let keys: Vec<DocumentKey> = keys.iter().filter(of_part).cloned().collect();
             if let Err(error) = app.reader.reread(&keys, id.position.version()).await {
