@@ -22,6 +22,7 @@ mod operations;
 mod options;
 mod planning;
 mod progress;
+mod render;
 mod report;
 mod run;
 mod sampler;

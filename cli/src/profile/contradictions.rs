@@ -1,6 +1,7 @@
 //! What is fine by itself and cannot work together.
 
 use super::error::ProfileError;
+use super::in_cluster;
 use super::resolve::Resolver;
 use super::types::{Backend, DeployMode, Profile, ScenarioKind};
 use super::units::Span;
@@ -17,6 +18,7 @@ type Checked = Result<(), ProfileError>;
 pub(super) fn check(resolver: &Resolver<'_>, profile: &mut Profile) -> Checked {
     backend(resolver, profile)?;
     mode(resolver, profile)?;
+    in_cluster::check(resolver, profile)?;
     request(resolver, profile)?;
     times(resolver, profile)?;
     connections(resolver, profile)?;
