@@ -129,7 +129,7 @@ fn of_embedded(data_dir: &Path) -> Result<Place, ServeError> {
     })?;
     let journal = Place::find(&data_dir.join("journal"));
     if let (Kind::Disks(disks), Ok(Kind::Disks(others))) = (store.kind(), journal.as_ref().map(Place::kind))
-        && disks.iter().any(|disk| others.contains(disk))
+        && disks.disks.iter().any(|disk| others.disks.contains(disk))
     {
         tracing::warn!(
             device = %store,
