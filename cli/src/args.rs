@@ -91,10 +91,20 @@ pub(crate) enum CliCommand {
     Serve(ServeArgs),
     /// Make tokens for who may ask the service
     Token(TokenArgs),
+    /// The probe of a cap on the database's disk, which `deploy` starts
+    #[command(hide = true)]
+    CapProbe(CapProbeArgs),
     /// Print the completions of a shell
     Completions(CompletionsArgs),
     /// Write the manual pages into a directory
     Man(ManArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CapProbeArgs {
+    /// What to do, as JSON
+    #[arg(value_name = "TASK")]
+    pub(crate) task: String,
 }
 
 #[derive(Debug, Args)]

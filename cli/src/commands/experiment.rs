@@ -10,6 +10,7 @@ use scalekit_service::store::Stamp;
 use scalekit_service::store::mongo::Mongo;
 
 use super::control::{Drained, Service};
+use super::device::{Device, DeviceReader, DeviceRun};
 use super::interrupt::Interrupt;
 use super::loading::Loaded;
 use super::sampler::{Sample, Sampler};
@@ -45,6 +46,8 @@ pub(super) struct Experiment<'a> {
     pub(super) subject: Option<Subject>,
     /// The servers whose counters are read beside it.
     pub(super) servers: Servers,
+    /// The database's device, where this host can read it.
+    pub(super) device: Option<Device>,
 }
 
 /// A database that the audit reads itself.
@@ -86,6 +89,8 @@ pub(super) struct Measured {
     pub(super) samples: Vec<Sample>,
     /// When the load began.
     pub(super) began: Instant,
+    /// The database's device during the load; `None`: it could not be read.
+    pub(super) device: Option<DeviceRun>,
     /// Counters of the service's host during the load; `None`: they could not be sampled.
     pub(super) watched: Option<Watched>,
     /// Counters before the load, right after it, and at the end. Empty where there is no service of ours.
@@ -117,6 +122,7 @@ impl Experiment<'_> {
         let watching = Watching::start(subject, self.servers.clone(), self.crowd.is_none()).await;
         let sampled_since = Instant::now();
         let sampler = service.cloned().map(Sampler::start);
+        let device = self.device.clone().map(DeviceReader::start);
         let Loaded { plan, recording, aborted, agents, began } = self.load(plan).await?;
         caveats(&recording);
         let watched = async {
@@ -126,6 +132,10 @@ impl Experiment<'_> {
             }
         };
         let (loaded, watched) = tokio::join!(stats(service), watched);
+        let device = match device {
+            Some(device) => Some(device.finish().await),
+            None => None,
+        };
         let samples = match sampler {
             Some(sampler) => since(began.saturating_duration_since(sampled_since), sampler.finish().await),
             None => Vec::new(),
@@ -156,6 +166,7 @@ impl Experiment<'_> {
             aborted,
             samples,
             began,
+            device,
             watched,
             before,
             loaded,

@@ -1,6 +1,7 @@
 //! Bringing the service up on this host: processes of this same binary, and Redis and MongoDB where no URL
 //! names them.
 
+pub(crate) mod cap;
 mod local;
 mod parts;
 mod process;
@@ -28,6 +29,8 @@ pub(crate) enum DeployError {
     NotReady { name: String, seconds: u64, log: PathBuf, tail: String },
     #[error("{name} (process {pid}) did not end, not even killed")]
     Stuck { name: String, pid: i32 },
+    #[error(transparent)]
+    Cap(#[from] cap::CapError),
     #[error("interrupted while the service was starting")]
     Interrupted,
     #[error("no free port on 127.0.0.1: {0}")]

@@ -41,7 +41,8 @@ pub(crate) use ports::PortSet;
 pub(crate) use servers::Servers;
 pub(crate) use steps::{StageText, Stages};
 pub(crate) use types::{
-    Backend, CriterionSpec, Deploy, DeployMode, Durability, Load, Profile, ScenarioKind, StepSpec,
+    Backend, CriterionSpec, DatabaseCap, Deploy, DeployMode, Durability, Load, Profile, ScenarioKind,
+    StepSpec,
 };
 pub(crate) use units::Whole;
 

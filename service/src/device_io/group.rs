@@ -197,8 +197,11 @@ mod tests {
         let stacked = Disks { disks: devices(&["8:0", "8:16"]), above: devices(&["253:0"]) };
         let plain = Disks { disks: devices(&["8:0"]), above: vec![] };
         // Writes below an encryption are the kernel's own.
-        fs::write(dir.path().join("io.stat"), "253:0 rios=5 wios=60\n8:0 rios=4 wios=8\n8:16 rios=3 wios=2\n")
-            .unwrap();
+        fs::write(
+            dir.path().join("io.stat"),
+            "253:0 rios=5 wios=60\n8:0 rios=4 wios=8\n8:16 rios=3 wios=2\n",
+        )
+        .unwrap();
         assert_eq!(group.read_on(&stacked), Ok(Operations { reads: 7, writes: 60 }));
         assert_eq!(group.read_on(&plain), Ok(Operations { reads: 4, writes: 8 }));
         fs::write(dir.path().join("io.stat"), "").unwrap();

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::{Hierarchy, Kind, Place};
+use super::{Disks, Hierarchy, Kind, Place};
 use crate::testing::IoGroup;
 
 /// So many writes of the child, each on the device before the next.
@@ -153,13 +153,13 @@ fn an_overlay_is_where_its_upper_directory_is() {
         path
     };
     let [lower, upper, work, merged] = ["lower", "upper of it", "work", "merged"].map(of);
-    let [lower, upper_text, work] = [&lower, &upper, &work].map(|path| path.display());
-    let options = format!("lowerdir={lower},upperdir={upper_text},workdir={work}");
+    let [low, up, spare] = [&lower, &upper, &work].map(|path| path.display());
+    let options = format!("lowerdir={low},upperdir={up},workdir={spare}");
     let mounted = program(&["mount", "-t", "overlay", "-o", &options, "overlay", merged.to_str().unwrap()]);
     if let Err(why) = mounted {
         return skipped(&why, "an overlay");
     }
     let mounted = Mounted(merged);
-    let found = Place::on_disk(&mounted.0).map_err(|error| error.to_string());
-    assert_eq!(found.unwrap(), Place::on_disk(&upper).unwrap());
+    let found = Disks::of(&mounted.0).map_err(|error| error.to_string());
+    assert_eq!(found.unwrap(), Disks::of(&upper).unwrap());
 }

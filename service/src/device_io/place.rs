@@ -85,20 +85,6 @@ impl Place {
             .map_err(|error| problem(format!("is on the device {device}, which /sys does not show: {error}")))
     }
 
-    /// The same, but no control group: a file or directory on a disk, or the disk's own node.
-    ///
-    /// # Errors
-    /// It is not there, or on no block device.
-    pub fn on_disk(path: &Path) -> Result<Self, PlaceError> {
-        let found = Self::find(path)?;
-        match found.kind {
-            Kind::Disks(_) => Ok(found),
-            Kind::Group(_) => {
-                Err(PlaceError { path: path.to_owned(), problem: "is a control group, on no disk".into() })
-            }
-        }
-    }
-
     fn on(root: PathBuf, device: Device) -> io::Result<Self> {
         let Layers { all, disks } = disks::below(&root, device)?;
         let above = all.difference(&disks).copied().collect();
@@ -133,6 +119,34 @@ impl Place {
                 .sum(),
             Kind::Group(group) => {
                 group.read(&self.root).map_err(|problem| ReadError(format!("{self}: {problem}")))
+            }
+        }
+    }
+}
+
+impl Disks {
+    /// Those that a file or directory is on, or a device's node stands for.
+    ///
+    /// # Errors
+    /// It is not there, or on no block device.
+    pub fn of(path: &Path) -> Result<Self, PlaceError> {
+        match Place::find(path)?.kind {
+            Kind::Disks(disks) => Ok(disks),
+            Kind::Group(_) => Err(PlaceError { path: path.to_owned(), problem: "is on no disk".into() }),
+        }
+    }
+}
+
+impl Group {
+    /// The one whose directory this is.
+    ///
+    /// # Errors
+    /// It is not there, or none.
+    pub fn at(directory: &Path) -> Result<Self, PlaceError> {
+        match Place::find(directory)?.kind {
+            Kind::Group(group) => Ok(group),
+            Kind::Disks(_) => {
+                Err(PlaceError { path: directory.to_owned(), problem: "is no control group".into() })
             }
         }
     }
