@@ -132,7 +132,7 @@ fn status(global: &Global, state: &StateDir, profile: &Profile, entry: &Entry) -
             .iter()
             .map(|process| json!({ "name": process.name, "pid": process.pid, "alive": process.is_alive(), "log": process.log }))
             .collect();
-        let cap = deployment.cap.as_ref().map(|cap| json!({ "iops_per_s": cap.iops_per_s, "group": cap.group, "probe": cap.verdict, "problem": cap_problem }));
+        let cap = deployment.cap.as_ref().map(cap::facts);
         let facts = json!({ "profile": deployment.profile, "url": deployment.api_url(), "processes": processes, "cap": cap, "stats": stats.as_ref().ok() });
         print(&format!("{facts}\n"))?;
     } else {

@@ -72,7 +72,7 @@ pub(crate) fn run(cli: Cli) -> ExitStatus {
         CliCommand::Agent(args) => agent::agent(&args),
         CliCommand::Serve(args) => serve::serve(&global, &args),
         CliCommand::Token(args) => token::token(&global, &args),
-        CliCommand::CapProbe(args) => cap::probe(&args),
+        CliCommand::Cap(args) => cap::cap(&global, &args),
         CliCommand::Completions(args) => manual::completions(&args),
         CliCommand::Man(args) => manual::pages(&args),
     };

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use crate::profile::{Backend, DatabaseCap, DeployMode, Profile, Servers};
 
 use super::DeployError;
-use super::cap::{Cap, CapRequest};
+use super::cap::{Cap, CapRequest, Which};
 use super::parts::{self, Urls};
 use super::process::{self, POLL, ProcessSpec, Started};
 use super::state::{Deployment, Role, UrlFiles, create_dir, write_private};
@@ -206,7 +206,8 @@ impl Starting<'_> {
         let Request { profile, binary, dir, .. } = self.request;
         let Some(iops_per_s) = profile.deploy.cap.iops_per_s else { return Ok(None) };
         let name = parts::group_name(&profile.name, dir);
-        let cap = Cap::establish(&CapRequest { iops_per_s, group, name: &name, directory, binary }).await?;
+        let group = group.map_or(Which::Own(&name), Which::Given);
+        let cap = Cap::establish(&CapRequest { iops_per_s, group, directory, binary }).await?;
         Ok(Some(self.cap.insert(cap).group.clone()))
     }
 

@@ -44,7 +44,7 @@ pub(crate) use types::{
     Backend, CriterionSpec, DatabaseCap, Deploy, DeployMode, Durability, Load, Profile, ScenarioKind,
     StepSpec,
 };
-pub(crate) use units::Whole;
+pub(crate) use units::{Rate, Whole};
 
 /// Loads a profile: a built-in name or a file (which wins), over what it extends, under the command line's
 /// `overrides`.

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
+use scalekit_service::device_io::Hierarchy;
 use scalekit_service::testing::IoGroup;
 use serde_json::Value;
 
@@ -188,4 +189,86 @@ fn what_cannot_be_capped_is_refused_and_nothing_is_left() {
     deploy(&format!("group: /tmp, directory: {home}")).expect(1).says(&["/tmp", "no control group"]);
     deploy(&format!("group: {group}")).expect(104).says(&["deploy.cap.directory", "expected a path"]);
     sandbox.expect_clean();
+}
+
+/// A group below another one, with its processes ended before it goes.
+struct Below(std::path::PathBuf);
+
+impl Drop for Below {
+    fn drop(&mut self) {
+        let gone = fs::remove_dir(&self.0);
+        assert!(gone.is_ok() || std::thread::panicking(), "{}: {gone:?}", self.0.display());
+    }
+}
+
+#[test]
+fn a_cap_is_applied_to_a_group_by_hand_and_to_the_pod_that_the_command_is_in() {
+    let sandbox = Sandbox::new();
+    if !can_cap(&sandbox, "scalekit cap apply") {
+        return;
+    }
+    let group = IoGroup::new().unwrap();
+    let home = sandbox.path("home").display().to_string();
+    let directory = group.directory().display().to_string();
+    let by_hand = ["cap", "apply", "--iops", "80/s", "--directory", &home, "--group", &directory];
+    let said = sandbox.scalekit(&by_hand).expect(0).stdout;
+    assert!(said.contains("verified ") && said.contains(&directory), "{said}");
+
+    let uid = "3b6c1d0e-5f2a-4f6c-9a51-0c5d8a8c7e11";
+    let below = |name: &str| {
+        let path = group.directory().join(name);
+        fs::create_dir(&path).unwrap();
+        Below(path)
+    };
+    let pod = below(&format!("kubepods-pod{}.slice", uid.replace('-', "_")));
+    let container = below(&format!("kubepods-pod{}.slice/container", uid.replace('-', "_")));
+    let result = sandbox.path("result.json").display().to_string();
+    let apply = |iops: &str| {
+        let script = format!(
+            "echo $$ > {}/cgroup.procs && exec {} cap apply --iops {iops} --directory {home} --pod-uid {uid} \
+             --cgroup-root {directory} --result-file {result}",
+            container.0.display(),
+            crate::sandbox::SCALEKIT
+        );
+        sandbox.run(sandbox.program("sh", &["-c", &script]))
+    };
+    let applied = apply("60/s");
+    let found: Value = serde_json::from_str(&fs::read_to_string(&result).unwrap()).unwrap();
+    assert_eq!(
+        (&found["iops_per_s"], &found["group"]),
+        (&60.into(), &pod.0.to_str().unwrap().into()),
+        "{found}"
+    );
+    let capped = found["capped_per_s"].as_f64().unwrap();
+    match group.hierarchy() {
+        Hierarchy::V2 => {
+            applied.expect(0);
+            assert_eq!(found["problem"], Value::Null);
+            assert!((15.0..=67.0).contains(&capped), "{found}");
+        }
+        // There a group's limit does not bind the groups below it, and the probe does not take it for one that does.
+        Hierarchy::V1 => {
+            applied.expect(120);
+            let problem = found["problem"].as_str().unwrap();
+            assert!(problem.contains("writes a second through a cap of 60") && capped > 67.0, "{found}");
+        }
+    }
+    // Of a cap that the disk does not reach nobody can tell.
+    let unproven = apply("1000000/s").expect(120).stdout;
+    assert!(unproven.contains("not enforced (asked 1000000/s): without the cap"), "{unproven}");
+    apply("0/s").expect(1).says(&["--iops", "expected a rate of 1/s to 1000000/s"]);
+    let nobody = [
+        "cap",
+        "apply",
+        "--iops",
+        "9/s",
+        "--directory",
+        &home,
+        "--pod-uid",
+        "x",
+        "--cgroup-root",
+        &directory,
+    ];
+    sandbox.scalekit(&nobody).expect(1).says(&["no control group of the pod x", "--cgroup-root"]);
+    sandbox.scalekit(&nobody[..6]).expect(2).says(&["--group"]);
 }

@@ -3,6 +3,7 @@
 
 mod group;
 mod limits;
+mod pod;
 mod probe;
 mod verdict;
 
@@ -14,6 +15,7 @@ use scalekit_service::device_io::{Device, Disks, Group, Operations, PlaceError};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use limits::Limit;
+pub(crate) use pod::of_pod;
 pub(crate) use probe::work as probe;
 pub(crate) use verdict::{Verdict, exceeded};
 
@@ -51,6 +53,12 @@ pub(crate) enum CapError {
         group.display()
     )]
     InUse { group: PathBuf, pid: String },
+    #[error(
+        "below {} is no control group of the pod {uid}; mount the node's /sys/fs/cgroup (hostPath) and name it with \
+         --cgroup-root, and take the uid from the downward API (metadata.uid)",
+        root.display()
+    )]
+    NoPod { root: PathBuf, uid: String },
     #[error("the probe of the cap, in the control group {}: {problem}", group.display())]
     Probe { group: PathBuf, problem: String },
 }
@@ -61,13 +69,22 @@ impl CapError {
     }
 }
 
+/// The control group that is capped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Which<'a> {
+    /// One of this name, which is made.
+    Own(&'a str),
+    /// One that is there, with its directory.
+    Given(&'a Path),
+    /// The same, and this process is in a group below it: a group with groups below takes no processes itself.
+    Around(&'a Path),
+}
+
 /// What is asked for.
 pub(crate) struct CapRequest<'a> {
     /// Most reads a second, and as many writes.
     pub(crate) iops_per_s: u32,
-    /// Of a group of its own; where it is not there, `name` makes one.
-    pub(crate) group: Option<&'a Path>,
-    pub(crate) name: &'a str,
+    pub(crate) group: Which<'a>,
     /// On the database's disk; a file is written there.
     pub(crate) directory: &'a Path,
     /// This program.
@@ -97,18 +114,18 @@ impl Cap {
     pub(crate) async fn establish(request: &CapRequest<'_>) -> Result<Self, CapError> {
         let disks = Disks::of(request.directory)?;
         let group = match request.group {
-            Some(directory) => Group::at(directory)?,
-            None => group::make(Path::new(group::MOUNTED), request.name)?,
+            Which::Own(name) => group::make(Path::new(group::MOUNTED), name)?,
+            Which::Given(directory) | Which::Around(directory) => Group::at(directory)?,
         };
         let mut cap = Self {
             iops_per_s: request.iops_per_s,
             group: group.directory.clone(),
-            is_ours: request.group.is_none(),
+            is_ours: matches!(request.group, Which::Own(_)),
             directory: request.directory.to_owned(),
             devices: Vec::new(),
             verdict: Verdict { capped_per_s: 0.0, uncapped_per_s: 0.0, problem: None },
         };
-        match cap.put_to_the_test(&group, &disks, request.binary).await {
+        match cap.put_to_the_test(&group, &disks, request).await {
             Ok(()) => Ok(cap),
             Err(error) => {
                 // The first error is the one that tells what to do.
@@ -118,7 +135,13 @@ impl Cap {
         }
     }
 
-    async fn put_to_the_test(&mut self, group: &Group, disks: &Disks, binary: &Path) -> Result<(), CapError> {
+    async fn put_to_the_test(
+        &mut self,
+        group: &Group,
+        disks: &Disks,
+        request: &CapRequest<'_>,
+    ) -> Result<(), CapError> {
+        let joins = !matches!(request.group, Which::Around(_));
         for device in group::devices(disks) {
             self.devices.push((device.to_string(), group::limit_of(group, device)?));
         }
@@ -130,7 +153,8 @@ impl Cap {
                 group::limit(group, device, Limit::both(per_second))?;
             }
             let (group, directory) = (self.group.clone(), self.directory.clone());
-            trials.push(probe::run(binary, &probe::Task { group, directory, time, most }).await?);
+            let task = probe::Task { group, joins, directory, time, most };
+            trials.push(probe::run(request.binary, &task).await?);
         }
         self.verdict = verdict::judge(self.iops_per_s, trials[0], trials[1]);
         Ok(())

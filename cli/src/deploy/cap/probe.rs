@@ -27,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) struct Task {
     /// The control group.
     pub(crate) group: PathBuf,
+    /// Whether the process has to go there first.
+    pub(crate) joins: bool,
     /// Where the file is made, on the disk.
     pub(crate) directory: PathBuf,
     /// For so long, and so many writes at most.
@@ -49,9 +51,11 @@ pub(crate) struct Outcome {
 pub(crate) fn work(task: &Task) -> anyhow::Result<Outcome> {
     let group = Group::at(&task.group)?;
     let disks = Disks::of(&task.directory)?;
-    let members = task.group.join("cgroup.procs");
-    fs::write(&members, std::process::id().to_string())
-        .with_context(|| format!("cannot join {}", members.display()))?;
+    if task.joins {
+        let members = task.group.join("cgroup.procs");
+        fs::write(&members, std::process::id().to_string())
+            .with_context(|| format!("cannot join {}", members.display()))?;
+    }
     let file = nameless(&task.directory)
         .with_context(|| format!("cannot write a file in {}", task.directory.display()))?;
     let counts = || group.read_on(&disks).map_err(anyhow::Error::msg);
@@ -100,7 +104,7 @@ pub(super) async fn run(binary: &Path, task: &Task) -> Result<Trial, CapError> {
     // Two paths and two numbers are always JSON, if the paths are text.
     let words = serde_json::to_string(task).map_err(|error| failed(error.to_string()))?;
     let child = tokio::process::Command::new(binary)
-        .args(["cap-probe", &words])
+        .args(["cap", "probe", &words])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
