@@ -120,6 +120,12 @@ pub(crate) struct RunArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct DeployArgs {
+    /// Where the service runs: processes on this host, or a Kubernetes cluster
+    #[arg(long, global = true, value_name = "local|k8s")]
+    pub(crate) target: Option<String>,
+    /// Print the objects of the target k8s as YAML and touch nothing; no cluster is needed
+    #[arg(long)]
+    pub(crate) render: bool,
     #[command(flatten)]
     pub(crate) backend: BackendArgs,
     #[command(flatten)]
@@ -307,6 +313,9 @@ mod tests {
         let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
         assert!(parse(words("scalekit deploy down --purge")).is_ok());
         assert!(parse(words("scalekit deploy --listen 127.0.0.1:0 down")).is_err());
+        assert!(parse(words("scalekit deploy --render down")).is_err());
+        // Which deployment is meant has to be said to all of them.
+        assert!(parse(words("scalekit deploy down --target k8s")).is_ok());
         assert!(parse(words("scalekit bench --vus many")).is_err());
     }
 }

@@ -12,12 +12,12 @@ use super::access::{self, Entry};
 use super::cap;
 use super::control::Service;
 use super::interrupt::Interrupt;
-use super::{control_runtime, options, print};
+use super::{control_runtime, options, print, render};
 use crate::args::{DeployAction, DeployArgs, Global};
 use crate::deploy::cap::Cap;
 use crate::deploy::{self, Deployment, Lifetime, Running, STOP_GRACE, StateDir};
 use crate::exit::ExitStatus;
-use crate::profile::{self, Layer, Profile};
+use crate::profile::{self, DeployTarget, Layer, Profile};
 
 /// Of each log, however long it has become.
 const MAX_LOG_BYTES: u64 = 16 << 20;
@@ -67,8 +67,15 @@ fn up(global: &Global, args: &DeployArgs, state: &StateDir) -> anyhow::Result<Ex
     let mut layer = Layer::default();
     options::backend(&args.backend, &mut layer)?;
     options::access(&args.access, &mut layer);
+    options::target(args.target.as_deref(), &mut layer)?;
     layer.deploy.section().listen = args.listen.clone().into();
     let profile = profile::load(&global.profile, layer)?;
+    if args.render {
+        return render::render(&profile);
+    }
+    if profile.deploy.target == DeployTarget::K8s {
+        bail!("a cluster is not deployed to yet; `--render` prints what kubectl can apply");
+    }
     refuse_if_up(state, &profile)?;
     let servers = profile.deploy.servers()?;
     access::checked(&profile)?;

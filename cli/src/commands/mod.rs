@@ -24,6 +24,7 @@ mod operations;
 mod options;
 mod planning;
 mod progress;
+mod render;
 mod report;
 mod run;
 mod sampler;

@@ -6,8 +6,8 @@ use std::io::Read as _;
 use crate::args::{AccessArgs, AgentsArgs, BackendArgs, BenchArgs, ConnectArgs, LoadArgs};
 use crate::criteria::{self, Criterion, Spec};
 use crate::profile::{
-    self, Backend, CriterionSpec, DeployMode, Headers, HttpVersion, Layer, Profile, ProfileError,
-    ScenarioKind, StageText, Stages, Whole, flag_error, quantity_flag,
+    self, Backend, CriterionSpec, DeployMode, DeployTarget, Headers, HttpVersion, Layer, Profile,
+    ProfileError, ScenarioKind, StageText, Stages, Whole, flag_error, quantity_flag,
 };
 
 /// Largest body that --body @FILE takes; the profile's bound for a body.
@@ -49,6 +49,21 @@ pub(super) fn backend(args: &BackendArgs, layer: &mut Layer) -> Result<(), Profi
     deploy.cache_url_file = secrets.cache_url_file.clone().into();
     deploy.mongo_url_file = secrets.mongo_url_file.clone().into();
     deploy.backend_ca = secrets.backend_ca.clone().into();
+    Ok(())
+}
+
+/// Where the service runs.
+pub(super) fn target(flag: Option<&str>, layer: &mut Layer) -> Result<(), ProfileError> {
+    let target = match flag {
+        None => None,
+        Some("local") => Some(DeployTarget::Local),
+        Some("k8s") => Some(DeployTarget::K8s),
+        Some(other) => {
+            let message = format!("expected local or k8s, found {other:?}");
+            return Err(flag_error("--target", message, "name one of the two"));
+        }
+    };
+    layer.deploy.section().target = target.into();
     Ok(())
 }
 

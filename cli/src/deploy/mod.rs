@@ -1,7 +1,8 @@
-//! Bringing the service up on this host: processes of this same binary, and Redis and MongoDB where no URL
-//! names them.
+//! Bringing the service up: on this host, as processes of this same binary, with Redis and MongoDB where no URL
+//! names them; or in a Kubernetes cluster.
 
 pub(crate) mod cap;
+pub(crate) mod kubernetes;
 mod local;
 mod parts;
 mod process;

@@ -36,22 +36,20 @@ impl Resource {
             Self::Processes => "nproc",
         }
     }
-
-    fn number(self) -> libc::__rlimit_resource_t {
-        match self {
-            Self::OpenFiles => libc::RLIMIT_NOFILE,
-            Self::Processes => libc::RLIMIT_NPROC,
-        }
-    }
 }
 
 /// Soft and hard limit of a process (0: this one), after setting `new`, if there is one.
 fn prlimit(pid: i32, resource: Resource, new: Option<(u64, u64)>) -> io::Result<(u64, u64)> {
+    // Its type is one of the C library's, and each has another.
+    let number = match resource {
+        Resource::OpenFiles => libc::RLIMIT_NOFILE,
+        Resource::Processes => libc::RLIMIT_NPROC,
+    };
     let new = new.map(|(soft, hard)| libc::rlimit { rlim_cur: soft, rlim_max: hard });
     let mut old = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     let new = new.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
     // SAFETY: `new` is null or points to a limit that lives until the end of the function, and `old` is one to write to.
-    let result = unsafe { libc::prlimit(pid, resource.number(), new, &raw mut old) };
+    let result = unsafe { libc::prlimit(pid, number, new, &raw mut old) };
     Errno::result(result)?;
     Ok((old.rlim_cur, old.rlim_max))
 }

@@ -1,8 +1,9 @@
 //! What is fine by itself and cannot work together.
 
 use super::error::ProfileError;
+use super::in_cluster;
 use super::resolve::Resolver;
-use super::types::{Backend, DeployMode, Profile, ScenarioKind};
+use super::types::{Backend, DeployMode, DeployTarget, Profile, ScenarioKind};
 use super::units::Span;
 
 /// Metrics that only the bundled service and its audit give.
@@ -18,6 +19,7 @@ pub(super) fn check(resolver: &Resolver<'_>, profile: &mut Profile) -> Checked {
     backend(resolver, profile)?;
     mode(resolver, profile)?;
     cap(resolver, profile)?;
+    in_cluster::check(resolver, profile)?;
     request(resolver, profile)?;
     times(resolver, profile)?;
     connections(resolver, profile)?;
@@ -118,6 +120,10 @@ fn cap(resolver: &Resolver<'_>, profile: &Profile) -> Checked {
             message,
             "set deploy.backend to redis-mongo (or -p redis-mongo), or this to null",
         );
+    }
+    if deploy.target == DeployTarget::K8s && is_elsewhere {
+        let message = "in a cluster only the MongoDB that scalekit starts there can be capped, and deploy.mongo_url names another";
+        return error("iops", message, "set it to null, or deploy.mongo_url to null");
     }
     for (key, path) in [("group", &cap.group), ("directory", &cap.directory)] {
         match (is_elsewhere, path) {

@@ -10,6 +10,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 
 use super::host_layer::HostLayer;
 use super::http_version::HttpVersion;
+use super::kubernetes_layer::KubernetesLayer;
 use super::setting::{Merge, Setting};
 use super::steps::{Stages, Steps};
 use super::thresholds::CriteriaLayer;
@@ -84,14 +85,14 @@ section! {
 section! {
     /// What to deploy, and how.
     DeployLayer {
-        /// Where the service runs: `local` is processes on this host.
+        /// Where the service runs: `local` is processes on this host, `k8s` a Kubernetes cluster.
         target: DeployTarget,
         /// Journal, cache and database: `embedded` in the process, or `redis-mongo`.
         backend: Backend,
         /// How the service takes writes: `write-behind`, or `direct`: each read and each write of a request is a
         /// database operation of its own, without journal, cache and worker, for comparison.
         mode: DeployMode,
-        /// Address and port the API listens on; port 0 takes any free one.
+        /// Address and port the API listens on; port 0 takes any free one. In a cluster it is `kubernetes.port`.
         listen: String,
         /// URL of the journal's Redis, `redis://[user:password@]host:port`; only with `redis-mongo`.
         #[schemars(with = "Setting<String>")]
@@ -144,6 +145,8 @@ section! {
         limits: LimitsLayer,
         /// Where the service tells what it does.
         telemetry: TelemetryLayer,
+        /// How it is deployed to a Kubernetes cluster.
+        kubernetes: KubernetesLayer,
         /// How long to wait until the service is ready (1s to 10m).
         ready_timeout: Span,
         /// How long to wait after the load until the journal is empty (1s to 24h).

@@ -11,6 +11,9 @@ mod formula;
 mod host;
 mod host_layer;
 mod http_version;
+mod in_cluster;
+mod kubernetes;
+mod kubernetes_layer;
 mod layer;
 mod locate;
 mod model;
@@ -36,13 +39,14 @@ pub(crate) use host::{Host, HugePages, HugePagesSpec, Limit, Reasons, Wanted, is
 #[cfg(test)]
 pub(crate) use host::{ProcessLimits, Sysctl};
 pub(crate) use http_version::HttpVersion;
+pub(crate) use kubernetes::{CpuClass, Kubernetes, Memory, Monitor, NodeTuning, TrafficPath};
 pub(crate) use layer::{Headers, Layer};
 pub(crate) use ports::PortSet;
 pub(crate) use servers::Servers;
 pub(crate) use steps::{StageText, Stages};
 pub(crate) use types::{
-    Backend, CriterionSpec, DatabaseCap, Deploy, DeployMode, Durability, Load, Profile, ScenarioKind,
-    StepSpec,
+    Backend, CriterionSpec, DatabaseCap, Deploy, DeployMode, DeployTarget, Durability, Load, Profile,
+    ScenarioKind, StepSpec,
 };
 pub(crate) use units::{Rate, Whole};
 

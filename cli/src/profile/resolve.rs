@@ -30,8 +30,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
-const GIB: u64 = 1 << 30;
+pub(super) const MIB: u64 = 1 << 20;
+pub(super) const GIB: u64 = 1 << 30;
 
 /// Connections that are allowed when the profile does not say; more when there are more users.
 const DEFAULT_CONNECTIONS: u32 = 20_000;
@@ -112,7 +112,12 @@ impl Resolver<'_> {
         Err(self.error(path, message, help))
     }
 
-    fn whole(&self, path: &[&str], setting: &Setting<Whole>, range: RangeInclusive<u32>) -> Found<u32> {
+    pub(super) fn whole(
+        &self,
+        path: &[&str],
+        setting: &Setting<Whole>,
+        range: RangeInclusive<u32>,
+    ) -> Found<u32> {
         let Whole(value) = self.required(path, setting)?;
         let (low, high) = range.into_inner();
         let value = self.bounded(path, value, u64::from(low)..=u64::from(high))?;
@@ -129,7 +134,12 @@ impl Resolver<'_> {
         setting.value().map(|_| self.whole(path, setting, range)).transpose()
     }
 
-    fn size(&self, path: &[&str], setting: &Setting<Size>, range: RangeInclusive<u64>) -> Found<u64> {
+    pub(super) fn size(
+        &self,
+        path: &[&str],
+        setting: &Setting<Size>,
+        range: RangeInclusive<u64>,
+    ) -> Found<u64> {
         let (low, high) = range.into_inner();
         let value = self.required(path, setting)?;
         if value.0 < low || value.0 > high {
@@ -217,6 +227,7 @@ impl Resolver<'_> {
             worker: self.worker(&layer.worker.value().cloned().unwrap_or_default())?,
             limits: self.limits(&layer.limits.value().cloned().unwrap_or_default(), vus)?,
             telemetry: self.telemetry(&layer.telemetry.value().cloned().unwrap_or_default())?,
+            kubernetes: self.kubernetes(&layer.kubernetes.value().cloned().unwrap_or_default())?,
             ready_timeout: self.span(
                 &["deploy", "ready_timeout"],
                 &layer.ready_timeout,

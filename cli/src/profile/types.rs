@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::agents::{self, AgentAddress};
 use super::host::Host;
 use super::http_version::HttpVersion;
+use super::kubernetes::Kubernetes;
 use super::steps::StageText;
 use super::written;
 
@@ -65,6 +66,8 @@ pub(crate) struct CriterionSpec {
 pub(crate) enum DeployTarget {
     /// Processes on this host.
     Local,
+    /// Pods in a Kubernetes cluster.
+    K8s,
 }
 
 /// Journal, cache and database.
@@ -142,6 +145,7 @@ pub(crate) struct Deploy {
     pub(crate) worker: Worker,
     pub(crate) limits: Limits,
     pub(crate) telemetry: Telemetry,
+    pub(crate) kubernetes: Kubernetes,
     #[serde(serialize_with = "written::span")]
     pub(crate) ready_timeout: Duration,
     #[serde(serialize_with = "written::span")]

@@ -37,6 +37,10 @@ fn errors_name_place_key_and_expectation() {
             "deploy.cap.directory: expected a path, found none",
         ),
         (
+            "deploy: {target: k8s, backend: redis-mongo, mongo_url: 'mongodb://h', cap: {iops: 100/s}}\n",
+            "deploy.cap.iops: in a cluster only the MongoDB that scalekit starts there can be capped",
+        ),
+        (
             "deploy: {backend: redis-mongo, cap: {iops: 100/s, directory: /srv}}\n",
             "x.yaml:1:62: deploy.cap.directory: has no use without deploy.mongo_url",
         ),

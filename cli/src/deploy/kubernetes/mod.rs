@@ -1,0 +1,16 @@
+//! The service in a Kubernetes cluster: which objects it consists of.
+
+mod error;
+mod labels;
+mod material;
+mod objects;
+mod render;
+
+pub(crate) use error::ObjectsError;
+pub(crate) use labels::{COMPONENT, INSTANCE, MANAGED_BY, NAME, VERSION, instance, name_of, selector};
+pub(crate) use material::{Credentials, Material};
+pub(crate) use objects::{credentials_name, objects, wants_kind};
+pub(crate) use render::render;
+
+/// Who owns the fields that are applied.
+pub(crate) const FIELD_MANAGER: &str = "scalekit";
