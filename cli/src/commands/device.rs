@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use scalekit_service::device_io::{Operations, Place};
 use tokio_util::sync::CancellationToken;
 
+use super::sampler::Sample;
 use crate::deploy::Deployment;
 use crate::deploy::cap::{self, Cap};
 use crate::profile::DatabaseCap;
@@ -22,6 +23,14 @@ pub(super) enum Device {
     Capped { cap: Cap, database: Option<i32> },
     /// What anybody does on the disk.
     Place(Place),
+}
+
+/// The same from the service's word, where only a process of it is on the database's host.
+pub(super) fn told(began: Instant, samples: &[Sample]) -> Readings {
+    let told = samples
+        .iter()
+        .filter_map(|sample| Some((began + sample.at, Operations { reads: 0, writes: sample.device? })));
+    Readings(told.collect())
 }
 
 impl Device {
@@ -49,7 +58,7 @@ pub(super) type Reading = (Instant, Operations);
 /// What the device did.
 pub(super) struct DeviceRun {
     device: Device,
-    readings: Vec<Reading>,
+    pub(super) readings: Readings,
 }
 
 /// A running reader.
@@ -76,7 +85,7 @@ impl DeviceReader {
         }
         let mut readings = std::mem::take(&mut *readings.lock().unwrap_or_else(PoisonError::into_inner));
         readings.extend(device.operations().ok().map(|operations| (Instant::now(), operations)));
-        DeviceRun { device, readings }
+        DeviceRun { device, readings: Readings(readings) }
     }
 }
 
@@ -109,13 +118,17 @@ pub(super) struct Iops {
     pub(super) most: u64,
 }
 
-impl DeviceRun {
+/// Readings in the order of time.
+#[derive(Clone)]
+pub(super) struct Readings(Vec<Reading>);
+
+impl Readings {
     /// What the device did; `None` if it could not be read twice.
     pub(super) fn iops(&self) -> Option<Iops> {
-        let (first, last) = (self.readings.first()?, self.readings.last()?);
-        let growths = self.readings.windows(2).map(|pair| {
+        let (first, last) = (self.0.first()?, self.0.last()?);
+        let growths = self.0.windows(2).map(|pair| {
             // The last reading may come right after the one before.
-            let seconds = (pair[1].0 - pair[0].0).as_secs_f64().max(1.0);
+            let seconds = pair[1].0.saturating_duration_since(pair[0].0).as_secs_f64().max(1.0);
             (grown(pair[0].1, pair[1].1) as f64 / seconds).round() as u64
         });
         let most = growths.max()?;
@@ -125,20 +138,23 @@ impl DeviceRun {
     /// Operations in the second that ends then, where it was read at both ends.
     pub(super) fn growth(&self, end: Instant) -> Option<u64> {
         let half = Duration::from_millis(500);
-        let at = self.readings.iter().position(|(at, _)| *at + half > end && *at < end + half)?;
-        let before = self.readings.get(at.checked_sub(1)?)?;
-        Some(grown(before.1, self.readings[at].1))
+        let at = self.0.iter().position(|(at, _)| *at + half > end && *at < end + half)?;
+        let before = self.0.get(at.checked_sub(1)?)?;
+        Some(grown(before.1, self.0[at].1))
     }
+}
 
+impl DeviceRun {
     /// The cap, if there is one: as the probe found it, unless it did not hold under the load.
     pub(super) fn cap(&self, wanted: &DatabaseCap) -> Option<DeviceCap> {
         let Device::Capped { cap, database } = &self.device else { return None };
         let escaped = database.filter(|pid| !cap.holds(*pid)).map(|pid| {
             format!("the database (process {pid}) is not in the control group {}", cap.group.display())
         });
-        let start = self.readings.first().map(|(at, _)| *at);
+        let readings = &self.readings.0;
+        let start = readings.first().map(|(at, _)| *at);
         let since = |at: Instant| start.map_or(Duration::ZERO, |start| at.saturating_duration_since(start));
-        let readings: Vec<_> = self.readings.iter().map(|(at, done)| (since(*at), *done)).collect();
+        let readings: Vec<_> = readings.iter().map(|(at, done)| (since(*at), *done)).collect();
         let problem = cap.verdict.problem.clone().or_else(|| cap.problem()).or(escaped);
         Some(DeviceCap {
             iops: cap.iops_per_s,
@@ -166,31 +182,28 @@ fn grown(from: Operations, to: Operations) -> u64 {
 mod tests {
     use super::*;
 
-    /// Readings at these ms, with so many operations each.
-    fn run(readings: &[(u64, u64)]) -> (Instant, DeviceRun) {
-        let start = Instant::now();
-        let readings = readings.iter().map(|(ms, total)| {
-            let operations = Operations { reads: total / 4, writes: total - total / 4 };
-            (start + Duration::from_millis(*ms), operations)
-        });
-        let device = Device::Place(
-            Place::find(std::path::Path::new("/sys/fs/cgroup/blkio"))
-                .unwrap_or_else(|_| Place::find(std::path::Path::new("/sys/fs/cgroup")).unwrap()),
-        );
-        (start, DeviceRun { device, readings: readings.collect() })
-    }
-
     #[test]
     fn operations_are_counted_in_all_and_in_the_busiest_second() {
-        let (start, device) =
-            run(&[(0, 1_000), (1_003, 1_100), (1_990, 1_199), (4_000, 1_200), (4_010, 1_210)]);
-        assert_eq!(device.iops(), Some(Iops { count: 210, most: 100 }));
-        let at = |ms| device.growth(start + Duration::from_millis(ms));
+        let start = Instant::now();
+        let of = |readings: &[(u64, u64)]| {
+            let readings = readings.iter().map(|(ms, total)| {
+                let operations = Operations { reads: total / 4, writes: total - total / 4 };
+                (start + Duration::from_millis(*ms), operations)
+            });
+            Readings(readings.collect())
+        };
+        let readings = of(&[(0, 1_000), (1_003, 1_100), (1_990, 1_199), (4_000, 1_200), (4_010, 1_210)]);
+        assert_eq!(readings.iops(), Some(Iops { count: 210, most: 100 }));
+        let at = |ms| readings.growth(start + Duration::from_millis(ms));
         assert_eq!(
             [at(0), at(1_000), at(2_000), at(3_000), at(4_000)],
             [None, Some(100), Some(99), None, Some(1)]
         );
-        assert_eq!(run(&[(0, 5)]).1.iops(), None);
-        assert_eq!(run(&[]).1.iops(), None);
+        assert_eq!(of(&[(0, 5)]).iops(), None);
+        assert_eq!(of(&[]).iops(), None);
+        let sample =
+            |s, device| Sample { at: Duration::from_secs(s), db_ops: 0, backlog: 0, device, instances: 0 };
+        let told = told(start, &[sample(0, Some(7)), sample(1, None), sample(2, Some(107))]);
+        assert_eq!(told.iops(), Some(Iops { count: 100, most: 50 }));
     }
 }

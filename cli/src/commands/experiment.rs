@@ -1,5 +1,6 @@
 //! One experiment: seed, load, drain, audit, and the facts of it as a report.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,7 +11,7 @@ use scalekit_service::store::Stamp;
 use scalekit_service::store::mongo::Mongo;
 
 use super::control::{Drained, Service};
-use super::device::{Device, DeviceReader, DeviceRun};
+use super::device::{self, Device, DeviceReader, DeviceRun, Readings};
 use super::interrupt::Interrupt;
 use super::loading::Loaded;
 use super::sampler::{Sample, Sampler};
@@ -103,6 +104,16 @@ pub(super) struct Measured {
     /// The load, or what had to follow it, was cut short by the user.
     pub(super) interrupted: bool,
     pub(super) took: Duration,
+}
+
+impl Measured {
+    /// Operations of the database's device: as this host reads them, or else as the service tells.
+    pub(super) fn iops(&self) -> Cow<'_, Readings> {
+        match &self.device {
+            Some(device) => Cow::Borrowed(&device.readings),
+            None => Cow::Owned(device::told(self.began, &self.samples)),
+        }
+    }
 }
 
 impl Experiment<'_> {

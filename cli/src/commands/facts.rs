@@ -9,7 +9,7 @@ use scalekit_service::contract::{Stats, StoreStats};
 
 use super::control::Drained;
 use super::crowd;
-use super::device::{self, DeviceRun};
+use super::device;
 use super::experiment::{Measured, RunName};
 use super::operations::{self, Operations, growth};
 use crate::criteria::Spec;
@@ -169,7 +169,7 @@ fn load_metrics(report: &mut Report, recording: &Recording) {
 
 fn service_metrics(report: &mut Report, measured: &Measured) {
     let seconds = measured.recording.elapsed.as_secs_f64();
-    if let Some(iops) = measured.device.as_ref().and_then(DeviceRun::iops) {
+    if let Some(iops) = measured.iops().iops() {
         let (count, most) = (iops.count as f64, iops.most as f64);
         report.set("db_iops", [("count", count), ("rate", count / seconds), ("max", most)]);
     }
@@ -293,7 +293,8 @@ fn outcomes(recording: &Recording) -> Vec<ErrorClass> {
 
 /// The measured part, a second an entry.
 fn series(measured: &Measured) -> Vec<Second> {
-    let Measured { recording, samples, device, began, .. } = measured;
+    let Measured { recording, samples, began, .. } = measured;
+    let iops = measured.iops();
     let ms = |latency: Option<SecondLatency>, of: fn(SecondLatency) -> Duration| {
         latency.map(|latency| of(latency).as_secs_f64() * 1000.0)
     };
@@ -314,7 +315,7 @@ fn series(measured: &Measured) -> Vec<Second> {
                 total_ms_p99: ms(second.latency, |latency| latency.p99),
                 total_ms_max: ms(second.latency, |latency| latency.max),
                 db_ops: service.and_then(|(operations, _)| operations),
-                db_iops: device.as_ref().and_then(|device| device.growth(*began + end)),
+                db_iops: iops.growth(*began + end),
                 journal_backlog: service.map(|(_, backlog)| backlog),
             }
         })
