@@ -8,6 +8,7 @@ use anyhow::bail;
 
 use super::access::Entry;
 use super::control::Service;
+use super::device::Device;
 use super::experiment::{Documents, Experiment, RunName};
 use super::interrupt::Interrupt;
 use super::makers::Makers;
@@ -62,6 +63,7 @@ pub(super) fn bench(global: &Global, args: &BenchArgs) -> anyhow::Result<ExitSta
             crowd,
             subject: named.or(target.subject),
             servers: target.servers,
+            device: target.device,
         };
         experiment.conduct(plan).await
     });
@@ -82,6 +84,8 @@ struct Target {
     subject: Option<Subject>,
     /// Redis and MongoDB behind it, where they are known.
     servers: Servers,
+    /// The database's device, where this host can read it.
+    device: Option<Device>,
 }
 
 impl Target {
@@ -98,18 +102,20 @@ impl Target {
             listens: None,
             subject: None,
             servers: Servers::default(),
+            device: None,
         }
     }
 
     fn deployed(deployment: Deployment) -> Self {
         let url = deployment.api_url().to_owned();
         let (subject, servers) = (Subject::deployed(&deployment), Servers::deployed(&deployment));
+        let device = Device::deployed(&deployment);
         let authorities = deployment.authorities();
         let database = deployment.mongo_database;
         let mongo = deployment.mongo_url.map(|url| Documents { url, database, authorities });
         let address = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
         let listens = address.and_then(|address| address.parse().ok());
-        Self { url, roles: deployment.roles, mongo, listens, subject, servers }
+        Self { url, roles: deployment.roles, mongo, listens, subject, servers, device }
     }
 }
 

@@ -10,6 +10,7 @@ mod audit;
 mod bad_servers;
 mod bench;
 mod bottlenecks;
+mod cap;
 mod cookies;
 mod deploy;
 mod direct;
