@@ -1,10 +1,16 @@
 //! The service in a Kubernetes cluster: which objects it consists of.
 
+mod by_hand;
 mod error;
+#[cfg(test)]
+mod kustomize;
 mod labels;
 mod material;
 mod objects;
 mod render;
+#[cfg(test)]
+mod tests;
+mod yaml;
 
 pub(crate) use error::ObjectsError;
 pub(crate) use labels::{COMPONENT, INSTANCE, MANAGED_BY, NAME, VERSION, instance, name_of, selector};
