@@ -89,6 +89,13 @@ pub(crate) enum CliCommand {
     Agent(AgentArgs),
     /// Run a part of the bundled service in the foreground
     Serve(ServeArgs),
+    /// Keep the processes of a deployment up; `scalekit deploy` starts it
+    #[command(hide = true)]
+    Supervise {
+        /// Of the deployment
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
     /// Make tokens for who may ask the service
     Token(TokenArgs),
     /// The probe of a cap on the database's disk, which `deploy` starts
@@ -133,6 +140,12 @@ pub(crate) struct DeployArgs {
     /// Address and port of the API; port 0 takes any free one
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Option<String>,
+    /// As units of systemd, which start with the host; takes root. `status`, `logs` and `down` find them by themselves
+    #[arg(long)]
+    pub(crate) systemd: bool,
+    /// Print the files that would be installed, and install none
+    #[arg(long, requires = "systemd")]
+    pub(crate) render: bool,
     #[command(subcommand)]
     pub(crate) action: Option<DeployAction>,
 }
@@ -143,9 +156,15 @@ pub(crate) enum DeployAction {
     Status(ServiceTokenArgs),
     /// Print what the processes logged
     Logs {
+        /// Of these processes, such as `api`, `mongod` or `supervisor`; of all, when left out
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
         /// Lines from the end of each log
         #[arg(short = 'n', long, default_value_t = 50)]
         lines: usize,
+        /// Go on with what is logged from now on, until interrupted
+        #[arg(short, long)]
+        follow: bool,
     },
     /// Stop what is deployed; its data stays
     Down {

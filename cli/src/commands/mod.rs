@@ -59,7 +59,11 @@ pub(crate) fn run(cli: Cli) -> ExitStatus {
         CliCommand::Serve(args) => args.telemetry.log_format,
         _ => LogFormat::Text,
     };
-    start_log(&global, matches!(command, CliCommand::Serve(_) | CliCommand::Agent(_)), format);
+    start_log(
+        &global,
+        matches!(command, CliCommand::Serve(_) | CliCommand::Agent(_) | CliCommand::Supervise { .. }),
+        format,
+    );
     let result = match command {
         CliCommand::Run(args) => run::run(&global, &args),
         CliCommand::Tune(args) => tune::tune(&global, &args),
@@ -71,6 +75,7 @@ pub(crate) fn run(cli: Cli) -> ExitStatus {
         CliCommand::Report(args) => report::report(&global, &args),
         CliCommand::Agent(args) => agent::agent(&args),
         CliCommand::Serve(args) => serve::serve(&global, &args),
+        CliCommand::Supervise { dir } => deploy::supervise(&dir),
         CliCommand::Token(args) => token::token(&global, &args),
         CliCommand::CapProbe(args) => cap::probe(&args),
         CliCommand::Completions(args) => manual::completions(&args),
