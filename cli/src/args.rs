@@ -91,6 +91,13 @@ pub(crate) enum CliCommand {
     Agent(AgentArgs),
     /// Run a part of the bundled service in the foreground
     Serve(ServeArgs),
+    /// Keep the processes of a deployment up; `scalekit deploy` starts it
+    #[command(hide = true)]
+    Supervise {
+        /// Of the deployment
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
     /// Make tokens for who may ask the service
     Token(TokenArgs),
     /// Cap what a control group does on a disk, and prove that the cap holds
@@ -123,7 +130,7 @@ pub(crate) struct DeployArgs {
     /// Where the service runs: processes on this host, or a Kubernetes cluster
     #[arg(long, global = true, value_name = "local|k8s")]
     pub(crate) target: Option<String>,
-    /// Print the objects of the target k8s as YAML and touch nothing; no cluster is needed
+    /// Print what would be deployed and touch nothing: the objects of the target k8s as YAML, or the units of --systemd
     #[arg(long)]
     pub(crate) render: bool,
     #[command(flatten)]
@@ -133,6 +140,9 @@ pub(crate) struct DeployArgs {
     /// Address and port of the API; port 0 takes any free one
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Option<String>,
+    /// As units of systemd, which start with the host; takes root. `status`, `logs` and `down` find them by themselves
+    #[arg(long)]
+    pub(crate) systemd: bool,
     #[command(subcommand)]
     pub(crate) action: Option<DeployAction>,
 }
@@ -143,9 +153,15 @@ pub(crate) enum DeployAction {
     Status(ServiceTokenArgs),
     /// Print what the processes logged
     Logs {
+        /// Of these processes, such as `api`, `mongod` or `supervisor`; of all, when left out
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
         /// Lines from the end of each log
         #[arg(short = 'n', long, default_value_t = 50)]
         lines: usize,
+        /// Go on with what is logged from now on, until interrupted
+        #[arg(short, long)]
+        follow: bool,
     },
     /// Stop what is deployed; its data stays
     Down {

@@ -129,7 +129,12 @@ fn deployed(profile: &Profile) -> anyhow::Result<Deployment> {
             "nothing is deployed for the profile `{name}`: there is no {}\nhelp: {ways}",
             state.record(name).display()
         ),
-        Some(deployment) => match deployment.processes.iter().find(|process| !process.is_alive()) {
+        Some(deployment) => match deployment
+            .processes
+            .iter()
+            .map(|process| &process.identity)
+            .find(|process| !process.is_alive())
+        {
             Some(dead) => bail!(
                 "the deployment of the profile `{name}` is not up: {} (process {}) has ended, see {}\nhelp: {ways}",
                 dead.name,

@@ -37,8 +37,11 @@ impl Device {
     /// That of a deployment's database, if this host can tell.
     pub(super) fn deployed(deployment: &Deployment) -> Option<Self> {
         if let Some(cap) = &deployment.cap {
-            let database = deployment.processes.iter().find(|process| process.name == "mongod");
-            return Some(Self::Capped { cap: cap.clone(), database: database.map(|process| process.pid) });
+            let database = deployment.processes.iter().find(|process| process.identity.name == "mongod");
+            return Some(Self::Capped {
+                cap: cap.clone(),
+                database: database.map(|process| process.identity.pid),
+            });
         }
         let place = Place::find(deployment.database.as_deref()?);
         place.inspect_err(|error| tracing::debug!("no db_iops: {error}")).ok().map(Self::Place)

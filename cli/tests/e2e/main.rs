@@ -31,6 +31,8 @@ mod serve;
 mod servers;
 mod staging;
 mod step_log;
+mod supervisor;
+mod supervisor_faults;
 mod tune;
 mod validate;
 mod web;
