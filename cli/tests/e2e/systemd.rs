@@ -138,6 +138,7 @@ fn units_are_installed_changed_shown_and_removed() {
             "grep -r hunter2 /etc -l",
             &deploy,
             &format!("cp changed units.yaml; {deploy}"),
+            &format!("sed -i s/hunter2/hunter3/ units.yaml; : >asked; {deploy}; grep try-restart asked"),
             &format!("/opt/scalekit deploy -p {one}"),
             &format!("/opt/scalekit deploy status -p {one}"),
             &format!("/opt/scalekit deploy logs api -f -p {one}"),
@@ -155,7 +156,7 @@ fn units_are_installed_changed_shown_and_removed() {
         .chain(steps.iter().skip(1).map(|(_, text)| *text))
         .collect();
     // Nobody answers for the units, so the status of the deployment is 1, as after its end.
-    assert_eq!(status, ["0", "0", "0", "0", "0", "1", "1", "0", "0", "1", "1"], "{said}");
+    assert_eq!(status, ["0", "0", "0", "0", "0", "0", "1", "1", "0", "0", "1", "1"], "{said}");
     assert!(text[0].contains("wrote /etc/systemd/system/scalekit-units-api.service"), "{said}");
     assert!(text[1].starts_with("600 ") && text[1].contains("644 "), "{said}");
     assert_eq!(text[2], "/etc/scalekit/units/redis-url\n", "the only place");
@@ -164,19 +165,21 @@ fn units_are_installed_changed_shown_and_removed() {
         text[4].contains("scalekit-units-worker.service") && !text[4].contains("units-api.service"),
         "{said}"
     );
+    // Another password: whoever reads it starts anew.
+    assert!(text[5].contains("wrote /etc/scalekit/units/redis-url\n"), "{said}");
+    let restarted = ["worker", "api"].map(|part| format!("try-restart scalekit-units-{part}.service"));
+    assert!(restarted.iter().all(|asked| text[5].contains(asked)), "{said}");
     assert!(output.stderr.contains("is deployed as scalekit-units.target of systemd"), "{said}");
-    assert!(text[6].contains("scalekit-units-api.service") && text[6].contains("2 restarts"), "{said}");
+    assert!(text[7].contains("scalekit-units-api.service") && text[7].contains("2 restarts"), "{said}");
     assert!(
-        text[8].contains("removed:") && text[8].contains("/etc/sysusers.d/scalekit-units.conf"),
+        text[9].contains("removed:") && text[9].contains("/etc/sysusers.d/scalekit-units.conf"),
         "{said}"
     );
     assert!(output.stderr.contains("nothing is deployed"), "{said}");
     let asked = fs::read_to_string(sandbox.path("asked")).unwrap();
     for expected in [
-        "systemd-sysusers /etc/sysusers.d/scalekit-units.conf",
-        "systemctl daemon-reload",
+        "systemd-sysusers /etc/sysusers.d/scalekit-units.conf\nsystemctl daemon-reload",
         "systemctl enable --now scalekit-units.target",
-        "systemctl try-restart scalekit-units-worker.service",
         "journalctl --no-pager --lines 50 --unit scalekit-units-api.service --follow",
         "systemctl disable --now scalekit-units.target",
         "systemctl stop scalekit-units-api.service scalekit-units-worker.service",

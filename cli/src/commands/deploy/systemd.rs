@@ -81,9 +81,8 @@ pub(super) fn up(
         asked(Command::new("systemd-sysusers").arg(users))?;
     }
     systemctl(&["daemon-reload"])?;
-    // One that does not run yet starts with the target.
-    let changed = |unit: &&String| installed.written.iter().any(|file| file.ends_with(unit.as_str()));
-    for unit in wanted.units.iter().filter(changed) {
+    for unit in to_restart(&rendered, &installed, &wanted.units) {
+        // One that does not run yet starts with the target.
         systemctl(&["try-restart", unit])?;
     }
     systemctl(&["enable", "--now", &wanted.target])?;
@@ -98,6 +97,22 @@ pub(super) fn up(
         );
     }
     Ok((deployment, installed))
+}
+
+/// Those units whose text is another one, or a secret that they name.
+fn to_restart<'a>(rendered: &Rendered, installed: &Installed, units: &'a [String]) -> Vec<&'a str> {
+    let written: Vec<_> =
+        rendered.files.iter().filter(|file| installed.written.contains(&file.path)).collect();
+    let names_new = |text: &str| {
+        written.iter().any(|file| file.is_secret && text.contains(&file.path.display().to_string()))
+    };
+    let is_due = |unit: &&str| {
+        rendered
+            .files
+            .iter()
+            .any(|file| file.path.ends_with(unit) && (written.contains(&file) || names_new(&file.text)))
+    };
+    units.iter().map(String::as_str).filter(is_due).collect()
 }
 
 /// The first that is not active in time.

@@ -47,12 +47,20 @@ pub(crate) fn install(
 /// Whole or not at all, and never readable by others for a moment.
 fn write(path: &Path, file: &FileText) -> io::Result<()> {
     let parent = path.parent().unwrap_or(Path::new("/"));
+    let is_ours = !parent.exists();
     fs::DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
+    if is_ours {
+        // Whatever the umask is: the deployment's user reads its profile there.
+        for dir in
+            [Some(parent), parent.parent().filter(|above| above.ends_with("scalekit"))].into_iter().flatten()
+        {
+            fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
+        }
+    }
     let mode = if file.is_secret { 0o600 } else { 0o644 };
     let temporary = path.with_extension("scalekit-new");
     let mut options = fs::OpenOptions::new();
     let mut written = options.create(true).truncate(true).write(true).mode(mode).open(&temporary)?;
-    // Whatever the umask is.
     written.set_permissions(fs::Permissions::from_mode(mode))?;
     io::Write::write_all(&mut written, file.text.as_bytes())?;
     written.sync_all()?;
