@@ -2,6 +2,7 @@
 
 mod logs;
 mod status;
+mod systemd;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -16,6 +17,7 @@ use super::cap;
 use super::interrupt::Interrupt;
 use super::{control_runtime, options, print, render};
 use crate::args::{DeployAction, DeployArgs, Global};
+use crate::deploy::systemd::{Installed, SystemdRequest};
 use crate::deploy::{self, Deployed, Deployment, Lifetime, Lock, STOP_GRACE, StateDir};
 use crate::exit::ExitStatus;
 use crate::profile::{self, DeployTarget, Layer, Profile};
@@ -71,8 +73,25 @@ fn up(global: &Global, args: &DeployArgs, state: &StateDir) -> anyhow::Result<Ex
     access::checked(&profile)?;
     let dir = state.deployment(&profile.name);
     let binary = std::env::current_exe().context("cannot find this program's own file")?;
+    if args.render {
+        let request = SystemdRequest { profile: &profile, servers: &servers, dir: &dir, binary: &binary };
+        return systemd::render(&request);
+    }
     let _lock = Lock::of_command(&dir)?;
     let before = state.load(&profile.name)?;
+    if args.systemd {
+        let request = SystemdRequest { profile: &profile, servers: &servers, dir: &dir, binary: &binary };
+        let (deployment, installed) = systemd::up(&request, before.as_ref())?;
+        return tell_systemd(global, &deployment, &installed);
+    }
+    if let Some(systemd) = before.as_ref().and_then(|before| before.systemd.as_ref()) {
+        bail!(
+            "the profile `{0}` is deployed as {1} of systemd\nhelp: change it with --systemd, or end it first with \
+             `scalekit deploy down -p {0}`",
+            profile.name,
+            systemd.target
+        );
+    }
     let deployed = control_runtime()?.block_on(async {
         let interrupt = Interrupt::listen()?;
         let request = deploy::Request {
@@ -122,6 +141,34 @@ fn tell(global: &Global, deployed: &Deployed, was_up: bool) -> anyhow::Result<()
     print(&text)
 }
 
+fn tell_systemd(
+    global: &Global,
+    deployment: &Deployment,
+    installed: &Installed,
+) -> anyhow::Result<ExitStatus> {
+    let Installed { written, removed } = installed;
+    if global.json {
+        print(&format!(
+            "{}\n",
+            json!({ "profile": deployment.profile, "url": deployment.api_url(), "roles": deployment.roles, "systemd": deployment.systemd, "written": written, "removed": removed })
+        ))?;
+        return Ok(ExitStatus::Done);
+    }
+    let mut text = format!("{} is up at {}\n", deployment.profile, deployment.api_url());
+    for (done, files) in [("wrote", written), ("removed", removed)] {
+        for file in files {
+            let _ = writeln!(text, "{done} {}", file.display());
+        }
+    }
+    if written.is_empty() && removed.is_empty() {
+        text.push_str("nothing to change\n");
+    }
+    let _ =
+        writeln!(text, "end it, and remove all of that, with `scalekit deploy down -p {}`", global.profile);
+    print(&text)?;
+    Ok(ExitStatus::Done)
+}
+
 /// Which other deployments use the same journal or documents. That may be wanted, as it is for scaling out.
 fn shared(deployment: &Deployment, all: &[Deployment]) -> Vec<String> {
     let others = all.iter().filter(|other| other.profile != deployment.profile && other.is_alive());
@@ -166,6 +213,10 @@ pub(super) fn find(state: &StateDir, profile: &Profile) -> anyhow::Result<Deploy
 fn down(state: &StateDir, profile: &Profile, purge: bool) -> anyhow::Result<ExitStatus> {
     let deployment = find(state, profile)?;
     let _lock = Lock::of_command(&deployment.dir)?;
+    if let Some(systemd) = &deployment.systemd {
+        print(&format!("{}\n", systemd::down(&deployment, systemd, purge)?))?;
+        return Ok(ExitStatus::Done);
+    }
     control_runtime()?.block_on(deployment.stop(STOP_GRACE))?;
     deploy::forget(&deployment.dir)?;
     let mut said = format!("{} is down", profile.name);

@@ -16,13 +16,14 @@ mod rotation;
 mod state;
 mod supervised;
 mod supervisor;
+pub(crate) mod systemd;
 
 use std::io;
 use std::path::PathBuf;
 
 pub(crate) use local::{Lifetime, Request, Running, STOP_GRACE, up};
 pub(crate) use process::memory_peak_bytes;
-pub(crate) use state::{Deployment, Member, Role, StateDir, forget};
+pub(crate) use state::{Deployment, Member, Role, StateDir, forget, save};
 pub(crate) use supervised::{Deployed, Lock, deploy};
 pub(crate) use supervisor::supervise;
 
@@ -45,6 +46,8 @@ pub(crate) enum DeployError {
     Cap(#[from] cap::CapError),
     #[error("{0}")]
     NotUp(String),
+    #[error("systemd: {0}")]
+    Systemd(String),
     #[error(
         "deploy.cap is another one than MongoDB runs under, which it gets only when it starts; end the deployment with \
          `scalekit deploy down`, which keeps its data, and deploy again"

@@ -86,6 +86,7 @@ pub(super) async fn plan(request: &Request<'_>, before: Option<&Deployment>) -> 
             Backend::RedisMongo => database,
         }),
         supervisor: None,
+        systemd: None,
         processes: Vec::new(),
     };
     Ok(Plan { id: fastrand::u64(..), deployment, parts: planned, ready_timeout: deploy.ready_timeout })
@@ -199,7 +200,7 @@ pub(super) fn profile_text(profile: &Profile) -> Result<Vec<u8>, String> {
 }
 
 /// What a process of the service reads at its start and never again, but for its command line.
-fn reads(name: &str, binary: &Path, deploy: &Deploy) -> String {
+pub(super) fn reads(name: &str, binary: &Path, deploy: &Deploy) -> String {
     let mut read = serde_json::to_value(deploy).unwrap_or_default();
     if let Value::Object(keys) = &mut read {
         let others: &[&str] = match name {

@@ -13,6 +13,7 @@ use super::DeployError;
 use super::cap::Cap;
 use super::plan::{Outcome, Part, Plan};
 use super::process::{self, Identity};
+use super::systemd::Systemd;
 
 /// A process of the service that answers `/v1/stats`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +52,9 @@ pub(crate) struct Deployment {
     /// Who starts processes again that end.
     #[serde(default)]
     pub(crate) supervisor: Option<Identity>,
+    /// Instead of it, and of processes that are known here.
+    #[serde(default)]
+    pub(crate) systemd: Option<Systemd>,
     /// In the order of their start.
     pub(crate) processes: Vec<Member>,
 }
@@ -317,6 +321,7 @@ mod tests {
             database: None,
             cap: None,
             supervisor: None,
+            systemd: None,
             processes: vec![],
         };
         save(&deployment).unwrap();
@@ -348,6 +353,7 @@ mod tests {
             database: None,
             cap: None,
             supervisor: None,
+            systemd: None,
             processes: vec![],
         };
         save(&deployment).unwrap();

@@ -38,7 +38,7 @@ pub(crate) fn mongod(sandbox: &Sandbox) -> Option<std::ffi::OsString> {
 }
 
 /// Whether this machine lets a group have a limit on the disk of the sandbox.
-fn can_cap(sandbox: &Sandbox, what: &str) -> bool {
+pub(crate) fn can_cap(sandbox: &Sandbox, what: &str) -> bool {
     let tried = IoGroup::new().and_then(|group| group.limit_writes(&sandbox.path("home"), 1_000_000));
     if let Err(why) = &tried {
         eprintln!("SKIPPED: {why}; {what} is NOT tested");

@@ -33,6 +33,7 @@ mod staging;
 mod step_log;
 mod supervisor;
 mod supervisor_faults;
+mod systemd;
 mod tune;
 mod validate;
 mod web;

@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::cap::{mongod, scalekit};
+use crate::cap::{can_cap, mongod, scalekit};
 use crate::sandbox::{Output, Sandbox, is_running, wait_for};
 use crate::web;
 
@@ -136,6 +136,41 @@ fn each_part_that_is_killed_comes_back_and_nothing_acknowledged_is_lost() {
         .expect(0)
         .prints(&["mongod ended by signal 9", "started again in"]);
     stack.run(&["deploy", "down"]).expect(0);
+    let log = stack.sandbox.state().join("deployments/killed/supervisor.log");
+    let log = std::fs::read_to_string(log).unwrap();
+    let ended: Vec<&str> =
+        log.lines().filter_map(|line| line.strip_suffix(" has ended")?.split(' ').next_back()).collect();
+    assert_eq!(
+        ended,
+        ["api", "worker", "mongod", "redis-cache", "redis-journal"],
+        "no request meets a half of it"
+    );
+    stack.sandbox.expect_clean();
+}
+
+#[test]
+fn a_cap_outlives_the_process_that_it_was_made_for() {
+    let Some(stack) = Stack::new("capped-again") else { return };
+    if !can_cap(&stack.sandbox, "a cap over a restart of mongod") {
+        return;
+    }
+    stack.change("  cap: {iops: 200/s}\n");
+    stack.run(&["deploy"]).expect(0);
+    let group = stack.status()["cap"]["group"].as_str().unwrap().to_owned();
+    let members = || std::fs::read_to_string(format!("{group}/cgroup.procs")).unwrap_or_default();
+    let mongod = || stack.sandbox.process("capped-again", "mongod");
+    let first = mongod();
+    assert!(members().lines().any(|pid| pid == first.to_string()), "{}", members());
+    stack.run(&["deploy"]).expect(0).prints(&["nothing to change"]);
+    stack.kill(first);
+    wait_for("another mongod", || (stack.run(&["deploy", "status"]).status == Some(0)).then_some(()));
+    assert_ne!(mongod(), first);
+    assert!(members().lines().any(|pid| pid == mongod().to_string()), "{}", members());
+    stack.change("  cap: {iops: 300/s}\n");
+    stack.run(&["deploy"]).expect(1).says(&["deploy.cap is another one", "deploy down"]);
+    stack.run(&["deploy", "status"]).expect(0);
+    stack.run(&["deploy", "down"]).expect(0);
+    assert!(!std::path::Path::new(&group).exists());
     stack.sandbox.expect_clean();
 }
 

@@ -2,6 +2,7 @@
 //! is one process.
 
 use std::fs;
+use std::io;
 use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
@@ -138,6 +139,15 @@ fn logs_are_followed_until_interrupted() {
         let text = following.printed();
         (text.contains("service ended by signal 9") && text.contains("serving")).then_some(())
     });
+    // One that has become too long is put aside, and followed on.
+    let log = sandbox.state().join("deployments/followed/service.log");
+    let junk = vec![b'\n'; (16 << 20) + 1];
+    io::Write::write_all(&mut fs::OpenOptions::new().append(true).open(&log).unwrap(), &junk).unwrap();
+    wait_for("a short log", || (fs::metadata(&log).unwrap().len() < 1 << 20).then_some(()));
+    assert!(fs::metadata(log.with_extension("log.1")).unwrap().len() > 16 << 20);
+    let before = following.printed().matches("serving").count();
+    end(sandbox.process("followed", "service"));
+    wait_for("news after that", || (following.printed().matches("serving").count() > before).then_some(()));
     following.signal(Signal::SIGINT);
     let output = following.wait().expect(0);
     assert!(output.stdout.contains("==> "), "{}", output.stdout);

@@ -32,8 +32,12 @@ pub(super) struct Choice<'a> {
 }
 
 pub(super) fn logs(state: &StateDir, profile: &Profile, choice: &Choice<'_>) -> anyhow::Result<ExitStatus> {
+    let deployment = find(state, profile)?;
+    if let Some(systemd) = &deployment.systemd {
+        return super::systemd::logs(systemd, choice);
+    }
     let mut follower = Follower::default();
-    for log in chosen(&find(state, profile)?, choice.names)? {
+    for log in chosen(&deployment, choice.names)? {
         // Where following goes on: what is logged from here on is printed once.
         let length = std::fs::metadata(&log).map(|metadata| metadata.len()).unwrap_or_default();
         let text = last_lines(&log, choice.lines, MAX_LOG_BYTES)

@@ -6,6 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use super::find;
+use super::systemd::{self, UnitState};
 use crate::args::Global;
 use crate::commands::access::Entry;
 use crate::commands::control::Service;
@@ -30,8 +31,12 @@ pub(super) fn status(
     let all_ready =
         deployment.processes.iter().all(|process| process.identity.is_alive() && process.is_ready);
     let cap_problem = deployment.cap.as_ref().and_then(Cap::problem);
+    let units = deployment.systemd.as_ref().map(systemd::units).transpose()?;
     if global.json {
-        let processes: Vec<_> = deployment.processes.iter().map(facts).collect();
+        let processes: Vec<_> = match &units {
+            Some(units) => units.iter().map(UnitState::facts).collect(),
+            None => deployment.processes.iter().map(facts).collect(),
+        };
         let supervisor = deployment.supervisor.as_ref().map(|supervisor| {
             json!({ "pid": supervisor.pid, "alive": supervisor.is_alive(), "log": supervisor.log })
         });
@@ -40,6 +45,7 @@ pub(super) fn status(
             "profile": deployment.profile,
             "url": deployment.api_url(),
             "supervisor": supervisor,
+            "systemd": deployment.systemd,
             "processes": processes,
             "cap": cap,
             "stats": stats.as_ref().ok(),
@@ -47,7 +53,10 @@ pub(super) fn status(
         print(&format!("{facts}\n"))?;
     } else {
         let mut text = format!("{} at {}\n", deployment.profile, deployment.api_url());
-        text.push_str(&lines(&deployment, &global.profile));
+        match &units {
+            Some(units) => text.extend(units.iter().map(UnitState::line)),
+            None => text.push_str(&lines(&deployment, &global.profile)),
+        }
         if let Some(cap) = &deployment.cap {
             let _ = writeln!(text, "  cap on the database's disk: {}", cap::line(cap));
         }
@@ -59,7 +68,11 @@ pub(super) fn status(
         }
         print(&text)?;
     }
-    let is_up = deployment.is_supervised() && all_ready && cap_problem.is_none() && stats.is_ok();
+    let is_kept = match &units {
+        Some(units) => units.iter().all(UnitState::is_active),
+        None => deployment.is_supervised() && all_ready,
+    };
+    let is_up = is_kept && cap_problem.is_none() && stats.is_ok();
     Ok(if is_up { ExitStatus::Done } else { ExitStatus::Failed })
 }
 
