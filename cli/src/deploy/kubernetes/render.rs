@@ -8,7 +8,7 @@ use super::objects::{self, wants_kind};
 use crate::profile::Profile;
 
 pub(crate) fn render(profile: &Profile) -> Result<String, ObjectsError> {
-    let objects = objects::public(profile)?;
+    let objects = objects::without_secrets(profile)?;
     documents(objects.iter().filter(|object| !wants_kind(object)))
 }
 

@@ -50,9 +50,14 @@ pub(super) fn host(profile: &Profile, component: &str) -> String {
     format!("{}.{}.svc", name_of(profile, component), profile.deploy.kubernetes.namespace)
 }
 
-/// Of the only member of the replica set. Clients are told this name, so it has to be the pod's own.
+/// The pod of the only member of the replica set.
+pub(super) fn mongo_host(profile: &Profile) -> String {
+    format!("{}-{MONGO}-0.{}", instance(profile), host(profile, MONGO))
+}
+
+/// Clients are told this name, so it has to be the pod's own.
 pub(super) fn mongo_member(profile: &Profile) -> String {
-    format!("{}-{MONGO}-0.{}:{MONGO_PORT}", instance(profile), host(profile, MONGO))
+    format!("{}:{MONGO_PORT}", mongo_host(profile))
 }
 
 pub(super) fn redis_url(profile: &Profile, component: &str, password: &str) -> String {
