@@ -119,9 +119,18 @@ pub(crate) struct DeployArgs {
     /// Where the service runs: processes on this host, or a Kubernetes cluster
     #[arg(long, global = true, value_name = "local|k8s")]
     pub(crate) target: Option<String>,
+    /// Of the kubeconfig, for the target k8s; its current one when left out
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) context: Option<String>,
     /// Print the objects of the target k8s as YAML and touch nothing; no cluster is needed
     #[arg(long)]
     pub(crate) render: bool,
+    /// Print what would change in the cluster and touch nothing; exit status 122 if anything would
+    #[arg(long, conflicts_with = "render")]
+    pub(crate) diff: bool,
+    /// Take over fields of objects in the cluster that somebody else has set otherwise
+    #[arg(long, conflicts_with = "render")]
+    pub(crate) force_conflicts: bool,
     #[command(flatten)]
     pub(crate) backend: BackendArgs,
     #[command(flatten)]
@@ -139,9 +148,15 @@ pub(crate) enum DeployAction {
     Status(ServiceTokenArgs),
     /// Print what the processes logged
     Logs {
+        /// Of these parts, such as `api`; of all, when left out
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
         /// Lines from the end of each log
         #[arg(short = 'n', long, default_value_t = 50)]
         lines: usize,
+        /// Go on with what is logged from now on, until interrupted
+        #[arg(short, long)]
+        follow: bool,
     },
     /// Stop what is deployed; its data stays
     Down {

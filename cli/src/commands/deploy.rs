@@ -11,7 +11,7 @@ use serde_json::json;
 use super::access::{self, Entry};
 use super::control::Service;
 use super::interrupt::Interrupt;
-use super::{control_runtime, options, print, render};
+use super::{cluster, control_runtime, options, print, render};
 use crate::args::{DeployAction, DeployArgs, Global};
 use crate::deploy::{self, Deployment, Lifetime, Running, STOP_GRACE, StateDir};
 use crate::exit::ExitStatus;
@@ -26,12 +26,18 @@ pub(super) fn deploy(global: &Global, args: &DeployArgs) -> anyhow::Result<ExitS
         None => up(global, args, &state),
         Some(action) => {
             // Only the name counts here, but a profile that cannot be read should say so.
-            let profile = profile::load(&global.profile, Layer::default())?;
+            let mut layer = Layer::default();
+            options::target(args.target.as_deref(), &mut layer)?;
+            options::context(args.context.as_deref(), &mut layer);
+            let profile = profile::load(&global.profile, layer)?;
+            if profile.deploy.target == DeployTarget::K8s {
+                return cluster::act(global, &profile, action);
+            }
             match action {
                 DeployAction::Status(token) => {
                     status(global, &state, &profile, &Entry::new(&profile, token)?)
                 }
-                DeployAction::Logs { lines } => logs(&state, &profile, *lines),
+                DeployAction::Logs { lines, .. } => logs(&state, &profile, *lines),
                 DeployAction::Down { purge } => down(&state, &profile, *purge),
             }
         }
@@ -66,14 +72,16 @@ fn up(global: &Global, args: &DeployArgs, state: &StateDir) -> anyhow::Result<Ex
     options::backend(&args.backend, &mut layer)?;
     options::access(&args.access, &mut layer);
     options::target(args.target.as_deref(), &mut layer)?;
+    options::context(args.context.as_deref(), &mut layer);
     layer.deploy.section().listen = args.listen.clone().into();
     let profile = profile::load(&global.profile, layer)?;
     if args.render {
         return render::render(&profile);
     }
     if profile.deploy.target == DeployTarget::K8s {
-        bail!("a cluster is not deployed to yet; `--render` prints what kubectl can apply");
+        return cluster::deploy(global, args, &profile);
     }
+    cluster::refuse_flags(args)?;
     refuse_if_up(state, &profile)?;
     let servers = profile.deploy.servers()?;
     access::checked(&profile)?;

@@ -3,6 +3,7 @@
 mod access;
 mod agent;
 mod bench;
+mod cluster;
 mod control;
 mod crowd;
 mod deploy;
