@@ -130,9 +130,18 @@ pub(crate) struct DeployArgs {
     /// Where the service runs: processes on this host, or a Kubernetes cluster
     #[arg(long, global = true, value_name = "local|k8s")]
     pub(crate) target: Option<String>,
+    /// Of the kubeconfig, for the target k8s; its current one when left out
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) context: Option<String>,
     /// Print what would be deployed and touch nothing: the objects of the target k8s as YAML, or the units of --systemd
     #[arg(long)]
     pub(crate) render: bool,
+    /// Print what would change in the cluster and touch nothing; exit status 122 if anything would
+    #[arg(long, conflicts_with = "render")]
+    pub(crate) diff: bool,
+    /// Take over fields of objects in the cluster that somebody else has set otherwise
+    #[arg(long, conflicts_with = "render")]
+    pub(crate) force_conflicts: bool,
     #[command(flatten)]
     pub(crate) backend: BackendArgs,
     #[command(flatten)]

@@ -15,7 +15,7 @@ use self::logs::Choice;
 use super::access::{self, Entry};
 use super::cap;
 use super::interrupt::Interrupt;
-use super::{control_runtime, options, print, render};
+use super::{cluster, control_runtime, options, print, render};
 use crate::args::{DeployAction, DeployArgs, Global};
 use crate::deploy::systemd::{Installed, SystemdRequest};
 use crate::deploy::{self, Deployed, Deployment, Lifetime, Lock, STOP_GRACE, StateDir};
@@ -28,7 +28,13 @@ pub(super) fn deploy(global: &Global, args: &DeployArgs) -> anyhow::Result<ExitS
         None => up(global, args, &state),
         Some(action) => {
             // Only the name counts here, but a profile that cannot be read should say so.
-            let profile = profile::load(&global.profile, Layer::default())?;
+            let mut layer = Layer::default();
+            options::target(args.target.as_deref(), &mut layer)?;
+            options::context(args.context.as_deref(), &mut layer);
+            let profile = profile::load(&global.profile, layer)?;
+            if profile.deploy.target == DeployTarget::K8s {
+                return cluster::act(global, &profile, action);
+            }
             match action {
                 DeployAction::Status(token) => {
                     status::status(global, &state, &profile, &Entry::new(&profile, token)?)
@@ -61,14 +67,16 @@ fn up(global: &Global, args: &DeployArgs, state: &StateDir) -> anyhow::Result<Ex
     options::backend(&args.backend, &mut layer)?;
     options::access(&args.access, &mut layer);
     options::target(args.target.as_deref(), &mut layer)?;
+    options::context(args.context.as_deref(), &mut layer);
     layer.deploy.section().listen = args.listen.clone().into();
     let profile = profile::load(&global.profile, layer)?;
-    if args.render {
+    if args.render && !args.systemd {
         return render::render(&profile);
     }
     if profile.deploy.target == DeployTarget::K8s {
-        bail!("a cluster is not deployed to yet; `--render` prints what kubectl can apply");
+        return cluster::deploy(global, args, &profile);
     }
+    cluster::refuse_flags(args)?;
     let servers = profile.deploy.servers()?;
     access::checked(&profile)?;
     let dir = state.deployment(&profile.name);

@@ -4,6 +4,7 @@ mod access;
 mod agent;
 mod bench;
 mod cap;
+mod cluster;
 mod control;
 mod crowd;
 mod deploy;

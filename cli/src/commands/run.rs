@@ -22,7 +22,7 @@ use crate::criteria::{Criterion, Spec};
 use crate::deploy::{self, DeployError, Deployment, Lifetime, Lock, Running, StateDir};
 use crate::exit::ExitStatus;
 use crate::memory;
-use crate::profile::{self, Layer, Profile, flag_error};
+use crate::profile::{self, DeployTarget, Layer, Profile, flag_error};
 use crate::report::{self, Report, RunFolder};
 
 pub(super) fn run(global: &Global, args: &RunArgs) -> anyhow::Result<ExitStatus> {
@@ -37,6 +37,11 @@ pub(super) fn run(global: &Global, args: &RunArgs) -> anyhow::Result<ExitStatus>
         return Err(
             flag_error("load.url", message, "use `scalekit bench` for it, or set load.url to null").into()
         );
+    }
+    if profile.deploy.target == DeployTarget::K8s {
+        let message = "`run` brings up and removes processes of this host, and the target is `k8s`";
+        let help = "use `scalekit deploy`, `bench` and `deploy down` with --target k8s, or set it to local";
+        return Err(flag_error("deploy.target", message, help).into());
     }
     print_notes(&profile);
     access::checked(&profile)?;

@@ -1,5 +1,6 @@
-//! The service in a Kubernetes cluster: which objects it consists of.
+//! The service in a Kubernetes cluster: which objects it consists of, and how they get there.
 
+pub(crate) mod cluster;
 mod error;
 mod labels;
 mod material;
@@ -7,7 +8,7 @@ mod objects;
 mod render;
 
 pub(crate) use error::ObjectsError;
-pub(crate) use labels::{COMPONENT, INSTANCE, MANAGED_BY, NAME, VERSION, instance, name_of, selector};
+pub(crate) use labels::{COMPONENT, INSTANCE, MANAGED_BY, NAME, instance, name_of, selector};
 pub(crate) use material::{Credentials, Material};
 pub(crate) use objects::{credentials_name, objects, wants_kind};
 pub(crate) use render::render;
