@@ -117,8 +117,9 @@ impl Target {
 
     /// What `scalekit deploy --target k8s` brought up. Its MongoDB is not reached from here, so the audit asks the service.
     fn in_cluster(reach: cluster::Reach) -> Self {
-        let cluster::Reach { url, roles, forwards } = reach;
-        Self { roles, _forwards: forwards, ..Self::url(&url, ScenarioKind::Request) }
+        let cluster::Reach { url, roles, forwards, cap } = reach;
+        let device = cap.map(Device::Told);
+        Self { roles, device, _forwards: forwards, ..Self::url(&url, ScenarioKind::Request) }
     }
 
     fn deployed(deployment: Deployment) -> Self {

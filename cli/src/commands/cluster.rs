@@ -10,6 +10,7 @@ use super::interrupt::Interrupt;
 use super::{access, bench, control_runtime, print};
 use crate::args::{DeployAction, DeployArgs, Global};
 use crate::deploy::Role;
+use crate::deploy::cap::Facts;
 use crate::deploy::kubernetes::cluster::{
     self, Applied, Cluster, ClusterError, Forward, LogRequest, Purpose, Status, connect,
 };
@@ -172,6 +173,8 @@ pub(super) struct Reach {
     /// The API first.
     pub(super) roles: Vec<Role>,
     pub(super) forwards: Vec<Forward>,
+    /// On the disk of its MongoDB.
+    pub(super) cap: Option<Facts>,
 }
 
 /// The API by the way that users take; the counters of the worker through the cluster's API.
@@ -196,7 +199,8 @@ pub(super) async fn reach(profile: &Profile) -> anyhow::Result<Reach> {
         roles.push(Role { name, url });
         forwards.push(forward);
     }
-    Ok(Reach { url: addresses.url, roles, forwards })
+    let cap = cluster::cap(&cluster, profile).await?;
+    Ok(Reach { url: addresses.url, roles, forwards, cap })
 }
 
 /// What was done, a line for each way.

@@ -139,7 +139,7 @@ fn tell(global: &Global, deployed: &Deployed, was_up: bool) -> anyhow::Result<()
         text.push_str("its supervisor had ended, and a new one has taken over what runs\n");
     }
     if let Some(cap) = &deployment.cap {
-        let _ = writeln!(text, "cap on the database's disk: {}", cap::line(cap));
+        let _ = writeln!(text, "cap on the database's disk: {}", cap::line(&cap.facts()));
     }
     let profile = &global.profile;
     let _ = writeln!(

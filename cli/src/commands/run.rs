@@ -170,7 +170,7 @@ impl Job<'_> {
             }
         };
         if let Some(cap) = &running.deployment.cap {
-            eprintln!("{:>9} the database's disk: {}", "capped", cap::line(cap));
+            eprintln!("{:>9} the database's disk: {}", "capped", cap::line(&cap.facts()));
         }
         Ok(running)
     }

@@ -40,7 +40,7 @@ pub(super) fn status(
         let supervisor = deployment.supervisor.as_ref().map(|supervisor| {
             json!({ "pid": supervisor.pid, "alive": supervisor.is_alive(), "log": supervisor.log })
         });
-        let cap = deployment.cap.as_ref().map(cap::facts);
+        let cap = deployment.cap.as_ref().map(Cap::facts);
         let facts = json!({
             "profile": deployment.profile,
             "url": deployment.api_url(),
@@ -58,7 +58,7 @@ pub(super) fn status(
             None => text.push_str(&lines(&deployment, &global.profile)),
         }
         if let Some(cap) = &deployment.cap {
-            let _ = writeln!(text, "  cap on the database's disk: {}", cap::line(cap));
+            let _ = writeln!(text, "  cap on the database's disk: {}", cap::line(&cap.facts()));
         }
         match &stats {
             Ok(stats) => stats.iter().for_each(|(role, stats)| text.push_str(&counters(role, stats))),
