@@ -169,7 +169,7 @@ mod tests {
         for change in changed {
             let mut after = before.clone();
             change(&mut after);
-            assert_eq!(Changes::between(&[before.clone()], &[after]).restarted, ["api"]);
+            assert_eq!(Changes::between(std::slice::from_ref(&before), &[after]).restarted, ["api"]);
         }
     }
 }
