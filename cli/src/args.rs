@@ -1,6 +1,7 @@
 //! The command line. Nobody else knows clap: what is typed here becomes plain options.
 
 mod access;
+mod cap;
 mod dlq;
 mod host;
 mod load;
@@ -16,6 +17,7 @@ use scalekit_service::server_url::ServerUrl;
 
 pub(crate) use access::{AccessArgs, SecretArgs, ServiceTokenArgs, TokenAction, TokenArgs};
 
+pub(crate) use cap::{ApplyArgs, CapAction, CapArgs};
 pub(crate) use dlq::{DlqAction, DlqArgs, DlqService, Which};
 pub(crate) use host::{DoctorArgs, RollbackArgs, TuneAction, TuneArgs};
 pub(crate) use load::{AgentArgs, AgentsArgs, BenchArgs, ConnectArgs, LoadArgs};
@@ -91,6 +93,8 @@ pub(crate) enum CliCommand {
     Serve(ServeArgs),
     /// Make tokens for who may ask the service
     Token(TokenArgs),
+    /// Cap what a control group does on a disk, and prove that the cap holds
+    Cap(CapArgs),
     /// Print the completions of a shell
     Completions(CompletionsArgs),
     /// Write the manual pages into a directory

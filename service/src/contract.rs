@@ -275,6 +275,9 @@ pub struct DeviceStats {
     /// I/O operations in the last second, by whomever; nothing while they cannot be read.
     #[serde(default)]
     pub iops: Option<f64>,
+    /// I/O operations since the device, or its control group, is there; nothing while they cannot be read.
+    #[serde(default)]
+    pub operations: Option<u64>,
     /// The bound that the profile sets.
     #[serde(default)]
     pub iops_bound: Option<u32>,

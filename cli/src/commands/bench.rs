@@ -8,6 +8,7 @@ use anyhow::bail;
 
 use super::access::Entry;
 use super::control::Service;
+use super::device::Device;
 use super::experiment::{Documents, Experiment, RunName};
 use super::interrupt::Interrupt;
 use super::makers::Makers;
@@ -68,6 +69,7 @@ pub(super) fn bench(global: &Global, args: &BenchArgs) -> anyhow::Result<ExitSta
             crowd,
             subject: named.or(target.subject),
             servers: target.servers,
+            device: target.device,
         };
         experiment.conduct(plan).await
     });
@@ -90,6 +92,8 @@ struct Target {
     servers: Servers,
     /// Ways to the counters, which live as long as this.
     _forwards: Vec<Forward>,
+    /// The database's device, where this host can read it.
+    device: Option<Device>,
 }
 
 impl Target {
@@ -107,6 +111,7 @@ impl Target {
             subject: None,
             servers: Servers::default(),
             _forwards: Vec::new(),
+            device: None,
         }
     }
 
@@ -119,12 +124,14 @@ impl Target {
     fn deployed(deployment: Deployment) -> Self {
         let url = deployment.api_url().to_owned();
         let (subject, servers) = (Subject::deployed(&deployment), Servers::deployed(&deployment));
+        let device = Device::deployed(&deployment);
         let authorities = deployment.authorities();
         let database = deployment.mongo_database;
         let mongo = deployment.mongo_url.map(|url| Documents { url, database, authorities });
         let address = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
         let listens = address.and_then(|address| address.parse().ok());
-        Self { url, roles: deployment.roles, mongo, listens, subject, servers, _forwards: Vec::new() }
+        let roles = deployment.roles;
+        Self { url, roles, mongo, listens, subject, servers, device, _forwards: Vec::new() }
     }
 }
 

@@ -9,10 +9,12 @@ use anyhow::{Context as _, bail};
 use serde_json::json;
 
 use super::access::{self, Entry};
+use super::cap;
 use super::control::Service;
 use super::interrupt::Interrupt;
 use super::{cluster, control_runtime, options, print, render};
 use crate::args::{DeployAction, DeployArgs, Global};
+use crate::deploy::cap::Cap;
 use crate::deploy::{self, Deployment, Lifetime, Running, STOP_GRACE, StateDir};
 use crate::exit::ExitStatus;
 use crate::profile::{self, DeployTarget, Layer, Profile};
@@ -107,10 +109,13 @@ fn up(global: &Global, args: &DeployArgs, state: &StateDir) -> anyhow::Result<Ex
             json!({ "profile": deployment.profile, "url": deployment.api_url(), "roles": deployment.roles })
         ))?;
     } else {
+        let cap =
+            deployment.cap.as_ref().map(|cap| format!("cap on the database's disk: {}\n", cap::line(cap)));
         print(&format!(
-            "{} is up at {}\nload it with `scalekit bench -p {}`, end it with `scalekit deploy down -p {}`\n",
+            "{} is up at {}\n{}load it with `scalekit bench -p {}`, end it with `scalekit deploy down -p {}`\n",
             profile.name,
             deployment.api_url(),
+            cap.unwrap_or_default(),
             global.profile,
             global.profile
         ))?;
@@ -135,13 +140,15 @@ fn status(global: &Global, state: &StateDir, profile: &Profile, entry: &Entry) -
     let service = Service::new(deployment.roles.clone(), entry)?;
     let stats = control_runtime()?.block_on(service.stats());
     let all_alive = deployment.processes.iter().all(|process| process.is_alive());
+    let cap_problem = deployment.cap.as_ref().and_then(Cap::problem);
     if global.json {
         let processes: Vec<_> = deployment
             .processes
             .iter()
             .map(|process| json!({ "name": process.name, "pid": process.pid, "alive": process.is_alive(), "log": process.log }))
             .collect();
-        let facts = json!({ "profile": deployment.profile, "url": deployment.api_url(), "processes": processes, "stats": stats.as_ref().ok() });
+        let cap = deployment.cap.as_ref().map(cap::facts);
+        let facts = json!({ "profile": deployment.profile, "url": deployment.api_url(), "processes": processes, "cap": cap, "stats": stats.as_ref().ok() });
         print(&format!("{facts}\n"))?;
     } else {
         let mut text = format!("{} at {}\n", deployment.profile, deployment.api_url());
@@ -154,6 +161,9 @@ fn status(global: &Global, state: &StateDir, profile: &Profile, entry: &Entry) -
                 process.pid,
                 process.log.display()
             );
+        }
+        if let Some(cap) = &deployment.cap {
+            let _ = writeln!(text, "  cap on the database's disk: {}", cap::line(cap));
         }
         match &stats {
             Ok(stats) => {
@@ -181,7 +191,11 @@ fn status(global: &Global, state: &StateDir, profile: &Profile, entry: &Entry) -
         }
         print(&text)?;
     }
-    Ok(if all_alive && stats.is_ok() { ExitStatus::Done } else { ExitStatus::Failed })
+    Ok(if all_alive && cap_problem.is_none() && stats.is_ok() {
+        ExitStatus::Done
+    } else {
+        ExitStatus::Failed
+    })
 }
 
 fn logs(state: &StateDir, profile: &Profile, lines: usize) -> anyhow::Result<ExitStatus> {

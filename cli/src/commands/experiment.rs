@@ -1,5 +1,6 @@
 //! One experiment: seed, load, drain, audit, and the facts of it as a report.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,6 +11,7 @@ use scalekit_service::store::Stamp;
 use scalekit_service::store::mongo::Mongo;
 
 use super::control::{Drained, Service};
+use super::device::{self, Device, DeviceReader, DeviceRun, Readings};
 use super::interrupt::Interrupt;
 use super::loading::Loaded;
 use super::sampler::{Sample, Sampler};
@@ -45,6 +47,8 @@ pub(super) struct Experiment<'a> {
     pub(super) subject: Option<Subject>,
     /// The servers whose counters are read beside it.
     pub(super) servers: Servers,
+    /// The database's device, where this host can read it.
+    pub(super) device: Option<Device>,
 }
 
 /// A database that the audit reads itself.
@@ -86,6 +90,8 @@ pub(super) struct Measured {
     pub(super) samples: Vec<Sample>,
     /// When the load began.
     pub(super) began: Instant,
+    /// The database's device during the load; `None`: it could not be read.
+    pub(super) device: Option<DeviceRun>,
     /// Counters of the service's host during the load; `None`: they could not be sampled.
     pub(super) watched: Option<Watched>,
     /// Counters before the load, right after it, and at the end. Empty where there is no service of ours.
@@ -98,6 +104,16 @@ pub(super) struct Measured {
     /// The load, or what had to follow it, was cut short by the user.
     pub(super) interrupted: bool,
     pub(super) took: Duration,
+}
+
+impl Measured {
+    /// Operations of the database's device: as this host reads them, or else as the service tells.
+    pub(super) fn iops(&self) -> Cow<'_, Readings> {
+        match &self.device {
+            Some(device) => Cow::Borrowed(&device.readings),
+            None => Cow::Owned(device::told(self.began, &self.samples)),
+        }
+    }
 }
 
 impl Experiment<'_> {
@@ -117,6 +133,7 @@ impl Experiment<'_> {
         let watching = Watching::start(subject, self.servers.clone(), self.crowd.is_none()).await;
         let sampled_since = Instant::now();
         let sampler = service.cloned().map(Sampler::start);
+        let device = self.device.clone().map(DeviceReader::start);
         let Loaded { plan, recording, aborted, agents, began } = self.load(plan).await?;
         caveats(&recording);
         let watched = async {
@@ -126,6 +143,10 @@ impl Experiment<'_> {
             }
         };
         let (loaded, watched) = tokio::join!(stats(service), watched);
+        let device = match device {
+            Some(device) => Some(device.finish().await),
+            None => None,
+        };
         let samples = match sampler {
             Some(sampler) => since(began.saturating_duration_since(sampled_since), sampler.finish().await),
             None => Vec::new(),
@@ -156,6 +177,7 @@ impl Experiment<'_> {
             aborted,
             samples,
             began,
+            device,
             watched,
             before,
             loaded,

@@ -9,15 +9,15 @@ use scalekit_service::contract::{Stats, StoreStats};
 
 use super::control::Drained;
 use super::crowd;
+use super::device;
 use super::experiment::{Measured, RunName};
 use super::operations::{self, Operations, growth};
-use super::sampler::Sample;
 use crate::criteria::Spec;
 use crate::load::{Arrivals, CheckCount, Plan, Recording, SecondLatency, StepRecording};
 use crate::profile::{Profile, ScenarioKind};
 use crate::report::{
-    Achieved, Audit, Cap, CapKind, ErrorClass, Finding, Generator, Host, Load, Model, Report, Requested, Run,
-    SCHEMA_VERSION, Second, Server, Step, StepCheck, Tool,
+    Achieved, Audit, Cap, CapKind, DeviceCap, ErrorClass, Finding, Generator, Host, Load, Model, Report,
+    Requested, Run, SCHEMA_VERSION, Second, Server, Step, StepCheck, Tool,
 };
 
 /// Above this share of stolen time the machine was not the one that the report names.
@@ -58,7 +58,7 @@ pub(super) fn report(
             },
         },
         metrics: BTreeMap::new(),
-        series: series(recording, &measured.samples),
+        series: series(&measured),
         outcomes: outcomes(recording),
         steps: recording.steps.iter().map(step).collect(),
         generator: generator(plan, recording),
@@ -67,7 +67,10 @@ pub(super) fn report(
             before: counters(&measured.before),
             after: counters(&measured.after),
         },
-        cap: cap(&measured.before),
+        cap: cap(
+            &measured.before,
+            measured.device.as_ref().and_then(|device| device.cap(&profile.deploy.cap)),
+        ),
         audit: None,
         counters: None,
         findings: stolen(recording).into_iter().collect(),
@@ -77,6 +80,7 @@ pub(super) fn report(
     };
     load_metrics(&mut report, recording);
     service_metrics(&mut report, &measured);
+    report.validity.extend(unproven(profile, &report.cap, !measured.before.is_empty()));
     if let Some(watched) = watched {
         watched.report(&mut report, recording, measured.began);
     }
@@ -165,6 +169,10 @@ fn load_metrics(report: &mut Report, recording: &Recording) {
 
 fn service_metrics(report: &mut Report, measured: &Measured) {
     let seconds = measured.recording.elapsed.as_secs_f64();
+    if let Some(iops) = measured.iops().iops() {
+        let (count, most) = (iops.count as f64, iops.most as f64);
+        report.set("db_iops", [("count", count), ("rate", count / seconds), ("max", most)]);
+    }
     match operations::of_load(&measured.before, &measured.loaded, &measured.samples) {
         Operations::NotCounted => {}
         Operations::Counted { count, most } => report
@@ -205,6 +213,18 @@ fn service_metrics(report: &mut Report, measured: &Measured) {
             "the audit could not be made: the journal still held {left} entries when the time to drain was over, and what is missing may only be late; raise deploy.drain_timeout or deploy.database_ops"
         ));
     }
+}
+
+/// A cap that the profile requires, and nobody has proven. Of a service that is not scalekit's, nothing is known.
+fn unproven(profile: &Profile, cap: &Cap, is_ours: bool) -> Option<String> {
+    let wanted = &profile.deploy.cap;
+    let iops = wanted.iops_per_s.filter(|_| wanted.required && is_ours)?;
+    let problem = match &cap.device {
+        None => "what is deployed has none; `scalekit deploy` or `run` with this profile makes one",
+        Some(found) if found.iops != iops => "what is deployed has another one; deploy it anew",
+        Some(found) => found.problem.as_deref()?,
+    };
+    Some(format!("the cap of {iops} I/O operations a second on the database's disk is not proven: {problem}"))
 }
 
 fn scenario_name(profile: &Profile) -> &'static str {
@@ -272,7 +292,9 @@ fn outcomes(recording: &Recording) -> Vec<ErrorClass> {
 }
 
 /// The measured part, a second an entry.
-fn series(recording: &Recording, samples: &[Sample]) -> Vec<Second> {
+fn series(measured: &Measured) -> Vec<Second> {
+    let Measured { recording, samples, began, .. } = measured;
+    let iops = measured.iops();
     let ms = |latency: Option<SecondLatency>, of: fn(SecondLatency) -> Duration| {
         latency.map(|latency| of(latency).as_secs_f64() * 1000.0)
     };
@@ -281,8 +303,8 @@ fn series(recording: &Recording, samples: &[Sample]) -> Vec<Second> {
         .iter()
         .map(|second| {
             // Samples count from the start of the load, the series from the end of the warm-up.
-            let service =
-                growth(samples, recording.warmup + Duration::from_secs(u64::from(second.index) + 1));
+            let end = recording.warmup + Duration::from_secs(u64::from(second.index) + 1);
+            let service = growth(samples, end);
             Second {
                 at_s: i64::from(second.index),
                 vus: second.users,
@@ -293,6 +315,7 @@ fn series(recording: &Recording, samples: &[Sample]) -> Vec<Second> {
                 total_ms_p99: ms(second.latency, |latency| latency.p99),
                 total_ms_max: ms(second.latency, |latency| latency.max),
                 db_ops: service.and_then(|(operations, _)| operations),
+                db_iops: iops.growth(*began + end),
                 journal_backlog: service.map(|(_, backlog)| backlog),
             }
         })
@@ -312,9 +335,11 @@ fn mode(before: &BTreeMap<String, Stats>) -> Option<String> {
     (!first.mode.is_empty()).then(|| first.mode.clone())
 }
 
-fn cap(before: &BTreeMap<String, Stats>) -> Cap {
+fn cap(before: &BTreeMap<String, Stats>, device: Option<DeviceCap>) -> Cap {
+    let probed_per_s = device.as_ref().map(|cap| cap.capped_per_s);
+    let kind = device.as_ref().map(device::kind);
     if before.is_empty() {
-        return Cap { kind: CapKind::None, limit_per_s: None, probed_per_s: None };
+        return Cap { kind: kind.unwrap_or(CapKind::None), limit_per_s: None, probed_per_s, device };
     }
     // A limit for the device's sake comes and goes; this one stays.
     let limit = |store: &StoreStats| store.operations_most.max(store.operations_limit);
@@ -324,7 +349,7 @@ fn cap(before: &BTreeMap<String, Stats>) -> Cap {
         true => limits().max().unwrap_or(0),
         false => limits().sum(),
     };
-    Cap { kind: CapKind::Simulated, limit_per_s: Some(limit), probed_per_s: None }
+    Cap { kind: kind.unwrap_or(CapKind::Simulated), limit_per_s: Some(limit), probed_per_s, device }
 }
 
 /// The machine that made the load.

@@ -3,10 +3,12 @@
 mod access;
 mod agent;
 mod bench;
+mod cap;
 mod cluster;
 mod control;
 mod crowd;
 mod deploy;
+mod device;
 mod display;
 mod dlq;
 mod doctor;
@@ -72,6 +74,7 @@ pub(crate) fn run(cli: Cli) -> ExitStatus {
         CliCommand::Agent(args) => agent::agent(&args),
         CliCommand::Serve(args) => serve::serve(&global, &args),
         CliCommand::Token(args) => token::token(&global, &args),
+        CliCommand::Cap(args) => cap::cap(&global, &args),
         CliCommand::Completions(args) => manual::completions(&args),
         CliCommand::Man(args) => manual::pages(&args),
     };

@@ -112,8 +112,13 @@ mod tests {
 
     #[test]
     fn the_second_of_a_restart_has_no_operations_but_a_backlog() {
-        let sample =
-            |s, db_ops, instances| Sample { at: Duration::from_secs(s), db_ops, backlog: s, instances };
+        let sample = |s, db_ops, instances| Sample {
+            at: Duration::from_secs(s),
+            db_ops,
+            backlog: s,
+            device: None,
+            instances,
+        };
         let samples = [sample(0, 0, 1), sample(1, 50, 1), sample(2, 4, 2), sample(3, 9, 2)];
         let seconds: Vec<_> = (0..5).map(|end| growth(&samples, Duration::from_secs(end))).collect();
         assert_eq!(seconds, [None, Some((Some(50), 1)), Some((None, 2)), Some((Some(5), 3)), None]);

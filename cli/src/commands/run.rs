@@ -7,7 +7,9 @@ use serde_json::json;
 
 use super::access::{self, Entry};
 use super::bench::{conclude, discard_on_error, print_notes};
+use super::cap;
 use super::control::Service;
+use super::device::Device;
 use super::experiment::{Documents, Experiment, RunName};
 use super::interrupt::Interrupt;
 use super::makers::Makers;
@@ -169,6 +171,9 @@ impl Job<'_> {
                 return Err(error.into());
             }
         };
+        if let Some(cap) = &running.deployment.cap {
+            eprintln!("{:>9} the database's disk: {}", "capped", cap::line(cap));
+        }
         match keep {
             None => Ok(running),
             // Before it is loaded, so that `deploy down` finds it even if this command is killed.
@@ -204,6 +209,7 @@ impl Job<'_> {
             crowd,
             subject: Subject::deployed(deployment),
             servers: Servers::deployed(deployment),
+            device: Device::deployed(deployment),
         };
         let mut report = experiment.conduct(plan).await?;
         for process in &deployment.processes {

@@ -22,6 +22,8 @@ pub(super) struct Sample {
     /// Database operations of all processes so far.
     pub(super) db_ops: u64,
     pub(super) backlog: u64,
+    /// I/O operations of the database's device so far, by the process that reads it.
+    pub(super) device: Option<u64>,
     /// Of which starts of the processes the counts are.
     pub(super) instances: u64,
 }
@@ -65,6 +67,7 @@ async fn watch(service: Service, samples: Arc<Mutex<Vec<Sample>>>, stop: Cancell
             at: started.elapsed(),
             db_ops: stats.values().map(|stats| stats.store.operations).sum(),
             backlog: stats.values().map(|stats| stats.journal.backlog_entries).max().unwrap_or(0),
+            device: stats.values().filter_map(|stats| stats.store.device.as_ref()?.operations).max(),
             instances: instances(&stats),
         };
         let mut samples = samples.lock().unwrap_or_else(PoisonError::into_inner);
@@ -98,7 +101,13 @@ mod tests {
 
     #[test]
     fn the_busiest_second_is_found_whatever_the_jitter_of_the_samples() {
-        let sample = |ms, db_ops| Sample { at: Duration::from_millis(ms), db_ops, backlog: 0, instances: 0 };
+        let sample = |ms, db_ops| Sample {
+            at: Duration::from_millis(ms),
+            db_ops,
+            backlog: 0,
+            device: None,
+            instances: 0,
+        };
         assert_eq!(most_operations_a_second(&[]), 0);
         assert_eq!(most_operations_a_second(&[sample(0, 5)]), 0);
         let samples = [sample(0, 0), sample(1003, 100), sample(1990, 199), sample(4000, 200)];

@@ -10,9 +10,10 @@ use scalekit_service::store::Store as _;
 use scalekit_service::store::mongo::Mongo;
 use tokio::time::{Instant, sleep};
 
-use crate::profile::{Backend, DeployMode, Profile, Servers};
+use crate::profile::{Backend, DatabaseCap, DeployMode, Profile, Servers};
 
 use super::DeployError;
+use super::cap::{Cap, CapRequest, Which};
 use super::parts::{self, Urls};
 use super::process::{self, POLL, ProcessSpec, Started};
 use super::state::{Deployment, Role, UrlFiles, create_dir, write_private};
@@ -52,7 +53,7 @@ pub(crate) struct Running {
 impl Running {
     /// Ends all processes, those first that depend on the others; goes on after one that cannot be ended.
     pub(crate) async fn stop(mut self) -> Result<(), DeployError> {
-        stop_all(&mut self.processes).await
+        stop_all(&mut self.processes, self.deployment.cap.as_ref()).await
     }
 
     /// Leaves them running.
@@ -61,12 +62,15 @@ impl Running {
     }
 }
 
-async fn stop_all(processes: &mut Vec<Started>) -> Result<(), DeployError> {
+async fn stop_all(processes: &mut Vec<Started>, cap: Option<&Cap>) -> Result<(), DeployError> {
     let mut result = Ok(());
     while let Some(mut process) = processes.pop() {
         result = result.and(process.stop(STOP_GRACE).await);
     }
-    result
+    match cap {
+        Some(cap) => result.and(cap.release().await.map_err(DeployError::from)),
+        None => result,
+    }
 }
 
 /// Brings everything up, or nothing: after an error, what was started has been ended.
@@ -75,21 +79,25 @@ async fn stop_all(processes: &mut Vec<Started>) -> Result<(), DeployError> {
 /// The part that did not come up, with the end of its log.
 pub(crate) async fn up(request: &Request<'_>) -> Result<Running, DeployError> {
     create_dir(request.dir)?;
-    let mut processes = Vec::new();
-    match bring_up(request, &mut processes).await {
-        Ok(deployment) => Ok(Running { deployment, processes }),
+    let (mut processes, mut cap) = (Vec::new(), None);
+    match bring_up(request, &mut processes, &mut cap).await {
+        Ok(deployment) => Ok(Running { deployment: Deployment { cap, ..deployment }, processes }),
         Err(error) => {
             // The first error is the one that tells what to do.
-            let _ = stop_all(&mut processes).await;
+            let _ = stop_all(&mut processes, cap.as_ref()).await;
             Err(error)
         }
     }
 }
 
-async fn bring_up(request: &Request<'_>, processes: &mut Vec<Started>) -> Result<Deployment, DeployError> {
+async fn bring_up(
+    request: &Request<'_>,
+    processes: &mut Vec<Started>,
+    cap: &mut Option<Cap>,
+) -> Result<Deployment, DeployError> {
     let Request { profile, dir, binary, .. } = request;
     let deploy = &profile.deploy;
-    let mut starting = Starting { request, processes };
+    let mut starting = Starting { request, processes, cap };
     let urls = match deploy.backend {
         Backend::Embedded => Urls::default(),
         Backend::RedisMongo => starting.backends().await?,
@@ -107,6 +115,7 @@ async fn bring_up(request: &Request<'_>, processes: &mut Vec<Started>) -> Result
         let address = starting.service(&spec).await?;
         roles.insert(0, Role { name: (*name).into(), url: format!("{scheme}://{address}") });
     }
+    let database = urls.database.clone();
     Ok(Deployment {
         profile: profile.name.clone(),
         dir: dir.to_path_buf(),
@@ -121,14 +130,22 @@ async fn bring_up(request: &Request<'_>, processes: &mut Vec<Started>) -> Result
             mongo: deploy.mongo_url_file.clone(),
             authorities: deploy.backend_ca.clone(),
         },
+        cap: None,
+        database: deploy.database_device.clone().or_else(|| match deploy.backend {
+            Backend::Embedded => Some(parts::embedded_files(dir)),
+            Backend::RedisMongo => database,
+        }),
         processes: processes.iter().map(|process| process.identity.clone()).collect(),
     })
 }
 
-/// The resolved profile, for the processes of the service. Passwords are not in it; URLs come by environment.
+/// The resolved profile, for the processes of the service. Passwords are not in it; URLs come by environment. Nor is the
+/// cap, which is none of their business.
 fn write_profile(profile: &Profile, dir: &Path) -> Result<PathBuf, DeployError> {
     let path = dir.join("profile.yaml");
-    let text = serde_json::to_vec_pretty(profile)
+    let mut profile = profile.clone();
+    profile.deploy.cap = DatabaseCap::default();
+    let text = serde_json::to_vec_pretty(&profile)
         .map_err(|error| DeployError::Record { path: path.clone(), problem: error.to_string() })?;
     write_private(&path, &text)?;
     Ok(path)
@@ -137,6 +154,7 @@ fn write_profile(profile: &Profile, dir: &Path) -> Result<PathBuf, DeployError> 
 struct Starting<'a> {
     request: &'a Request<'a>,
     processes: &'a mut Vec<Started>,
+    cap: &'a mut Option<Cap>,
 }
 
 impl Starting<'_> {
@@ -171,10 +189,26 @@ impl Starting<'_> {
         }
         if let Some(program) = mongod {
             let port = parts::free_port()?;
-            urls.mongo = Some(self.mongod(parts::mongod(program, port, dir), port).await?.into());
-            urls.database = Some(parts::mongod_files(dir));
+            let files = parts::mongod_files(dir);
+            create_dir(&files)?;
+            let group = self.cap(None, &files).await?;
+            let spec = ProcessSpec { group, ..parts::mongod(program, port, dir) };
+            urls.mongo = Some(self.mongod(spec, port).await?.into());
+            urls.database = Some(files);
+        } else if let (Some(group), Some(directory)) = (&deploy.cap.group, &deploy.cap.directory) {
+            self.cap(Some(group), directory).await?;
         }
         Ok(urls)
+    }
+
+    /// The cap of the profile, if it has one: on this control group, or on one of its own, which is given back.
+    async fn cap(&mut self, group: Option<&Path>, directory: &Path) -> Result<Option<PathBuf>, DeployError> {
+        let Request { profile, binary, dir, .. } = self.request;
+        let Some(iops_per_s) = profile.deploy.cap.iops_per_s else { return Ok(None) };
+        let name = parts::group_name(&profile.name, dir);
+        let group = group.map_or(Which::Own(&name), Which::Given);
+        let cap = Cap::establish(&CapRequest { iops_per_s, group, directory, binary }).await?;
+        Ok(Some(self.cap.insert(cap).group.clone()))
     }
 
     async fn redis(&mut self, spec: ProcessSpec, port: u16) -> Result<String, DeployError> {

@@ -1,6 +1,7 @@
 //! Bringing the service up: on this host, as processes of this same binary, with Redis and MongoDB where no URL
 //! names them; or in a Kubernetes cluster.
 
+pub(crate) mod cap;
 pub(crate) mod kubernetes;
 mod local;
 mod parts;
@@ -29,6 +30,8 @@ pub(crate) enum DeployError {
     NotReady { name: String, seconds: u64, log: PathBuf, tail: String },
     #[error("{name} (process {pid}) did not end, not even killed")]
     Stuck { name: String, pid: i32 },
+    #[error(transparent)]
+    Cap(#[from] cap::CapError),
     #[error("interrupted while the service was starting")]
     Interrupted,
     #[error("no free port on 127.0.0.1: {0}")]

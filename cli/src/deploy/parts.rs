@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::TcpListener;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use scalekit_service::server_url::ServerUrl;
@@ -69,19 +70,34 @@ fn redis(program: PathBuf, name: &'static str, port: u16, dir: &Path) -> Process
     let mut args =
         words(&["--port", &port, "--bind", "127.0.0.1", "--daemonize", "no", "--save", "", "--dir"]);
     args.push(dir.join(name).into());
-    ProcessSpec { name, program, args, env: Vec::new(), log: dir.join(name).with_extension("log") }
+    let log = dir.join(name).with_extension("log");
+    ProcessSpec { name, program, args, env: Vec::new(), group: None, log }
 }
 
 pub(super) fn mongod(program: PathBuf, port: u16, dir: &Path) -> ProcessSpec {
     let port = port.to_string();
     let mut args = words(&["--port", &port, "--bind_ip", "127.0.0.1", "--dbpath"]);
     args.push(mongod_files(dir).into());
-    ProcessSpec { name: "mongod", program, args, env: Vec::new(), log: dir.join("mongod.log") }
+    let log = dir.join("mongod.log");
+    ProcessSpec { name: "mongod", program, args, env: Vec::new(), group: None, log }
+}
+
+/// Of the control group that a MongoDB started here is in: the same for each `deploy` into the same directory, another
+/// for each other one.
+pub(super) fn group_name(profile: &str, dir: &Path) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
+    let name: String = profile.chars().take(40).map(plain).collect();
+    format!("scalekit-{name}-{:08x}", crc32fast::hash(dir.as_os_str().as_bytes()))
 }
 
 /// Where a MongoDB of the deployment has its files.
 pub(super) fn mongod_files(dir: &Path) -> PathBuf {
     dir.join("mongod")
+}
+
+/// Where the embedded backend has its files.
+pub(super) fn embedded_files(dir: &Path) -> PathBuf {
+    dir.join("data")
 }
 
 /// Where the backends are, once they are known.
@@ -115,7 +131,7 @@ pub(super) fn service(
         args.extend(["--database-device".into(), database.into()]);
     }
     if deploy.backend == Backend::Embedded {
-        args.extend(["--data-dir".into(), dir.join("data").into()]);
+        args.extend(["--data-dir".into(), embedded_files(dir).into()]);
     }
     let env = [
         ("SCALEKIT_REDIS_URL", &urls.redis, &deploy.redis_url_file),
@@ -128,7 +144,8 @@ pub(super) fn service(
         Some((variable, url.expose().to_owned()))
     };
     let env = env.into_iter().filter_map(given).collect();
-    ProcessSpec { name, program: binary.to_owned(), args, env, log: dir.join(name).with_extension("log") }
+    let log = dir.join(name).with_extension("log");
+    ProcessSpec { name, program: binary.to_owned(), args, env, group: None, log }
 }
 
 pub(super) fn ready_file(dir: &Path, name: &str) -> PathBuf {

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -29,6 +29,8 @@ pub(super) struct ProcessSpec {
     pub(super) args: Vec<OsString>,
     /// Not arguments: URLs may hold passwords, and arguments show in `ps`.
     pub(super) env: Vec<(&'static str, String)>,
+    /// The directory of the control group that it is in from its first instruction on.
+    pub(super) group: Option<PathBuf>,
     pub(super) log: PathBuf,
 }
 
@@ -85,6 +87,18 @@ pub(super) fn start(spec: &ProcessSpec, die_with_us: bool) -> Result<Started, De
     let mut command = Command::new(&spec.program);
     command.args(&spec.args).envs(spec.env.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);
+    if let Some(group) = &spec.group {
+        let members = group.join("cgroup.procs");
+        let mut members = OpenOptions::new()
+            .write(true)
+            .open(&members)
+            .map_err(DeployError::file("cannot open the control group", members))?;
+        // SAFETY: `write` is async-signal-safe, and the file is open before the fork.
+        unsafe {
+            // 0 is whoever writes it.
+            command.pre_exec(move || members.write_all(b"0"));
+        }
+    }
     if die_with_us {
         let parent = nix::unistd::getpid();
         // SAFETY: prctl and getppid are async-signal-safe, and nothing else happens between fork and exec.
@@ -190,6 +204,7 @@ mod tests {
             program: "/bin/sh".into(),
             args: vec!["-c".into(), script.into()],
             env: vec![("GREETING", "hello".into())],
+            group: None,
             log: dir.join("test.log"),
         }
     }

@@ -10,6 +10,7 @@ use scalekit_service::server_url::{self, ServerUrl};
 use serde::{Deserialize, Serialize};
 
 use super::DeployError;
+use super::cap::Cap;
 use super::process::{self, Identity};
 
 /// A process of the service that answers `/v1/stats`.
@@ -22,7 +23,7 @@ pub(crate) struct Role {
 }
 
 /// One deployment.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Deployment {
     pub(crate) profile: String,
     pub(crate) dir: PathBuf,
@@ -40,6 +41,12 @@ pub(crate) struct Deployment {
     /// The files that URLs came from: those URLs are in no record.
     #[serde(default)]
     pub(crate) files: UrlFiles,
+    /// Where the database's device is read: its files, a device or a control group of this host, if that is known.
+    #[serde(default)]
+    pub(crate) database: Option<PathBuf>,
+    /// On the database's disk.
+    #[serde(default)]
+    pub(crate) cap: Option<Cap>,
     /// In the order of their start.
     pub(crate) processes: Vec<Identity>,
 }
@@ -105,7 +112,10 @@ impl Deployment {
         for identity in self.processes.iter().rev() {
             result = result.and(process::stop(identity, grace).await);
         }
-        result
+        match &self.cap {
+            Some(cap) => result.and(cap.release().await.map_err(DeployError::from)),
+            None => result,
+        }
     }
 }
 
@@ -216,6 +226,8 @@ mod tests {
             mongo_database: "scalekit".into(),
             redis_url: Some("redis://:p@h".into()),
             cache_url: None,
+            database: None,
+            cap: None,
             processes: vec![],
         };
         state.save(&deployment).unwrap();
@@ -241,6 +253,8 @@ mod tests {
             redis_url: Some("redis://u:hunter2@h".into()),
             cache_url: None,
             files: UrlFiles { redis: Some(file.clone()), ..UrlFiles::default() },
+            database: None,
+            cap: None,
             processes: vec![],
         };
         state.save(&deployment).unwrap();

@@ -3,7 +3,7 @@
 use super::error::ProfileError;
 use super::in_cluster;
 use super::resolve::Resolver;
-use super::types::{Backend, DeployMode, Profile, ScenarioKind};
+use super::types::{Backend, DeployMode, DeployTarget, Profile, ScenarioKind};
 use super::units::Span;
 
 /// Metrics that only the bundled service and its audit give.
@@ -18,6 +18,7 @@ type Checked = Result<(), ProfileError>;
 pub(super) fn check(resolver: &Resolver<'_>, profile: &mut Profile) -> Checked {
     backend(resolver, profile)?;
     mode(resolver, profile)?;
+    cap(resolver, profile)?;
     in_cluster::check(resolver, profile)?;
     request(resolver, profile)?;
     times(resolver, profile)?;
@@ -94,6 +95,59 @@ fn mode(resolver: &Resolver<'_>, profile: &mut Profile) -> Checked {
         profile
             .notes
             .push(format!("the inherited deploy.{key} does not apply: the mode `direct` has no Redis"));
+    }
+    Ok(())
+}
+
+/// A cap is on a process of its own: the embedded database is one with its journal, and of a MongoDB that somebody else
+/// started only they know the group.
+fn cap(resolver: &Resolver<'_>, profile: &Profile) -> Checked {
+    let deploy = &profile.deploy;
+    let cap = &deploy.cap;
+    let error = |key, message: &str, help: &str| Err(resolver.error(&["deploy", "cap", key], message, help));
+    let is_elsewhere = deploy.mongo_url.is_some() || deploy.mongo_url_file.is_some();
+    if cap.iops_per_s.is_none() {
+        return match cap.required {
+            true => error("required", "there is no cap to prove", "set deploy.cap.iops, or this to false"),
+            false => Ok(()),
+        };
+    }
+    if deploy.backend == Backend::Embedded {
+        let message = "the backend `embedded` keeps journal and database in one process, so that a cap on the one would \
+                       hold up the other, and with it each acknowledgement";
+        return error(
+            "iops",
+            message,
+            "set deploy.backend to redis-mongo (or -p redis-mongo), or this to null",
+        );
+    }
+    if deploy.target == DeployTarget::K8s && is_elsewhere {
+        let message = "in a cluster only the MongoDB that scalekit starts there can be capped, and deploy.mongo_url names another";
+        return error("iops", message, "set it to null, or deploy.mongo_url to null");
+    }
+    for (key, path) in [("group", &cap.group), ("directory", &cap.directory)] {
+        match (is_elsewhere, path) {
+            (true, None) => {
+                let message =
+                    "expected a path, found none: scalekit did not start that MongoDB, and cannot know it";
+                let help = match key {
+                    "group" => {
+                        "set it to the directory of the control group that the MongoDB of deploy.mongo_url is in, such as \
+                         /sys/fs/cgroup/system.slice/mongod.service, or deploy.cap.iops to null"
+                    }
+                    _ => {
+                        "set it to a directory on the disk of the database's files, or deploy.cap.iops to null"
+                    }
+                };
+                return error(key, message, help);
+            }
+            (false, Some(_)) => {
+                let message =
+                    "has no use without deploy.mongo_url: the MongoDB that is started here gets its own";
+                return error(key, message, "set it to null, or deploy.mongo_url");
+            }
+            _ => {}
+        }
     }
     Ok(())
 }

@@ -131,6 +131,8 @@ section! {
         /// directory of the database's control group; relative to this file. When left out: with `embedded`, where its files
         /// are; else a process with `serve --database-device` reads it for all.
         database_device: String,
+        /// What the kernel lets the database do on its disk.
+        cap: CapLayer,
         /// Journals that documents are dealt out to by their key (1 to 64). Each has one owner at a time among the
         /// workers, so this is how many workers can share the work; `embedded` takes only 1. It can be changed while
         /// all journals are empty.
@@ -149,6 +151,23 @@ section! {
         ready_timeout: Span,
         /// How long to wait after the load until the journal is empty (1s to 24h).
         drain_timeout: Span,
+    }
+}
+
+section! {
+    /// What the kernel lets the database do on its disk: a limit of its control group, which a probe puts to the test
+    /// before the load.
+    CapLayer {
+        /// Most reads a second, and as many writes, such as `100/s` (1/s to 1000000/s); no cap, when left out. Only with
+        /// `redis-mongo`.
+        iops: Rate,
+        /// Whether a run is invalid unless the probe, and the counters while it lasted, have shown that the cap holds.
+        required: bool,
+        /// The directory of the control group that a MongoDB of `mongo_url` is in; relative to this file. One that is
+        /// started here gets a group of its own.
+        group: String,
+        /// A directory on the disk of that MongoDB's files, where the probe may write; relative to this file.
+        directory: String,
     }
 }
 

@@ -45,10 +45,10 @@ pub(crate) use ports::PortSet;
 pub(crate) use servers::Servers;
 pub(crate) use steps::{StageText, Stages};
 pub(crate) use types::{
-    Backend, CriterionSpec, Deploy, DeployMode, DeployTarget, Durability, Load, Profile, ScenarioKind,
-    StepSpec,
+    Backend, CriterionSpec, DatabaseCap, Deploy, DeployMode, DeployTarget, Durability, Load, Profile,
+    ScenarioKind, StepSpec,
 };
-pub(crate) use units::Whole;
+pub(crate) use units::{Rate, Whole};
 
 /// Loads a profile: a built-in name or a file (which wins), over what it extends, under the command line's
 /// `overrides`.

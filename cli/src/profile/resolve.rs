@@ -12,7 +12,7 @@ use scalekit_service::journal::shard::MAX_SHARDS;
 
 use super::error::ProfileError;
 use super::layer::{
-    DeployLayer, Headers, Layer, LimitsLayer, LoadLayer, RequestLayer, TelemetryLayer, TlsLayer,
+    CapLayer, DeployLayer, Headers, Layer, LimitsLayer, LoadLayer, RequestLayer, TelemetryLayer, TlsLayer,
     TransactionsLayer, WorkerLayer,
 };
 use super::setting::{Merge, Setting};
@@ -20,7 +20,7 @@ use super::source::Source;
 use super::steps::StepLayer;
 use super::text;
 use super::types::{
-    CriterionSpec, Deploy, Limits, Load, Profile, RequestSpec, StepSpec, Telemetry, TlsSpec,
+    CriterionSpec, DatabaseCap, Deploy, Limits, Load, Profile, RequestSpec, StepSpec, Telemetry, TlsSpec,
     TransactionsSpec, Worker,
 };
 use super::units::{Rate, Size, Span, Whole};
@@ -221,6 +221,7 @@ impl Resolver<'_> {
             database_ops_per_s: self.whole(&["deploy", "database_ops"], &operations, 1..=1_000_000)?,
             database_iops_per_s: self.optional(&["deploy", "database_iops"], &iops, 1..=1_000_000)?,
             database_device: self.file(&["deploy", "database_device"], &layer.database_device)?,
+            cap: self.cap(&layer.cap.value().cloned().unwrap_or_default())?,
             shards: self.shards(&layer.shards)?,
             api_threads: self.optional(&["deploy", "api_threads"], &layer.api_threads, 1..=1024)?,
             worker: self.worker(&layer.worker.value().cloned().unwrap_or_default())?,
@@ -244,6 +245,17 @@ impl Resolver<'_> {
         let shards = self.whole(&["deploy", "shards"], setting, 1..=u32::from(MAX_SHARDS))?;
         // Its bound is one of the type, too.
         Ok(u16::try_from(shards).unwrap_or(MAX_SHARDS))
+    }
+
+    fn cap(&self, layer: &CapLayer) -> Found<DatabaseCap> {
+        let key = |key| ["deploy", "cap", key];
+        let iops = layer.iops.value().map(|rate| Whole(rate.0)).into();
+        Ok(DatabaseCap {
+            iops_per_s: self.optional(&key("iops"), &iops, 1..=1_000_000)?,
+            required: self.required(&key("required"), &layer.required)?,
+            group: self.file(&key("group"), &layer.group)?,
+            directory: self.file(&key("directory"), &layer.directory)?,
+        })
     }
 
     fn worker(&self, layer: &WorkerLayer) -> Found<Worker> {

@@ -137,6 +137,7 @@ pub(crate) struct Deploy {
     pub(crate) database_iops_per_s: Option<u32>,
     /// A device, a path on it, or a control group. `None`: others read it, or it is where an embedded database is.
     pub(crate) database_device: Option<PathBuf>,
+    pub(crate) cap: DatabaseCap,
     /// Journals that documents are dealt out to.
     pub(crate) shards: u16,
     /// `None`: one for each core.
@@ -149,6 +150,19 @@ pub(crate) struct Deploy {
     pub(crate) ready_timeout: Duration,
     #[serde(serialize_with = "written::span")]
     pub(crate) drain_timeout: Duration,
+}
+
+/// What the kernel lets the database do on its disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct DatabaseCap {
+    /// Most reads a second, and as many writes. `None`: no cap.
+    #[serde(rename = "iops", serialize_with = "written::optional_rate")]
+    pub(crate) iops_per_s: Option<u32>,
+    /// A run without proof that the cap holds is invalid.
+    pub(crate) required: bool,
+    /// Of a MongoDB that was started elsewhere: its control group, and a directory on its disk. Both absolute.
+    pub(crate) group: Option<PathBuf>,
+    pub(crate) directory: Option<PathBuf>,
 }
 
 /// The service's certificate and its key, as PEM files.

@@ -86,7 +86,7 @@ pub(crate) fn empty() -> Report {
         generator: Generator::default(),
         agents: Vec::new(),
         server: Server::default(),
-        cap: Cap { kind: CapKind::None, limit_per_s: None, probed_per_s: None },
+        cap: Cap { kind: CapKind::None, limit_per_s: None, probed_per_s: None, device: None },
         audit: None,
         counters: None,
         findings: Vec::new(),
@@ -185,7 +185,8 @@ pub(crate) fn report() -> Report {
     }];
     report.server.before.insert("api-0".to_owned(), json!({ "requests": 0 }));
     report.server.after.insert("api-0".to_owned(), json!({ "requests": 36_579 }));
-    report.cap = Cap { kind: CapKind::Simulated, limit_per_s: Some(100), probed_per_s: Some(99.8) };
+    report.cap =
+        Cap { kind: CapKind::Simulated, limit_per_s: Some(100), probed_per_s: Some(99.8), device: None };
     report.findings = vec![
         Finding {
             id: "accept-queue".to_owned(),

@@ -30,8 +30,8 @@ pub(crate) use hlog_read::{LogError, MERGED, read_log};
 pub(crate) use judging::{judge, trend_facts};
 pub(crate) use model::{
     Aborted, Achieved, Agent, Audit, Cap, CapKind, Chosen, CounterDelta, CounterKind, CounterSeverity,
-    Counters, ErrorClass, Evidence, Finding, Generator, Host, LatencyKnee, Load, Model, Report, Requested,
-    Run, SCHEMA_VERSION, SampledProcess, Second, Server, Step, StepCheck, Tool, UnknownResource,
+    Counters, DeviceCap, ErrorClass, Evidence, Finding, Generator, Host, LatencyKnee, Load, Model, Report,
+    Requested, Run, SCHEMA_VERSION, SampledProcess, Second, Server, Step, StepCheck, Tool, UnknownResource,
 };
 pub(crate) use pending::PendingFile;
 pub(crate) use read::{ReadError, read};

@@ -211,6 +211,9 @@ pub(crate) struct Second {
     pub(crate) total_ms_max: Option<f64>,
     /// Database operations in this second; `null` where they are not known.
     pub(crate) db_ops: Option<u64>,
+    /// I/O operations of the database's device in this second; `null` where they are not known.
+    #[serde(default)]
+    pub(crate) db_iops: Option<u64>,
     /// Journal entries not yet in the database at its end.
     pub(crate) journal_backlog: Option<u64>,
 }
@@ -296,20 +299,46 @@ pub(crate) struct Server {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Cap {
     pub(crate) kind: CapKind,
-    /// Operations a second that were allowed.
+    /// Database operations a second that the service's governor allowed.
     pub(crate) limit_per_s: Option<u64>,
-    /// What a probe of the cap got through; `null` if none was made.
+    /// I/O operations a second that a probe of the kernel's cap got through; `null` if none was made.
     pub(crate) probed_per_s: Option<f64>,
+    /// The kernel's cap on the database's disk; `null` if there was none.
+    #[serde(default)]
+    pub(crate) device: Option<DeviceCap>,
+}
+
+/// A limit of the database's control group, and what showed whether it holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct DeviceCap {
+    /// Most reads a second, and as many writes.
+    pub(crate) iops: u32,
+    /// Whether a run without proof of it is invalid.
+    pub(crate) required: bool,
+    /// The control group's directory.
+    pub(crate) group: String,
+    /// `MAJOR:MINOR` of each device that has the limit.
+    pub(crate) devices: Vec<String>,
+    /// Writes a second of the disk that a probe inside of the group got through, by the group's count.
+    pub(crate) capped_per_s: f64,
+    /// The same without the cap.
+    pub(crate) uncapped_per_s: f64,
+    /// Why it is not proven; `null`: it is.
+    pub(crate) problem: Option<String>,
 }
 
 /// What enforces the cap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum CapKind {
     /// Nothing.
     None,
     /// The service's own governor and a counting store.
     Simulated,
+    /// The kernel, as a probe and the counters under the load have shown.
+    Verified,
+    /// The kernel was to, and that is not proven.
+    NotEnforced,
 }
 
 /// Acknowledged against stored, write by write.

@@ -5,7 +5,7 @@ mod findings;
 use std::fmt::Write as _;
 
 use super::figures::{bytes, count, decimal, gibibytes, millis, percent};
-use super::model::{Agent, Metric, Model, Report, Requested};
+use super::model::{Agent, Cap, CapKind, DeviceCap, Metric, Model, Report, Requested};
 use crate::criteria::{Contains, Judgement, Kind, Outcome, Verdict, definition};
 
 /// Names are padded with dots up to this column.
@@ -281,10 +281,14 @@ impl Page {
     fn database(&mut self, report: &Report) {
         let metrics = &report.metrics;
         let names = ["db_ops", "db_iops", "journal_backlog"];
-        if report.audit.is_none() && names.iter().all(|name| !metrics.contains_key(*name)) {
+        let cap = cap(&report.cap);
+        if report.audit.is_none() && cap.is_none() && names.iter().all(|name| !metrics.contains_key(*name)) {
             return;
         }
         self.section("DATABASE");
+        if let Some(cap) = cap {
+            self.entry("cap", &cap);
+        }
         for name in names {
             if let Some(metric) = metrics.get(name) {
                 self.entry(name, &plain(name, metric));
@@ -334,6 +338,20 @@ impl Page {
             self.line(&format!("    {reason}"));
         }
     }
+}
+
+/// What held the database back, and whether that is proven. `None`: nothing did.
+fn cap(cap: &Cap) -> Option<String> {
+    let governed = cap.limit_per_s.map(|limit| format!("the governor allows {} operations/s", count(limit)));
+    let Some(DeviceCap { iops, capped_per_s, uncapped_per_s, problem, .. }) = &cap.device else {
+        let governed = governed.filter(|_| cap.kind != CapKind::None)?;
+        return Some(format!("simulated ({governed}, nothing caps the disk)"));
+    };
+    let proof = match problem {
+        None => format!("verified {capped_per_s:.0}/s (asked {iops}/s, without it {uncapped_per_s:.0}/s)"),
+        Some(problem) => format!("not enforced (asked {iops}/s): {problem}"),
+    };
+    Some(governed.into_iter().fold(proof, |proof, governed| format!("{proof}; {governed}")))
 }
 
 fn trend(metric: &Metric) -> String {

@@ -3,7 +3,7 @@
 use super::fixture;
 use super::judging::judge;
 use super::model::Report;
-use super::model::{Agent, Audit, Chosen};
+use super::model::{Agent, Audit, CapKind, Chosen, DeviceCap};
 use super::text;
 use crate::criteria::parse;
 
@@ -52,6 +52,7 @@ fn a_good_run() {
 
   █ DATABASE
 
+    cap.............................: simulated (the governor allows 100 operations/s, nothing caps the disk)
     db_ops..........................: 2480  82.67/s  at most 100 in one second
     journal_backlog.................: 0  min=0 max=18204
     audit...........................: 182500 acknowledged, 182500 stored, 0 lost, 0 duplicated
@@ -213,4 +214,39 @@ fn direct_mode_is_said_at_the_top() {
     let shown = text(&report, false);
     let line = shown.lines().nth(2).unwrap();
     assert!(line.contains("DIRECT mode: each read and each write was a database operation"), "{line}");
+}
+
+#[test]
+fn what_held_the_database_back_is_told_with_its_proof() {
+    let mut report = fixture::report();
+    let line = |report: &Report| {
+        let shown = text(&judged(report.clone()), false);
+        let line = shown.lines().find_map(|line| line.trim().strip_prefix("cap.")).map(str::to_owned);
+        line.map(|line| line.trim_start_matches(['.', ':', ' ']).to_owned())
+    };
+    report.cap.kind = CapKind::None;
+    assert_eq!(line(&report), None);
+    report.cap.kind = CapKind::Simulated;
+    report.cap.limit_per_s = Some(1_200);
+    assert_eq!(
+        line(&report).unwrap(),
+        "simulated (the governor allows 1200 operations/s, nothing caps the disk)"
+    );
+    report.cap.kind = CapKind::Verified;
+    report.cap.device = Some(DeviceCap {
+        iops: 100,
+        required: true,
+        group: "/sys/fs/cgroup/x".into(),
+        devices: vec!["8:0".into()],
+        capped_per_s: 98.2,
+        uncapped_per_s: 2_134.0,
+        problem: None,
+    });
+    assert_eq!(
+        line(&report).unwrap(),
+        "verified 98/s (asked 100/s, without it 2134/s); the governor allows 1200 operations/s"
+    );
+    report.cap.limit_per_s = None;
+    report.cap.device.as_mut().unwrap().problem = Some("I/O escapes it".into());
+    assert_eq!(line(&report).unwrap(), "not enforced (asked 100/s): I/O escapes it");
 }

@@ -43,7 +43,7 @@ use crate::store::Store;
 pub(crate) use gate::{Bounds, Gate};
 pub(crate) use observe::Observe;
 pub(crate) use read::Reader;
-pub(crate) use stats::{DeviceView, Process};
+pub(crate) use stats::{DeviceView, Process, Seen};
 
 /// Bounds of a request.
 #[derive(Clone, Copy, Debug)]

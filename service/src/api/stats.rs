@@ -38,25 +38,34 @@ pub struct Process {
 pub struct DeviceView {
     place: Option<String>,
     bound: Option<u32>,
-    per_second: Mutex<Option<f64>>,
+    seen: Mutex<Seen>,
+}
+
+/// Nothing where it cannot be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Seen {
+    /// Operations of the last second; the first one has to pass.
+    pub per_second: Option<f64>,
+    /// Of all time.
+    pub operations: Option<u64>,
 }
 
 impl DeviceView {
     /// See [`DeviceStats`].
     #[must_use]
     pub fn new(place: Option<String>, bound: Option<u32>) -> Self {
-        Self { place, bound, per_second: Mutex::new(None) }
+        Self { place, bound, seen: Mutex::default() }
     }
 
-    /// Operations of the last second; `None` while they cannot be read.
-    pub fn show(&self, per_second: Option<f64>) {
-        *self.per_second.lock().unwrap_or_else(PoisonError::into_inner) = per_second;
+    /// What there is to tell from now on.
+    pub fn show(&self, seen: Seen) {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
     }
 
     #[must_use]
     pub fn stats(&self) -> DeviceStats {
-        let iops = *self.per_second.lock().unwrap_or_else(PoisonError::into_inner);
-        DeviceStats { place: self.place.clone(), iops, iops_bound: self.bound }
+        let Seen { per_second, operations } = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        DeviceStats { place: self.place.clone(), iops: per_second, operations, iops_bound: self.bound }
     }
 }
 

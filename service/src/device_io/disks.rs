@@ -11,13 +11,22 @@ use super::{Device, Operations};
 const MAX_DEPTH: usize = 16;
 const MAX_DISKS: usize = 64;
 
-/// The whole disks that a device is on, through partitions and through what is stacked on others: LVM, dm-crypt, RAID.
-/// A disk's limit of operations is one for all that is on it, so a partition's own count would say too little.
+/// What a device consists of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Layers {
+    /// Itself, or of a partition the disk, and all it stands on.
+    pub(super) all: BTreeSet<Device>,
+    /// The lowest of them.
+    pub(super) disks: BTreeSet<Device>,
+}
+
+/// A device down to whole disks, through partitions and through what is stacked on others: LVM, dm-crypt, RAID. A disk's
+/// limit of operations is one for all that is on it, so a partition's own count would say too little.
 ///
 /// # Errors
 /// The device, or one below it, is not in sysfs; or there are too many.
-pub(super) fn below(root: &Path, device: Device) -> io::Result<BTreeSet<Device>> {
-    let mut found = BTreeSet::new();
+pub(super) fn below(root: &Path, device: Device) -> io::Result<Layers> {
+    let mut found = Layers::default();
     walk(&of(root, device), MAX_DEPTH, &mut found)?;
     Ok(found)
 }
@@ -48,7 +57,7 @@ fn of(root: &Path, device: Device) -> PathBuf {
     root.join("sys/dev/block").join(device.to_string())
 }
 
-fn walk(link: &Path, depth: usize, found: &mut BTreeSet<Device>) -> io::Result<()> {
+fn walk(link: &Path, depth: usize, found: &mut Layers) -> io::Result<()> {
     let too_many = || io::Error::other(format!("more than {MAX_DISKS} disks or {MAX_DEPTH} layers below it"));
     let depth = depth.checked_sub(1).ok_or_else(too_many)?;
     let mut directory = fs::canonicalize(link)?;
@@ -61,13 +70,14 @@ fn walk(link: &Path, depth: usize, found: &mut BTreeSet<Device>) -> io::Result<(
         is_bottom = false;
         walk(&slave, depth, found)?;
     }
+    let text = fs::read_to_string(directory.join("dev"))?;
+    let device = text.trim().parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    found.all.insert(device);
     if is_bottom {
-        let text = fs::read_to_string(directory.join("dev"))?;
-        let disk = text.trim().parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        found.insert(disk);
-        if found.len() > MAX_DISKS {
-            return Err(too_many());
-        }
+        found.disks.insert(device);
+    }
+    if found.disks.len() > MAX_DISKS {
+        return Err(too_many());
     }
     Ok(())
 }
@@ -125,15 +135,18 @@ pub(super) mod tests {
             ("dm-1", "253:1", "", &["dm-0", "nvme0n1"]),
             ("md0", "9:0", "", &["dm-1", "sda/sda1"]),
         ]);
-        for (named, expected) in [
-            ("8:0", &["8:0"][..]),
-            ("8:1", &["8:0"]),
-            ("253:0", &["8:0"]),
-            ("253:1", &["8:0", "259:0"]),
-            ("9:0", &["8:0", "259:0"]),
+        for (named, disks, above) in [
+            ("8:0", &["8:0"][..], &[][..]),
+            ("8:1", &["8:0"], &[]),
+            ("253:0", &["8:0"], &["253:0"]),
+            ("253:1", &["8:0", "259:0"], &["253:0", "253:1"]),
+            ("9:0", &["8:0", "259:0"], &["9:0", "253:0", "253:1"]),
         ] {
             let found = below(host.path(), device(named)).unwrap();
-            assert_eq!(found, expected.iter().map(|text| device(text)).collect(), "{named}");
+            let expected: BTreeSet<_> = disks.iter().map(|text| device(text)).collect();
+            assert_eq!(found.disks, expected, "{named}");
+            let all = above.iter().map(|text| device(text)).chain(expected).collect();
+            assert_eq!(found.all, all, "{named}");
         }
         let stacked = |text| is_stacked(host.path(), device(text));
         assert!(stacked("253:1") && stacked("253:0"));

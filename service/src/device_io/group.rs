@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Device, Operations, disks};
+use super::{Device, Disks, Operations, disks};
 
 /// Which of the two forms of control groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +55,24 @@ impl Group {
             .filter(|(device, _)| !disks::is_stacked(root, *device))
             .map(|(_, operations)| operations)
             .sum())
+    }
+
+    /// What its processes did on these disks, of which it has a limit. What is stacked on disks is counted there and
+    /// again below, or below for a thread of the kernel's (dm-crypt's writes): the higher count is the group's.
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read).
+    pub fn read_on(&self, disks: &Disks) -> Result<Operations, String> {
+        let counts = match self.hierarchy {
+            Hierarchy::V2 => parse_v2(&self.text("io.stat").map_err(|error| format!("io.stat: {error}"))?),
+            Hierarchy::V1 => parse_v1(&self.v1_text()?),
+        };
+        let of = |device: &Device| counts.get(device).copied().unwrap_or_default();
+        let bottom: Operations = disks.disks.iter().map(of).sum();
+        Ok(disks.above.iter().map(of).fold(bottom, |most, one| Operations {
+            reads: most.reads.max(one.reads),
+            writes: most.writes.max(one.writes),
+        }))
     }
 
     fn v1_text(&self) -> Result<String, String> {
@@ -169,6 +187,27 @@ mod tests {
         assert_eq!(group.read(host.path()), Ok(Operations { reads: 7, writes: 8 }));
         fs::write(directory.join("io.stat"), "").unwrap();
         assert_eq!(group.read(host.path()), Ok(Operations::default()), "it has done nothing yet");
+    }
+
+    #[test]
+    fn of_disks_and_what_is_stacked_on_them_the_higher_count_is_the_groups() {
+        let dir = tempfile::tempdir().unwrap();
+        let group = Group { directory: dir.path().to_owned(), hierarchy: Hierarchy::V2 };
+        let devices = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        let stacked = Disks { disks: devices(&["8:0", "8:16"]), above: devices(&["253:0"]) };
+        let plain = Disks { disks: devices(&["8:0"]), above: vec![] };
+        // Writes below an encryption are the kernel's own.
+        fs::write(
+            dir.path().join("io.stat"),
+            "253:0 rios=5 wios=60\n8:0 rios=4 wios=8\n8:16 rios=3 wios=2\n",
+        )
+        .unwrap();
+        assert_eq!(group.read_on(&stacked), Ok(Operations { reads: 7, writes: 60 }));
+        assert_eq!(group.read_on(&plain), Ok(Operations { reads: 4, writes: 8 }));
+        fs::write(dir.path().join("io.stat"), "").unwrap();
+        assert_eq!(group.read_on(&stacked), Ok(Operations::default()));
+        fs::remove_file(dir.path().join("io.stat")).unwrap();
+        assert!(group.read_on(&plain).unwrap_err().contains("io.stat"));
     }
 
     #[test]

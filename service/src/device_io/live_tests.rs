@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::{Hierarchy, Kind, Place};
+use super::{Disks, Hierarchy, Kind, Place};
 use crate::testing::IoGroup;
 
 /// So many writes of the child, each on the device before the next.
@@ -33,7 +33,7 @@ fn writes_to_a_file_show_on_the_disk_that_it_is_on() {
         Ok(place) => place,
         Err(error) => return skipped(&error.to_string(), "the disk of a path"),
     };
-    assert!(matches!(place.kind(), Kind::Disks(disks) if !disks.is_empty()), "{place:?}");
+    assert!(matches!(place.kind(), Kind::Disks(found) if !found.disks.is_empty()), "{place:?}");
     let before = place.read().unwrap();
     write(dir.path(), "");
     let after = place.read().unwrap();
@@ -132,4 +132,34 @@ fn writes_in_a_control_group_show_in_it_and_those_of_others_do_not() {
     assert!(others.writes < own.writes + WRITES, "{others:?} after {own:?}");
     let file = Place::find(&group.directory().join("cgroup.procs")).unwrap_err().to_string();
     assert!(file.contains("not its directory"), "{file}");
+}
+
+/// Gone from the host with the value.
+struct Mounted(std::path::PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let gone = program(&["umount", self.0.to_str().unwrap()]);
+        assert!(gone.is_ok() || std::thread::panicking(), "{gone:?}");
+    }
+}
+
+#[test]
+fn an_overlay_is_where_its_upper_directory_is() {
+    let dir = directory();
+    let of = |name: &str| {
+        let path = dir.path().join(name);
+        std::fs::create_dir(&path).unwrap();
+        path
+    };
+    let [lower, upper, work, merged] = ["lower", "upper of it", "work", "merged"].map(of);
+    let [low, up, spare] = [&lower, &upper, &work].map(|path| path.display());
+    let options = format!("lowerdir={low},upperdir={up},workdir={spare}");
+    let mounted = program(&["mount", "-t", "overlay", "-o", &options, "overlay", merged.to_str().unwrap()]);
+    if let Err(why) = mounted {
+        return skipped(&why, "an overlay");
+    }
+    let mounted = Mounted(merged);
+    let found = Disks::of(&mounted.0).map_err(|error| error.to_string());
+    assert_eq!(found.unwrap(), Disks::of(&upper).unwrap());
 }

@@ -11,7 +11,7 @@ use std::fmt;
 use std::str::FromStr;
 
 pub use group::{Group, Hierarchy};
-pub use place::{Kind, Place, PlaceError, ReadError};
+pub use place::{Disks, Kind, Place, PlaceError, ReadError};
 
 /// A block device, as the kernel numbers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -10,6 +10,8 @@ pub(super) struct Mount {
     pub(super) filesystem: String,
     /// A device's path, or whatever the file system calls its source.
     pub(super) source: PathBuf,
+    /// Of an overlay: the directory that takes what is written, as whoever mounted it saw it.
+    pub(super) upper: Option<PathBuf>,
 }
 
 /// The mount that an absolute path without links is on: the deepest one, and of those at one place the last, which
@@ -30,7 +32,10 @@ fn line(line: &str) -> Option<(PathBuf, Mount)> {
     let place = plain(mount.split(' ').nth(4)?);
     let mut filesystem = filesystem.split(' ');
     let name = filesystem.next()?.to_owned();
-    Some((place, Mount { filesystem: name, source: plain(filesystem.next()?) }))
+    let source = plain(filesystem.next()?);
+    let options = filesystem.next().unwrap_or_default();
+    let upper = options.split(',').find_map(|option| option.strip_prefix("upperdir=")).map(plain);
+    Some((place, Mount { filesystem: name, source, upper: upper.filter(|path| path.is_absolute()) }))
 }
 
 /// Space, tab, newline and backslash are written as a backslash and three octal digits.
@@ -72,7 +77,8 @@ mod tests {
             ("/mnt/a", "nfs4", "host:/export"),
             ("/mnt2", "btrfs", "/dev/sda2"),
         ] {
-            let expected = Mount { filesystem: filesystem.into(), source: source.into() };
+            let upper = (filesystem == "overlay").then(|| PathBuf::from("/b"));
+            let expected = Mount { filesystem: filesystem.into(), source: source.into(), upper };
             assert_eq!(of(TEXT, Path::new(path)), Some(expected), "{path}");
         }
         assert_eq!(of("", Path::new("/etc")), None);

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use nix::sys::stat::{major, minor};
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 
-use super::{Device, Group, Hierarchy, Operations, disks, mounts};
+use super::disks::{self, Layers};
+use super::{Device, Group, Hierarchy, Operations, mounts};
 
 /// A place that was named and found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,9 +23,18 @@ pub struct Place {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The whole disks below a device or a path. Everybody's operations count.
-    Disks(Vec<Device>),
+    Disks(Disks),
     /// A control group: the operations of its processes.
     Group(Group),
+}
+
+/// What a device or a path is on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disks {
+    /// The whole disks at the bottom.
+    pub disks: Vec<Device>,
+    /// What is stacked on them and holds the path: volumes, encryption, RAID.
+    pub above: Vec<Device>,
 }
 
 /// A named path is no place where operations are counted.
@@ -76,8 +86,9 @@ impl Place {
     }
 
     fn on(root: PathBuf, device: Device) -> io::Result<Self> {
-        let disks = disks::below(&root, device)?.into_iter().collect();
-        Ok(Self { root, kind: Kind::Disks(disks) })
+        let Layers { all, disks } = disks::below(&root, device)?;
+        let above = all.difference(&disks).copied().collect();
+        Ok(Self { root, kind: Kind::Disks(Disks { disks: disks.into_iter().collect(), above }) })
     }
 
     /// A control group of version 2 that is made of files.
@@ -98,7 +109,7 @@ impl Place {
     /// Why it cannot be told.
     pub fn read(&self) -> Result<Operations, ReadError> {
         match &self.kind {
-            Kind::Disks(disks) => disks
+            Kind::Disks(Disks { disks, .. }) => disks
                 .iter()
                 .map(|disk| {
                     disks::read(&self.root, *disk).map_err(|error| {
@@ -113,10 +124,38 @@ impl Place {
     }
 }
 
+impl Disks {
+    /// Those that a file or directory is on, or a device's node stands for.
+    ///
+    /// # Errors
+    /// It is not there, or on no block device.
+    pub fn of(path: &Path) -> Result<Self, PlaceError> {
+        match Place::find(path)?.kind {
+            Kind::Disks(disks) => Ok(disks),
+            Kind::Group(_) => Err(PlaceError { path: path.to_owned(), problem: "is on no disk".into() }),
+        }
+    }
+}
+
+impl Group {
+    /// The one whose directory this is.
+    ///
+    /// # Errors
+    /// It is not there, or none.
+    pub fn at(directory: &Path) -> Result<Self, PlaceError> {
+        match Place::find(directory)?.kind {
+            Kind::Group(group) => Ok(group),
+            Kind::Disks(_) => {
+                Err(PlaceError { path: directory.to_owned(), problem: "is no control group".into() })
+            }
+        }
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
-            Kind::Disks(disks) => {
+            Kind::Disks(Disks { disks, .. }) => {
                 out.write_str(if disks.len() == 1 { "the disk" } else { "the disks" })?;
                 disks.iter().try_for_each(|disk| write!(out, " {disk}"))
             }
@@ -147,7 +186,8 @@ fn origin(path: &Path) -> io::Result<Origin> {
     Ok(if device.major == 0 { Origin::Nameless } else { Origin::Device(device) })
 }
 
-/// The device that btrfs, and others that hide theirs, are mounted from.
+/// The device that btrfs, and others that hide theirs, are mounted from. Of an overlay it is that of the directory which
+/// takes what is written; inside of a container that directory is usually out of sight.
 fn mounted_from(path: &Path) -> Result<Device, String> {
     let whole = fs::canonicalize(path).map_err(|error| error.to_string())?;
     let mountinfo =
@@ -156,6 +196,13 @@ fn mounted_from(path: &Path) -> Result<Device, String> {
         .ok_or("is on no file system that /proc/self/mountinfo lists")?;
     let none =
         || format!("is on {} ({}), which is no block device here", mount.filesystem, mount.source.display());
+    if let Some(upper) = &mount.upper {
+        return match origin(upper) {
+            Ok(Origin::Device(device)) => Ok(device),
+            // Stacked overlays are not followed.
+            _ => Err(format!("{}; its files are in {}, out of sight: use a volume", none(), upper.display())),
+        };
+    }
     // Only a path names a device; elsewhere it is a word such as `overlay`.
     if !mount.source.is_absolute() {
         return Err(none());

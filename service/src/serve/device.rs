@@ -9,7 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::ServeError;
-use crate::api::DeviceView;
+use crate::api::{DeviceView, Seen};
 use crate::config::{Backend, Config, DirectStore};
 use crate::device_io::{Kind, Place};
 use crate::metrics::Metrics;
@@ -129,7 +129,7 @@ fn of_embedded(data_dir: &Path) -> Result<Place, ServeError> {
     })?;
     let journal = Place::find(&data_dir.join("journal"));
     if let (Kind::Disks(disks), Ok(Kind::Disks(others))) = (store.kind(), journal.as_ref().map(Place::kind))
-        && disks.iter().any(|disk| others.contains(disk))
+        && disks.disks.iter().any(|disk| others.disks.contains(disk))
     {
         tracing::warn!(
             device = %store,
@@ -181,13 +181,14 @@ impl Reader {
             tracing::info!(device = %self.place, "the database's device can be read again");
         }
         self.steering.sample(now, operations, self.started);
-        self.show(self.steering.device_per_second());
+        let per_second = self.steering.device_per_second();
+        self.show(Seen { per_second, operations: Some(operations) });
     }
 
     fn lost(&mut self, reason: &str) {
         self.steering.lost_sight();
         self.metrics.device_read_failures.inc();
-        self.show(None);
+        self.show(Seen::default());
         if !std::mem::replace(&mut self.is_lost, true) {
             let limit = self.steering.limit();
             tracing::warn!(
@@ -198,9 +199,9 @@ impl Reader {
         }
     }
 
-    fn show(&self, per_second: Option<f64>) {
-        self.metrics.device_operations_per_second.set(per_second.unwrap_or(f64::NAN));
-        self.shown.show(per_second);
+    fn show(&self, seen: Seen) {
+        self.metrics.device_operations_per_second.set(seen.per_second.unwrap_or(f64::NAN));
+        self.shown.show(seen);
     }
 }
 

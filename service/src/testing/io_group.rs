@@ -83,7 +83,7 @@ impl IoGroup {
     pub fn limit_writes(&self, path: &Path, per_second: u32) -> Result<(), String> {
         let place = Place::find(path).map_err(|error| error.to_string())?;
         let disks: &[Device] = match place.kind() {
-            Kind::Disks(disks) => disks,
+            Kind::Disks(found) => &found.disks,
             Kind::Group(_) => &[],
         };
         for disk in disks {

@@ -22,6 +22,28 @@ fn errors_name_place_key_and_expectation() {
         ),
         ("deploy: {database_iops: many}\n", "deploy.database_iops: expected a rate such as 100/s"),
         ("deploy: {database_device: ''}\n", "x.yaml:1:27: deploy.database_device: expected"),
+        ("deploy: {cap: {iops: 0/s}}\n", "x.yaml:1:22: deploy.cap.iops: expected 1 to 1000000, found 0"),
+        ("deploy: {cap: {required: true}}\n", "x.yaml:1:26: deploy.cap.required: there is no cap to prove"),
+        (
+            "deploy: {cap: {iops: 100/s}}\n",
+            "x.yaml:1:22: deploy.cap.iops: the backend `embedded` keeps journal and database in one process",
+        ),
+        (
+            "deploy: {backend: redis-mongo, mongo_url: 'mongodb://h', cap: {iops: 100/s}}\n",
+            "deploy.cap.group: expected a path, found none: scalekit did not start that MongoDB",
+        ),
+        (
+            "deploy: {backend: redis-mongo, mongo_url: 'mongodb://h', cap: {iops: 100/s, group: /sys/fs/cgroup/x}}\n",
+            "deploy.cap.directory: expected a path, found none",
+        ),
+        (
+            "deploy: {target: k8s, backend: redis-mongo, mongo_url: 'mongodb://h', cap: {iops: 100/s}}\n",
+            "deploy.cap.iops: in a cluster only the MongoDB that scalekit starts there can be capped",
+        ),
+        (
+            "deploy: {backend: redis-mongo, cap: {iops: 100/s, directory: /srv}}\n",
+            "x.yaml:1:62: deploy.cap.directory: has no use without deploy.mongo_url",
+        ),
         (
             "deploy: {worker: {batch_max_bytes: 8}}\n",
             "deploy.worker.batch_max_bytes: expected a size such as 4MiB",

@@ -1,0 +1,84 @@
+//! `scalekit cap`: a cap on what a control group does on a disk; and a cap in a line.
+
+use std::fs;
+
+use anyhow::{Context as _, bail};
+use serde_json::json;
+
+use super::{control_runtime, print};
+use crate::args::{ApplyArgs, CapAction, CapArgs, Global};
+use crate::deploy::cap::{self, Cap, CapRequest, Which};
+use crate::exit::ExitStatus;
+use crate::profile::Rate;
+
+pub(super) fn cap(global: &Global, args: &CapArgs) -> anyhow::Result<ExitStatus> {
+    match &args.action {
+        CapAction::Apply(args) => apply(global, args),
+        CapAction::Probe { task } => probe(task),
+    }
+}
+
+fn probe(task: &str) -> anyhow::Result<ExitStatus> {
+    let task = serde_json::from_str(task).context("TASK: expected what `scalekit cap apply` writes")?;
+    let outcome = cap::probe(&task)?;
+    print(&format!("{}\n", serde_json::to_string(&outcome)?))?;
+    Ok(ExitStatus::Done)
+}
+
+fn apply(global: &Global, args: &ApplyArgs) -> anyhow::Result<ExitStatus> {
+    let iops_per_s = iops(&args.iops)?;
+    let binary = std::env::current_exe().context("cannot find this program's own file")?;
+    let pod = match &args.pod_uid {
+        Some(uid) => Some(cap::of_pod(&args.cgroup_root, uid)?),
+        None => None,
+    };
+    let group = match (&pod, &args.group) {
+        (Some(pod), _) => Which::Around(pod),
+        (None, Some(group)) => Which::Given(group),
+        (None, None) => bail!("--group or --pod-uid: expected one of the two"),
+    };
+    let request = CapRequest { iops_per_s, group, directory: &args.directory, binary: &binary };
+    let cap = control_runtime()?.block_on(Cap::establish(&request))?;
+    let facts = serde_json::to_string(&facts(&cap))?;
+    if let Some(file) = &args.result_file {
+        fs::write(file, &facts).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    match global.json {
+        true => print(&format!("{facts}\n"))?,
+        false => print(&format!("{}: {}\n", cap.group.display(), line(&cap)))?,
+    }
+    let is_proven = cap.verdict.problem.is_none();
+    Ok(if is_proven || args.unproven { ExitStatus::Done } else { ExitStatus::InvalidMeasurement })
+}
+
+fn iops(text: &str) -> anyhow::Result<u32> {
+    let rate = text.parse::<Rate>().ok().and_then(|Rate(rate)| u32::try_from(rate).ok());
+    match rate {
+        Some(rate @ 1..=1_000_000) => Ok(rate),
+        _ => bail!("--iops: expected a rate of 1/s to 1000000/s, found {text:?}"),
+    }
+}
+
+/// The cap for programs.
+pub(super) fn facts(cap: &Cap) -> serde_json::Value {
+    json!({
+        "iops_per_s": cap.iops_per_s,
+        "group": cap.group,
+        "devices": cap.devices.iter().map(|(device, _)| device).collect::<Vec<_>>(),
+        "capped_per_s": cap.verdict.capped_per_s,
+        "uncapped_per_s": cap.verdict.uncapped_per_s,
+        "problem": cap.problem().or_else(|| cap.verdict.problem.clone()),
+    })
+}
+
+/// A deployment's cap in one line: what the probe says of it, and whether it is still in force.
+pub(super) fn line(cap: &Cap) -> String {
+    let (asked, verdict) = (cap.iops_per_s, &cap.verdict);
+    match cap.problem().or_else(|| verdict.problem.clone()) {
+        None => format!(
+            "verified {:.0}/s (asked {asked}/s, without it {:.0}/s)",
+            verdict.capped_per_s, verdict.uncapped_per_s
+        ),
+        Some(problem) => format!("not enforced (asked {asked}/s): {problem}"),
+    }
+}
