@@ -91,11 +91,17 @@ pub(super) async fn answer(State(world): State<Shared>, mut request: Request) ->
         (&Method::PATCH, _) => "patch",
         (&Method::POST, _) => "create",
         (&Method::DELETE, _) => "delete",
-        _ => return failure(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", "not in this double", json!({})),
+        _ => {
+            return failure(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "MethodNotAllowed",
+                "not in this double",
+                json!({}),
+            );
+        }
     };
-    let is_forbidden = |world: &World| {
-        world.forbidden.iter().any(|(which, what)| *which == verb && *what == asked.resource)
-    };
+    let is_forbidden =
+        |world: &World| world.forbidden.iter().any(|(which, what)| *which == verb && *what == asked.resource);
     if is_forbidden(&world.lock().unwrap()) {
         return forbidden(verb, &asked);
     }
@@ -157,7 +163,12 @@ fn forbidden(verb: &str, asked: &Asked) -> Response {
 
 fn not_found(asked: &Asked) -> Response {
     let message = format!("{} {:?} not found", asked.full_resource(), asked.named());
-    failure(StatusCode::NOT_FOUND, "NotFound", &message, json!({"kind": asked.resource, "name": asked.named()}))
+    failure(
+        StatusCode::NOT_FOUND,
+        "NotFound",
+        &message,
+        json!({"kind": asked.resource, "name": asked.named()}),
+    )
 }
 
 fn discovery(world: &World, path: &str) -> Response {
@@ -233,6 +244,10 @@ fn patch(world: &mut World, asked: &Asked, body: &Value) -> Response {
     if let Some(response) = missing_namespace(world, asked) {
         return response;
     }
+    if world.refuse_applies_of == Some(asked.resource.as_str()) {
+        let message = format!("admission webhook: {} denied by a policy of the test", asked.resource);
+        return failure(StatusCode::FORBIDDEN, "Forbidden", &message, json!({}));
+    }
     let live = world.get(&asked.resource, asked.namespace(), asked.named()).cloned();
     let mut object = match apply(live.as_ref(), body, manager, asked.query("force") == "true") {
         Ok(object) => object,
@@ -293,7 +308,8 @@ fn immutable(asked: &Asked, live: Option<&Value>, object: &Value) -> Option<Resp
     };
     let live = live?;
     let changed = paths.iter().find(|path| live.pointer(path) != object.pointer(path))?;
-    let message = format!("{} {:?} is invalid: {changed}: field is immutable", asked.full_resource(), asked.named());
+    let message =
+        format!("{} {:?} is invalid: {changed}: field is immutable", asked.full_resource(), asked.named());
     Some(failure(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", &message, json!({})))
 }
 
@@ -360,7 +376,8 @@ fn delete(world: &mut World, asked: &Asked, body: &Value) -> Response {
     if !wanted.is_null() && *wanted != object["metadata"]["uid"] {
         return failure(StatusCode::CONFLICT, "Conflict", "the UID in the precondition differs", json!({}));
     }
-    let is_workload = matches!(asked.resource.as_str(), "deployments" | "statefulsets" | "daemonsets" | "jobs");
+    let is_workload =
+        matches!(asked.resource.as_str(), "deployments" | "statefulsets" | "daemonsets" | "jobs");
     if is_workload && body["propagationPolicy"] == "Foreground" {
         object["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
         object["metadata"]["finalizers"] = json!(["foregroundDeletion"]);

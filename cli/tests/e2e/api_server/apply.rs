@@ -200,23 +200,25 @@ fn owners(object: &Value) -> Vec<(Owner, Vec<Path>)> {
 
 fn record(object: &mut Value, managers: Vec<(Owner, Vec<Path>)>) {
     let api_version = object["apiVersion"].clone();
-    let entries = managers.into_iter().filter(|(_, fields)| !fields.is_empty()).map(|((manager, operation), fields)| {
-        let mut tree = json!({});
-        for field in fields {
-            let mut at = &mut tree;
-            for segment in field {
-                let key = match named(&segment) {
-                    Some(name) => format!("k:{}", json!({ "name": name })),
-                    None => format!("f:{segment}"),
-                };
-                at = at.as_object_mut().unwrap().entry(key).or_insert_with(|| json!({}));
+    let entries = managers.into_iter().filter(|(_, fields)| !fields.is_empty()).map(
+        |((manager, operation), fields)| {
+            let mut tree = json!({});
+            for field in fields {
+                let mut at = &mut tree;
+                for segment in field {
+                    let key = match named(&segment) {
+                        Some(name) => format!("k:{}", json!({ "name": name })),
+                        None => format!("f:{segment}"),
+                    };
+                    at = at.as_object_mut().unwrap().entry(key).or_insert_with(|| json!({}));
+                }
             }
-        }
-        json!({
-            "manager": manager, "operation": operation, "apiVersion": api_version,
-            "fieldsType": "FieldsV1", "fieldsV1": tree,
-        })
-    });
+            json!({
+                "manager": manager, "operation": operation, "apiVersion": api_version,
+                "fieldsType": "FieldsV1", "fieldsV1": tree,
+            })
+        },
+    );
     object["metadata"]["managedFields"] = entries.collect();
 }
 
@@ -227,7 +229,9 @@ fn paths(tree: &Value, path: &mut Path, out: &mut Vec<Path>) {
     }
     for (key, tree) in map {
         let segment = match key.strip_prefix("k:") {
-            Some(key) => format!("[{}]", serde_json::from_str::<Value>(key).unwrap()["name"].as_str().unwrap()),
+            Some(key) => {
+                format!("[{}]", serde_json::from_str::<Value>(key).unwrap()["name"].as_str().unwrap())
+            }
             None => key.strip_prefix("f:").unwrap().to_owned(),
         };
         path.push(segment);

@@ -26,6 +26,8 @@ pub(crate) struct World {
     pub(super) history: Vec<Change>,
     /// Verbs on resources that the user may not use.
     pub(crate) forbidden: Vec<(&'static str, &'static str)>,
+    /// Applies to this resource are refused by a policy, which no review of rights knows of.
+    pub(crate) refuse_applies_of: Option<&'static str>,
     /// How the pods of a component do; healthy, if it is not here.
     pub(crate) conduct: BTreeMap<String, Conduct>,
     /// So many watches are told that their version is forgotten.
@@ -52,6 +54,7 @@ impl World {
             version: 1,
             history: Vec::new(),
             forbidden: Vec::new(),
+            refuse_applies_of: None,
             conduct: BTreeMap::new(),
             forget_watches: 0,
             cut_watches: 0,
@@ -72,7 +75,8 @@ impl World {
 
     /// A namespace, with labels.
     pub(crate) fn add_namespace(&mut self, name: &str, labels: Value) {
-        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
+        let object =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
         self.put("namespaces", object);
     }
 
