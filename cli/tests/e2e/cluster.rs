@@ -23,39 +23,30 @@ struct Bench {
     kubeconfig: String,
 }
 
-/// A deployment with all parts: `deploy` is added to its section.
-fn profile_text(deploy: &str) -> String {
-    format!(
-        "deploy:
+/// A deployment with all parts.
+fn profile_text() -> String {
+    "deploy:
   target: k8s
   backend: redis-mongo
   ready_timeout: 20s
-  kubernetes: {{image: 'registry.test/scalekit:1', cpu: {{request: 250m}}}}
-{deploy}"
-    )
+  kubernetes: {image: 'registry.test/scalekit:1', cpu: {request: 250m}}
+"
+    .to_owned()
 }
 
 impl Bench {
     fn new() -> Self {
-        Self::with("")
-    }
-
-    fn with(deploy: &str) -> Self {
         let sandbox = Sandbox::new();
         let server = ApiServer::start();
         let kubeconfig = server.kubeconfig(&sandbox);
         let profile = sandbox.path("shop.yaml").to_str().unwrap().to_owned();
         let bench = Self { sandbox, server, profile, kubeconfig };
-        bench.write(deploy);
+        bench.write(&profile_text());
         bench
     }
 
     /// Another profile of the same name.
-    fn write(&self, deploy: &str) {
-        self.write_text(&profile_text(deploy));
-    }
-
-    fn write_text(&self, text: &str) {
+    fn write(&self, text: &str) {
         let text = format!("extends: default\ndescription: A deployment of a test.\n{text}");
         std::fs::write(&self.profile, text).unwrap();
     }

@@ -340,10 +340,10 @@ fn create(world: &mut World, asked: &Asked, body: &Value) -> Response {
     if let Some(response) = missing_namespace(world, asked) {
         return response;
     }
-    if asked.resource == "pods" {
-        if let Some(response) = admission(world, asked, body) {
-            return response;
-        }
+    if asked.resource == "pods"
+        && let Some(response) = admission(world, asked, body)
+    {
+        return response;
     }
     let mut object = body.clone();
     object["metadata"]["namespace"] = asked.namespace().into();

@@ -9,7 +9,7 @@ use crate::api_server::Conduct;
 fn fails(component: &str, conduct: Conduct, words: &[&str]) {
     let bench = Bench::new();
     bench.server.world().conduct.insert(component.to_owned(), conduct);
-    bench.write_text(&profile_text("").replace("ready_timeout: 20s", "ready_timeout: 2s"));
+    bench.write(&profile_text().replace("ready_timeout: 20s", "ready_timeout: 2s"));
     let output = bench.run(&["deploy"]).expect(1);
     output.says(words).says(&[
         "the deployment is not ready",

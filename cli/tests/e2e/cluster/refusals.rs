@@ -131,7 +131,7 @@ fn a_namespace_that_forbids_the_nodes_network_is_named_with_its_label() {
     ]);
     assert_eq!(bench.leftovers(), Vec::<String>::new());
     // The remedies do what they promise.
-    bench.write_text(&profile_text("").replace("cpu: {", "path: nodeport, cpu: {"));
+    bench.write(&profile_text().replace("cpu: {", "path: nodeport, cpu: {"));
     bench.run(&["deploy"]).expect(0);
     let live = bench.server.get("namespaces", "", NAMESPACE).unwrap();
     assert_eq!(
@@ -181,7 +181,7 @@ fn what_cannot_be_changed_is_refused_before_anything_is() {
     let bench = Bench::new();
     bench.run(&["deploy"]).expect(0);
     let version = bench.server.world().version();
-    bench.write_text(&profile_text("").replace("cpu: {", "storage: {database: 21GiB}, cpu: {"));
+    bench.write(&profile_text().replace("cpu: {", "storage: {database: 21GiB}, cpu: {"));
     bench.run(&["deploy"]).expect(1).says(&[
         "StatefulSet shop-mongo cannot be as it is wanted",
         "immutable",
