@@ -31,7 +31,7 @@ pub(crate) const DEFAULT_PROFILE: &str = "default";
 #[command(name = "scalekit", version, propagate_version = true, max_term_width = 100)]
 #[command(after_help = "Every flag can also be set in the environment as SCALEKIT_<FLAG>.\n\
     Exit status: 0 passed, 1 failed to run, 2 usage, 99 criterion failed, or users do not fit (doctor),\n\
-    104 invalid profile or report, 105 interrupted, 120 measurement invalid, 121 acknowledged writes\n    lost or duplicated, 122 the host differs from the profile.")]
+    104 invalid profile or report, 105 interrupted, 120 measurement invalid, 121 acknowledged writes\n    lost or duplicated, 122 the host or cluster differs from the\n    profile.")]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,

@@ -90,10 +90,10 @@ struct Target {
     subject: Option<Subject>,
     /// Redis and MongoDB behind it, where they are known.
     servers: Servers,
-    /// The database's device, where this host can read it.
-    device: Option<Device>,
     /// Ways to the counters, which live as long as this.
     _forwards: Vec<Forward>,
+    /// The database's device, where this host can read it.
+    device: Option<Device>,
 }
 
 impl Target {
@@ -110,8 +110,8 @@ impl Target {
             listens: None,
             subject: None,
             servers: Servers::default(),
-            device: None,
             _forwards: Vec::new(),
+            device: None,
         }
     }
 
@@ -131,7 +131,8 @@ impl Target {
         let mongo = deployment.mongo_url.map(|url| Documents { url, database, authorities });
         let address = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
         let listens = address.and_then(|address| address.parse().ok());
-        Self { url, roles: deployment.roles, mongo, listens, subject, servers, device, _forwards: Vec::new() }
+        let roles = deployment.roles;
+        Self { url, roles, mongo, listens, subject, servers, device, _forwards: Vec::new() }
     }
 }
 

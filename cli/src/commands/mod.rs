@@ -44,6 +44,7 @@ use tracing_subscriber::EnvFilter;
 use crate::args::{Cli, CliCommand, Color, Global, LogFormat};
 use crate::criteria::CriteriaError;
 use crate::deploy::DeployError;
+use crate::deploy::kubernetes::cluster::ClusterError;
 use crate::exit::ExitStatus;
 use crate::host;
 use crate::load::PlanError;
@@ -106,6 +107,7 @@ fn status_of(error: &anyhow::Error) -> ExitStatus {
         || error.is::<host::PlanError>();
     match error.downcast_ref() {
         Some(DeployError::Interrupted) => ExitStatus::Interrupted,
+        _ if matches!(error.downcast_ref(), Some(ClusterError::Interrupted)) => ExitStatus::Interrupted,
         _ if is_config => ExitStatus::InvalidConfig,
         _ => ExitStatus::Failed,
     }

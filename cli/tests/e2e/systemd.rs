@@ -84,7 +84,10 @@ fn what_stands_in_the_way_of_units_is_said() {
     let profile = sandbox.profile("any-port", "");
     let render = ["deploy", "--systemd", "--render", "-p", &profile];
     sandbox.scalekit(&render).expect(1).says(&["deploy.listen", "--listen 127.0.0.1:8080"]);
-    sandbox.scalekit(&["deploy", "--render", "-p", &profile]).expect(2).says(&["--systemd"]);
+    sandbox
+        .scalekit(&["deploy", "--render", "-p", &profile])
+        .expect(104)
+        .says(&["--systemd", "--target k8s"]);
     if !Path::new("/run/systemd/system").exists() && nix::unistd::geteuid().is_root() {
         let install = ["deploy", "--systemd", "--listen", "127.0.0.1:8080", "-p", &profile];
         sandbox.scalekit(&install).expect(1).says(&["not started with systemd", "--render"]);

@@ -1,3 +1,5 @@
+//! Units and files as they are written, and what a profile changes of them.
+
 use std::collections::BTreeMap;
 
 use super::*;

@@ -137,3 +137,112 @@ fn job(facts: &Facts<'_>) -> Progress {
     }
     Waiting(format!("{} pods run, {} failed", facts.status("active"), facts.status("failed")))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn of(kind: Kind, spec: Value, status: Value) -> Progress {
+        let whole = json!({
+            "apiVersion": kind.api_version(), "kind": kind.kind, "metadata": {"name": "a", "generation": 2},
+            "spec": spec, "status": status,
+        });
+        progress(kind, &serde_json::from_value(whole).unwrap())
+    }
+
+    fn is_done(progress: &Progress) -> bool {
+        matches!(progress, Done(_))
+    }
+
+    /// The trap of conditions: they are about what was there before, until the controller has looked.
+    #[test]
+    fn a_status_of_an_earlier_generation_says_nothing() {
+        let well = json!({
+            "replicas": 1, "updatedReplicas": 1, "readyReplicas": 1, "availableReplicas": 1,
+            "desiredNumberScheduled": 1, "updatedNumberScheduled": 1, "numberAvailable": 1,
+            "conditions": [{"type": "Available", "status": "True"}, {"type": "Progressing", "status": "True"}],
+        });
+        for kind in [DEPLOYMENT, STATEFUL_SET, DAEMON_SET] {
+            for (observed, done) in [(json!(null), false), (json!(1), false), (json!(2), true)] {
+                let mut status = well.clone();
+                status["observedGeneration"] = observed.clone();
+                assert_eq!(is_done(&of(kind, json!({}), status)), done, "{} {observed}", kind.kind);
+            }
+        }
+    }
+
+    #[test]
+    fn a_deployment_is_done_with_all_new_pods_available_and_no_old_ones() {
+        for (all, new, available, expected) in [
+            (2, 1, 2, Some("1 of 2 new pods")),
+            (3, 2, 2, Some("1 old pods")),
+            (2, 2, 1, Some("1 of 2 pods are ready")),
+            (2, 2, 2, None),
+        ] {
+            let status = json!({
+                "observedGeneration": 2, "replicas": all, "updatedReplicas": new, "availableReplicas": available,
+            });
+            let progress = of(DEPLOYMENT, json!({"replicas": 2}), status);
+            match (&progress, expected) {
+                (Waiting(text), Some(expected)) => assert!(text.contains(expected), "{text}"),
+                (Done(_), None) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        let conditions =
+            json!([{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}]);
+        let status = json!({"observedGeneration": 2, "conditions": conditions});
+        assert!(matches!(of(DEPLOYMENT, json!({}), status), Failed(_)));
+        let refused = json!([{"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}]);
+        let status = json!({"observedGeneration": 2, "conditions": refused});
+        assert!(
+            matches!(of(DEPLOYMENT, json!({}), status), Waiting(text) if text.contains("exceeded quota"))
+        );
+        assert!(matches!(
+            of(DEPLOYMENT, json!({"paused": true}), json!({"observedGeneration": 2})),
+            Failed(_)
+        ));
+        assert!(is_done(&of(DEPLOYMENT, json!({"replicas": 0}), json!({"observedGeneration": 2}))));
+    }
+
+    #[test]
+    fn a_stateful_set_is_done_at_its_new_revision_or_at_its_partition() {
+        let of = |spec: Value, ready: u32, new: u32, current: &str| {
+            let status = json!({
+                "observedGeneration": 2, "readyReplicas": ready, "updatedReplicas": new,
+                "currentRevision": current, "updateRevision": "b",
+            });
+            is_done(&of(STATEFUL_SET, spec, status))
+        };
+        let plain = json!({"replicas": 2});
+        assert!(!of(plain.clone(), 1, 2, "b"));
+        assert!(!of(plain.clone(), 2, 1, "a"));
+        assert!(of(plain.clone(), 2, 2, "a"));
+        assert!(of(plain, 2, 0, "b"), "counts of a set that was never renewed are left out");
+        let partition = json!({"replicas": 3, "updateStrategy": {"rollingUpdate": {"partition": 2}}});
+        assert!(!of(partition.clone(), 3, 0, "a"));
+        assert!(of(partition, 3, 1, "a"));
+        assert!(of(json!({"replicas": 1, "updateStrategy": {"type": "OnDelete"}}), 1, 0, "a"));
+    }
+
+    #[test]
+    fn a_daemon_set_is_done_on_all_nodes_and_a_job_when_it_says_so() {
+        for (wanted, new, available, done) in
+            [(2, 1, 2, false), (2, 2, 1, false), (2, 2, 2, true), (0, 0, 0, true)]
+        {
+            let status = json!({
+                "observedGeneration": 2, "desiredNumberScheduled": wanted, "updatedNumberScheduled": new,
+                "numberAvailable": available,
+            });
+            assert_eq!(is_done(&of(DAEMON_SET, json!({}), status)), done);
+        }
+        let condition = |kind: &str| json!({"conditions": [{"type": kind, "status": "True", "reason": "BackoffLimitExceeded"}]});
+        assert!(is_done(&of(JOB, json!({}), condition("Complete"))));
+        assert!(
+            matches!(of(JOB, json!({}), condition("Failed")), Failed(text) if text.contains("BackoffLimitExceeded"))
+        );
+        assert!(matches!(of(JOB, json!({}), json!({"active": 1})), Waiting(_)));
+    }
+}
