@@ -7,7 +7,7 @@ use kube::core::DynamicObject;
 use serde_json::json;
 
 use super::interrupt::Interrupt;
-use super::{access, bench, control_runtime, print};
+use super::{access, bench, cap, control_runtime, print};
 use crate::args::{DeployAction, DeployArgs, Global};
 use crate::deploy::Role;
 use crate::deploy::cap::Facts;
@@ -243,7 +243,7 @@ fn status(global: &Global, status: &Status) -> anyhow::Result<ExitStatus> {
     if global.json {
         print(&format!("{}\n", serde_json::to_string(status)?))?;
     } else {
-        let Status { instance, namespace, context, parts, pods } = status;
+        let Status { instance, namespace, context, parts, pods, cap } = status;
         let mut text = format!("{instance} in the namespace {namespace} ({context})\n");
         let all = || parts.iter().chain(pods);
         let width = all().map(|part| part.kind.len() + part.name.len() + 1).max().unwrap_or(0);
@@ -252,6 +252,9 @@ fn status(global: &Global, status: &Status) -> anyhow::Result<ExitStatus> {
             let ready = if part.ready { "ready" } else { "NOT READY" };
             let line = format!("  {title:<width$}  {ready:<9}  {}", part.state);
             let _ = writeln!(text, "{}", line.trim_end());
+        }
+        if let Some(cap) = cap {
+            let _ = writeln!(text, "  cap on the database's disk: {}", cap::line(cap));
         }
         print(&text)?;
     }

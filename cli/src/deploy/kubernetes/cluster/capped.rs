@@ -18,7 +18,7 @@ pub(crate) async fn cap(cluster: &Cluster, profile: &Profile) -> Result<Option<F
     Ok(pods(cluster, profile).await?.iter().find_map(of_pod))
 }
 
-fn of_pod(pod: &Pod) -> Option<Facts> {
+pub(super) fn of_pod(pod: &Pod) -> Option<Facts> {
     let statuses = pod.status.as_ref()?.init_container_statuses.as_ref()?;
     let status = statuses.iter().find(|status| status.name == CAP_CONTAINER)?;
     let state = status.state.as_ref().and_then(|state| state.terminated.as_ref());
