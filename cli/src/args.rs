@@ -31,7 +31,7 @@ pub(crate) const DEFAULT_PROFILE: &str = "default";
 #[command(name = "scalekit", version, propagate_version = true, max_term_width = 100)]
 #[command(after_help = "Every flag can also be set in the environment as SCALEKIT_<FLAG>.\n\
     Exit status: 0 passed, 1 failed to run, 2 usage, 99 criterion failed, or users do not fit (doctor),\n\
-    104 invalid profile or report, 105 interrupted, 120 measurement invalid, 121 acknowledged writes\n    lost or duplicated, 122 the host differs from the profile.")]
+    104 invalid profile or report, 105 interrupted, 120 measurement invalid, 121 acknowledged writes\n    lost or duplicated, 122 the host or cluster differs from the\n    profile.")]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -91,6 +91,13 @@ pub(crate) enum CliCommand {
     Agent(AgentArgs),
     /// Run a part of the bundled service in the foreground
     Serve(ServeArgs),
+    /// Keep the processes of a deployment up; `scalekit deploy` starts it
+    #[command(hide = true)]
+    Supervise {
+        /// Of the deployment
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
     /// Make tokens for who may ask the service
     Token(TokenArgs),
     /// Cap what a control group does on a disk, and prove that the cap holds
@@ -123,9 +130,18 @@ pub(crate) struct DeployArgs {
     /// Where the service runs: processes on this host, or a Kubernetes cluster
     #[arg(long, global = true, value_name = "local|k8s")]
     pub(crate) target: Option<String>,
-    /// Print the objects of the target k8s as YAML and touch nothing; no cluster is needed
+    /// Of the kubeconfig, for the target k8s; its current one when left out
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) context: Option<String>,
+    /// Print what would be deployed and touch nothing: the objects of the target k8s as YAML, or the units of --systemd
     #[arg(long)]
     pub(crate) render: bool,
+    /// Print what would change in the cluster and touch nothing; exit status 122 if anything would
+    #[arg(long, conflicts_with = "render")]
+    pub(crate) diff: bool,
+    /// Take over fields of objects in the cluster that somebody else has set otherwise
+    #[arg(long, conflicts_with = "render")]
+    pub(crate) force_conflicts: bool,
     #[command(flatten)]
     pub(crate) backend: BackendArgs,
     #[command(flatten)]
@@ -133,6 +149,9 @@ pub(crate) struct DeployArgs {
     /// Address and port of the API; port 0 takes any free one
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Option<String>,
+    /// As units of systemd, which start with the host; takes root. `status`, `logs` and `down` find them by themselves
+    #[arg(long)]
+    pub(crate) systemd: bool,
     #[command(subcommand)]
     pub(crate) action: Option<DeployAction>,
 }
@@ -143,9 +162,15 @@ pub(crate) enum DeployAction {
     Status(ServiceTokenArgs),
     /// Print what the processes logged
     Logs {
+        /// Of these processes, such as `api`, `mongod` or `supervisor`; of all, when left out
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
         /// Lines from the end of each log
         #[arg(short = 'n', long, default_value_t = 50)]
         lines: usize,
+        /// Go on with what is logged from now on, until interrupted
+        #[arg(short, long)]
+        follow: bool,
     },
     /// Stop what is deployed; its data stays
     Down {

@@ -24,7 +24,7 @@ pub(crate) enum ExitStatus {
     InvalidMeasurement = 120,
     /// A write was acknowledged and is lost or duplicated.
     AuditMismatch = 121,
-    /// The host differs from the profile (`tune verify`).
+    /// The host (`tune verify`) or the cluster (`deploy --diff`) differs from the profile.
     HostDiffers = 122,
 }
 

@@ -55,6 +55,12 @@ pub(crate) struct LoadArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
+    /// Where the profile was deployed: processes on this host, or a Kubernetes cluster
+    #[arg(long, value_name = "local|k8s", conflicts_with = "url")]
+    pub(crate) target: Option<String>,
+    /// Of the kubeconfig, for the target k8s; its current one when left out
+    #[arg(long, value_name = "NAME", conflicts_with = "url")]
+    pub(crate) context: Option<String>,
     #[command(flatten)]
     pub(crate) load: LoadArgs,
     #[command(flatten)]

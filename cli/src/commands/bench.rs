@@ -14,11 +14,12 @@ use super::interrupt::Interrupt;
 use super::makers::Makers;
 use super::subject::Subject;
 use super::watching::Servers;
-use super::{control_runtime, options, print, use_color};
+use super::{cluster, control_runtime, options, print, use_color};
 use crate::args::{BenchArgs, Global};
+use crate::deploy::kubernetes::cluster::Forward;
 use crate::deploy::{Deployment, Role, StateDir};
 use crate::exit::ExitStatus;
-use crate::profile::{self, Layer, Profile, ScenarioKind};
+use crate::profile::{self, DeployTarget, Layer, Profile, ScenarioKind};
 use crate::report::{self, Report, RunFolder};
 
 pub(super) fn bench(global: &Global, args: &BenchArgs) -> anyhow::Result<ExitStatus> {
@@ -27,11 +28,17 @@ pub(super) fn bench(global: &Global, args: &BenchArgs) -> anyhow::Result<ExitSta
     options::connect(&args.connect, &mut layer)?;
     options::request(args, &mut layer)?;
     options::agents(&args.agents, &mut layer);
+    options::target(args.target.as_deref(), &mut layer)?;
+    options::context(args.context.as_deref(), &mut layer);
     let profile = profile::load(&global.profile, layer)?;
     print_notes(&profile);
     let (specs, criteria) = options::criteria_of(&profile)?;
+    let runtime = control_runtime()?;
     let target = match &profile.load.url {
         Some(url) => Target::url(url, profile.load.scenario),
+        None if profile.deploy.target == DeployTarget::K8s => {
+            Target::in_cluster(runtime.block_on(cluster::reach(&profile))?)
+        }
         None => Target::deployed(deployed(&profile)?),
     };
     let named = args.pid.map(Subject::named).transpose()?;
@@ -43,7 +50,6 @@ pub(super) fn bench(global: &Global, args: &BenchArgs) -> anyhow::Result<ExitSta
     let entry = Entry::new(&profile, &args.token)?;
     let plan = makers.plan(&profile, &target.url, &run.token, &entry)?;
     let folder = report::prepare(&args.load.out, &run.id)?;
-    let runtime = control_runtime()?;
     let report = runtime.block_on(async {
         let interrupt = Interrupt::listen()?;
         let crowd = makers.gather().await?;
@@ -84,6 +90,8 @@ struct Target {
     subject: Option<Subject>,
     /// Redis and MongoDB behind it, where they are known.
     servers: Servers,
+    /// Ways to the counters, which live as long as this.
+    _forwards: Vec<Forward>,
     /// The database's device, where this host can read it.
     device: Option<Device>,
 }
@@ -102,8 +110,16 @@ impl Target {
             listens: None,
             subject: None,
             servers: Servers::default(),
+            _forwards: Vec::new(),
             device: None,
         }
+    }
+
+    /// What `scalekit deploy --target k8s` brought up. Its MongoDB is not reached from here, so the audit asks the service.
+    fn in_cluster(reach: cluster::Reach) -> Self {
+        let cluster::Reach { url, roles, forwards, cap } = reach;
+        let device = cap.map(Device::Told);
+        Self { roles, device, _forwards: forwards, ..Self::url(&url, ScenarioKind::Request) }
     }
 
     fn deployed(deployment: Deployment) -> Self {
@@ -115,7 +131,8 @@ impl Target {
         let mongo = deployment.mongo_url.map(|url| Documents { url, database, authorities });
         let address = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
         let listens = address.and_then(|address| address.parse().ok());
-        Self { url, roles: deployment.roles, mongo, listens, subject, servers, device }
+        let roles = deployment.roles;
+        Self { url, roles, mongo, listens, subject, servers, device, _forwards: Vec::new() }
     }
 }
 
@@ -129,7 +146,12 @@ fn deployed(profile: &Profile) -> anyhow::Result<Deployment> {
             "nothing is deployed for the profile `{name}`: there is no {}\nhelp: {ways}",
             state.record(name).display()
         ),
-        Some(deployment) => match deployment.processes.iter().find(|process| !process.is_alive()) {
+        Some(deployment) => match deployment
+            .processes
+            .iter()
+            .map(|process| &process.identity)
+            .find(|process| !process.is_alive())
+        {
             Some(dead) => bail!(
                 "the deployment of the profile `{name}` is not up: {} (process {}) has ended, see {}\nhelp: {ways}",
                 dead.name,

@@ -4,6 +4,7 @@ mod access;
 mod agent;
 mod bench;
 mod cap;
+mod cluster;
 mod control;
 mod crowd;
 mod deploy;
@@ -43,6 +44,7 @@ use tracing_subscriber::EnvFilter;
 use crate::args::{Cli, CliCommand, Color, Global, LogFormat};
 use crate::criteria::CriteriaError;
 use crate::deploy::DeployError;
+use crate::deploy::kubernetes::cluster::ClusterError;
 use crate::exit::ExitStatus;
 use crate::host;
 use crate::load::PlanError;
@@ -60,7 +62,11 @@ pub(crate) fn run(cli: Cli) -> ExitStatus {
         CliCommand::Serve(args) => args.telemetry.log_format,
         _ => LogFormat::Text,
     };
-    start_log(&global, matches!(command, CliCommand::Serve(_) | CliCommand::Agent(_)), format);
+    start_log(
+        &global,
+        matches!(command, CliCommand::Serve(_) | CliCommand::Agent(_) | CliCommand::Supervise { .. }),
+        format,
+    );
     let result = match command {
         CliCommand::Run(args) => run::run(&global, &args),
         CliCommand::Tune(args) => tune::tune(&global, &args),
@@ -72,6 +78,7 @@ pub(crate) fn run(cli: Cli) -> ExitStatus {
         CliCommand::Report(args) => report::report(&global, &args),
         CliCommand::Agent(args) => agent::agent(&args),
         CliCommand::Serve(args) => serve::serve(&global, &args),
+        CliCommand::Supervise { dir } => deploy::supervise(&dir),
         CliCommand::Token(args) => token::token(&global, &args),
         CliCommand::Cap(args) => cap::cap(&global, &args),
         CliCommand::Completions(args) => manual::completions(&args),
@@ -100,6 +107,7 @@ fn status_of(error: &anyhow::Error) -> ExitStatus {
         || error.is::<host::PlanError>();
     match error.downcast_ref() {
         Some(DeployError::Interrupted) => ExitStatus::Interrupted,
+        _ if matches!(error.downcast_ref(), Some(ClusterError::Interrupted)) => ExitStatus::Interrupted,
         _ if is_config => ExitStatus::InvalidConfig,
         _ => ExitStatus::Failed,
     }

@@ -67,6 +67,13 @@ pub(super) fn target(flag: Option<&str>, layer: &mut Layer) -> Result<(), Profil
     Ok(())
 }
 
+/// Which cluster.
+pub(super) fn context(flag: Option<&str>, layer: &mut Layer) {
+    if let Some(name) = flag {
+        layer.deploy.section().kubernetes.section().context = Some(name.to_owned()).into();
+    }
+}
+
 /// Who may ask the service.
 pub(super) fn access(args: &AccessArgs, layer: &mut Layer) {
     let deploy = layer.deploy.section();

@@ -58,23 +58,23 @@ fn the_server_gets_the_request_that_was_asked_for() {
     fs::write(sandbox.path("body.txt"), "from a file").unwrap();
     let url = format!("{}/some/path?q=1", server.url);
     for body in ["typed", "@body.txt"] {
-        let request = ["--method", "PUT", "-H", "X-Test: one", "-H", "Authorization: secret", "--body", body];
+        let request = ["--method", "PUT", "-H", "X-Test: one", "-H", "Authorization: s3cret", "--body", body];
         let bench = ["bench", "-p", &profile, "--url", &url];
         let output = sandbox.scalekit(&[&bench[..], &request, &SHORT].concat()).expect(0);
-        assert!(!output.stdout.contains("secret"));
+        assert!(!output.stdout.contains("s3cret"));
     }
     let bodies: BTreeSet<_> = server.received().into_iter().map(|request| request.body).collect();
     assert_eq!(bodies, BTreeSet::from(["typed".to_owned(), "from a file".to_owned()]));
     for request in server.received() {
         assert_eq!(request.head[0], "PUT /some/path?q=1 HTTP/1.1");
-        for header in ["X-Test: one", "Authorization: secret"] {
+        for header in ["X-Test: one", "Authorization: s3cret"] {
             let found = request.head.iter().any(|line| line.eq_ignore_ascii_case(header));
             assert!(found, "{header}: {:?}", request.head);
         }
     }
     for folder in sandbox.folders() {
         let report = fs::read_to_string(folder.join("report.json")).unwrap();
-        assert!(!report.contains("secret"), "what proves who one is stays out of reports");
+        assert!(!report.contains("s3cret"), "what proves who one is stays out of reports");
     }
 }
 

@@ -116,6 +116,11 @@ impl Running {
         fs::read_to_string(&self.stderr).unwrap()
     }
 
+    /// What it has printed on stdout so far.
+    pub(crate) fn printed(&self) -> String {
+        fs::read_to_string(&self.stdout).unwrap()
+    }
+
     /// Waits until it has printed this on stderr.
     pub(crate) fn wait_to_say(&mut self, text: &str) {
         wait_for(text, || {

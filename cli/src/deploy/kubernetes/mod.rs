@@ -1,6 +1,7 @@
-//! The service in a Kubernetes cluster: which objects it consists of.
+//! The service in a Kubernetes cluster: which objects it consists of, and how they get there.
 
 mod by_hand;
+pub(crate) mod cluster;
 mod error;
 #[cfg(test)]
 mod kustomize;
@@ -13,7 +14,7 @@ mod tests;
 mod yaml;
 
 pub(crate) use error::ObjectsError;
-pub(crate) use labels::{COMPONENT, INSTANCE, MANAGED_BY, NAME, VERSION, instance, name_of, selector};
+pub(crate) use labels::{COMPONENT, INSTANCE, MANAGED_BY, NAME, instance, name_of, selector};
 pub(crate) use material::{Credentials, Material};
 pub(crate) use objects::{credentials_name, objects, wants_kind};
 pub(crate) use render::render;

@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::kustomize::{base_profile, key, overlays, value, variants};
+use super::labels::VERSION;
 use super::*;
 use crate::profile::{Layer, Profile, Servers, TrafficPath, load};
 
