@@ -26,6 +26,7 @@ mod manual;
 mod namespace;
 mod profiles;
 mod quota;
+mod render;
 mod report;
 mod run;
 mod sandbox;
