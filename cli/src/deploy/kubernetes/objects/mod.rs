@@ -1,6 +1,7 @@
 //! The objects of a deployment, one noun a file: pure functions from a profile.
 
 mod backends;
+mod cap;
 mod common;
 mod config;
 mod disruption;
@@ -28,6 +29,7 @@ use backends::Backends;
 use service::{API, SERVICE, WORKER};
 
 pub(crate) use secrets::credentials_name;
+pub(super) use secrets::{credentials, files_name};
 
 /// All objects in the order in which they are applied: what others refer to comes first. Where the cluster lacks a kind
 /// that `wants_kind` names, that object is left out.
