@@ -1,5 +1,6 @@
 //! The objects of a deployment, one noun a file: pure functions from a profile.
 
+mod agents;
 mod backends;
 mod common;
 mod config;
@@ -27,6 +28,7 @@ use crate::profile::{Backend, NodeTuning, Profile, TrafficPath};
 use backends::Backends;
 use service::{API, SERVICE, WORKER};
 
+pub(crate) use agents::{AGENT_PORT, AGENTS, agents_job, agents_secret};
 pub(crate) use secrets::credentials_name;
 
 /// All objects in the order in which they are applied: what others refer to comes first. Where the cluster lacks a kind
