@@ -110,8 +110,9 @@ pub(crate) struct ConnectArgs {
 /// Who makes the load.
 #[derive(Debug, Args)]
 pub(crate) struct AgentsArgs {
-    /// Make the load on these machines, each with a `scalekit agent`; the users are dealt out to them
-    #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',')]
+    /// Make the load on these machines, each with a `scalekit agent`; the users are dealt out to them. For `bench` with
+    /// the target k8s, a number: so many pods are made for it and removed afterwards
+    #[arg(long, value_name = "HOST:PORT,...|N", value_delimiter = ',')]
     pub(crate) agents: Vec<String>,
     /// The token of the agents
     #[arg(long, value_name = "FILE")]

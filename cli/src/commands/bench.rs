@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::bail;
 
 use super::access::Entry;
+use super::cluster::Agents;
 use super::control::Service;
 use super::device::Device;
 use super::experiment::{Documents, Experiment, RunName};
@@ -14,12 +15,12 @@ use super::interrupt::Interrupt;
 use super::makers::Makers;
 use super::subject::Subject;
 use super::watching::Servers;
-use super::{cluster, control_runtime, options, print, use_color};
+use super::{cluster, control_runtime, options, planning, print, use_color};
 use crate::args::{BenchArgs, Global};
-use crate::deploy::kubernetes::cluster::Forward;
+use crate::deploy::kubernetes::cluster::{Forward, From};
 use crate::deploy::{Deployment, Role, StateDir};
 use crate::exit::ExitStatus;
-use crate::profile::{self, DeployTarget, Layer, Profile, ScenarioKind};
+use crate::profile::{self, DeployTarget, Layer, Profile, ScenarioKind, flag_error};
 use crate::report::{self, Report, RunFolder};
 
 pub(super) fn bench(global: &Global, args: &BenchArgs) -> anyhow::Result<ExitStatus> {
@@ -27,54 +28,90 @@ pub(super) fn bench(global: &Global, args: &BenchArgs) -> anyhow::Result<ExitSta
     options::load(&args.load, &mut layer)?;
     options::connect(&args.connect, &mut layer)?;
     options::request(args, &mut layer)?;
-    options::agents(&args.agents, &mut layer);
+    let pods = options::pods(&args.agents)?;
+    if pods.is_none() {
+        options::agents(&args.agents, &mut layer);
+    }
     options::target(args.target.as_deref(), &mut layer)?;
     options::context(args.context.as_deref(), &mut layer);
     let profile = profile::load(&global.profile, layer)?;
+    let in_cluster = profile.load.url.is_none() && profile.deploy.target == DeployTarget::K8s;
+    if pods.is_some() && !in_cluster {
+        let message = "a number of agents is for what is deployed in a cluster";
+        let help = "add --target k8s, or name machines that run `scalekit agent` as HOST:PORT,...";
+        return Err(flag_error("--agents", message, help).into());
+    }
     print_notes(&profile);
-    let (specs, criteria) = options::criteria_of(&profile)?;
+    options::criteria_of(&profile)?;
     let runtime = control_runtime()?;
+    let interrupt = runtime.block_on(async { Interrupt::listen() })?;
     let target = match &profile.load.url {
         Some(url) => Target::url(url, profile.load.scenario),
-        None if profile.deploy.target == DeployTarget::K8s => {
-            Target::in_cluster(runtime.block_on(cluster::reach(&profile))?)
+        None if in_cluster => {
+            let from = if pods.is_some() { From::Pods } else { From::Here };
+            Target::in_cluster(runtime.block_on(cluster::reach(&profile, from))?)
         }
         None => Target::deployed(deployed(&profile)?),
     };
-    let named = args.pid.map(Subject::named).transpose()?;
-    let run = RunName::new();
-    let makers = Makers::new(&profile, &args.agents)?;
-    if let Some(listens) = target.listens {
-        makers.expect_reach(listens)?;
+    let session = Session { global, args, profile: &profile, runtime: &runtime, interrupt: &interrupt };
+    let Some(count) = pods else {
+        return session.load(target, &Makers::new(&profile, &args.agents)?);
+    };
+    // What is wrong with the load is known before pods are made for it.
+    let plan = planning::plan_for_agents(&profile, &target.url, &RunName::new().token, u32::from(count))?;
+    let length = plan.warmup + plan.duration + plan.timeout;
+    let agents = runtime.block_on(Agents::raise(&profile, count, length, &interrupt))?;
+    let status = session.load(target, &Makers::pods(&agents.addresses, agents.token.clone()));
+    runtime.block_on(agents.remove());
+    status
+}
+
+/// One bench.
+struct Session<'a> {
+    global: &'a Global,
+    args: &'a BenchArgs,
+    profile: &'a Profile,
+    runtime: &'a tokio::runtime::Runtime,
+    interrupt: &'a Interrupt,
+}
+
+impl Session<'_> {
+    fn load(&self, target: Target, makers: &Makers<'_>) -> anyhow::Result<ExitStatus> {
+        let Self { global, args, profile, runtime, interrupt } = *self;
+        let (specs, criteria) = options::criteria_of(profile)?;
+        let named = args.pid.map(Subject::named).transpose()?;
+        let run = RunName::new();
+        if let Some(listens) = target.listens {
+            makers.expect_reach(listens)?;
+        }
+        let entry = Entry::new(profile, &args.token)?;
+        let plan = makers.plan(profile, &target.url, &run.token, &entry)?;
+        let folder = report::prepare(&args.load.out, &run.id)?;
+        let report = runtime.block_on(async {
+            let crowd = makers.gather().await?;
+            let service = match target.roles.is_empty() {
+                true => None,
+                false => Some(reachable(target.roles, &entry).await?),
+            };
+            let experiment = Experiment {
+                profile,
+                specs,
+                criteria: &criteria,
+                run,
+                service,
+                mongo: target.mongo,
+                interrupt,
+                folder: &folder,
+                crowd,
+                subject: named.or(target.subject),
+                servers: target.servers,
+                device: target.device,
+            };
+            experiment.conduct(plan).await
+        });
+        let report = discard_on_error(report, &folder)?;
+        conclude(global, report, &criteria, &folder)
     }
-    let entry = Entry::new(&profile, &args.token)?;
-    let plan = makers.plan(&profile, &target.url, &run.token, &entry)?;
-    let folder = report::prepare(&args.load.out, &run.id)?;
-    let report = runtime.block_on(async {
-        let interrupt = Interrupt::listen()?;
-        let crowd = makers.gather().await?;
-        let service = match target.roles.is_empty() {
-            true => None,
-            false => Some(reachable(target.roles, &entry).await?),
-        };
-        let experiment = Experiment {
-            profile: &profile,
-            specs,
-            criteria: &criteria,
-            run,
-            service,
-            mongo: target.mongo,
-            interrupt: &interrupt,
-            folder: &folder,
-            crowd,
-            subject: named.or(target.subject),
-            servers: target.servers,
-            device: target.device,
-        };
-        experiment.conduct(plan).await
-    });
-    let report = discard_on_error(report, &folder)?;
-    conclude(global, report, &criteria, &folder)
 }
 
 /// What is loaded.

@@ -8,18 +8,21 @@ use serde_json::json;
 
 use super::interrupt::Interrupt;
 use super::{access, bench, cap, control_runtime, print};
+use crate::agent::Token;
 use crate::args::{DeployAction, DeployArgs, Global};
 use crate::deploy::Role;
 use crate::deploy::cap::Facts;
 use crate::deploy::kubernetes::cluster::{
-    self, Applied, Cluster, ClusterError, Forward, LogRequest, Purpose, Status, connect,
+    self, Applied, Cluster, ClusterError, Fleet, Forward, From, LogRequest, Purpose, Size, Status, connect,
 };
 use crate::deploy::kubernetes::{self, Credentials, Material};
 use crate::exit::ExitStatus;
-use crate::profile::{Profile, flag_error};
+use crate::profile::{AgentAddress, Profile, flag_error};
 
 /// How often the interruption is looked at.
 const TICK: Duration = Duration::from_millis(100);
+/// Beyond what a bench needs of its agents: for seeding, and for a user who looks on.
+const SPARE: Duration = Duration::from_secs(600);
 
 /// Flags that mean nothing without a cluster.
 pub(super) fn refuse_flags(args: &DeployArgs) -> anyhow::Result<()> {
@@ -127,7 +130,7 @@ async fn up(
     // What was replaced goes once its successor is up.
     cluster::prune(cluster, &plan, &mut applied).await?;
     // Whoever deploys from afar may not reach it, and need not.
-    let address = cluster::addresses(cluster, profile).await;
+    let address = cluster::addresses(cluster, profile, From::Here).await;
     let url = address.as_ref().map(|address| address.url.as_str()).ok();
     if global.json {
         let facts = json!({
@@ -181,9 +184,9 @@ pub(super) struct Reach {
 ///
 /// # Errors
 /// Nothing is deployed, or it is not reached from here.
-pub(super) async fn reach(profile: &Profile) -> anyhow::Result<Reach> {
+pub(super) async fn reach(profile: &Profile, from: From) -> anyhow::Result<Reach> {
     let cluster = to(profile).await?;
-    let addresses = cluster::addresses(&cluster, profile).await?;
+    let addresses = cluster::addresses(&cluster, profile, from).await?;
     tell(addresses.note.as_slice());
     let scheme = if profile.deploy.tls.is_some() { "https" } else { "http" };
     let (mut roles, mut forwards) = (Vec::new(), Vec::new());
@@ -201,6 +204,44 @@ pub(super) async fn reach(profile: &Profile) -> anyhow::Result<Reach> {
     }
     let cap = cluster::cap(&cluster, profile).await?;
     Ok(Reach { url: addresses.url, roles, forwards, cap })
+}
+
+/// Agents in the cluster, and how a coordinator reaches them.
+pub(super) struct Agents {
+    fleet: Fleet,
+    pub(super) addresses: Vec<AgentAddress>,
+    pub(super) token: Token,
+}
+
+impl Agents {
+    /// `length`: of the load that they are for.
+    ///
+    /// # Errors
+    /// They do not come up, or the interruption; nothing stays of them then.
+    pub(super) async fn raise(
+        profile: &Profile,
+        count: u16,
+        length: Duration,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<Self> {
+        let text = kubernetes::password()?;
+        let token = Token::parse(&text).map_err(anyhow::Error::msg)?;
+        let deploy = &profile.deploy;
+        let lifetime = length + deploy.ready_timeout * 2 + deploy.drain_timeout + SPARE;
+        let cluster = to(profile).await?;
+        let size = Size { count, lifetime };
+        let fleet = Fleet::raise(&cluster, profile, size, &text, &interrupt.stop).await?;
+        let named = |address| AgentAddress { address, location: "--agents".to_owned() };
+        let addresses = fleet.addresses().into_iter().map(named).collect();
+        Ok(Self { fleet, addresses, token })
+    }
+
+    /// What is in their way is told; they end by themselves after a while.
+    pub(super) async fn remove(self) {
+        if let Err(error) = self.fleet.remove().await {
+            eprintln!("warning: the agents in the cluster are not removed: {error}");
+        }
+    }
 }
 
 /// What was done, a line for each way.

@@ -22,6 +22,11 @@ impl<'a> Makers<'a> {
         Ok(Self { agents: &profile.load.agents, token })
     }
 
+    /// Agents that are the cluster's.
+    pub(super) fn pods(agents: &'a [AgentAddress], token: Token) -> Self {
+        Self { agents, token: Some(token) }
+    }
+
     /// The plan, as far as it can be known to be sound before the agents have seen it.
     pub(super) fn plan(
         &self,

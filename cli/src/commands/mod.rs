@@ -107,7 +107,9 @@ fn status_of(error: &anyhow::Error) -> ExitStatus {
         || error.is::<host::PlanError>();
     match error.downcast_ref() {
         Some(DeployError::Interrupted) => ExitStatus::Interrupted,
-        _ if matches!(error.downcast_ref(), Some(ClusterError::Interrupted)) => ExitStatus::Interrupted,
+        _ if matches!(error.downcast_ref(), Some(ClusterError::Interrupted | ClusterError::NoLoad)) => {
+            ExitStatus::Interrupted
+        }
         _ if is_config => ExitStatus::InvalidConfig,
         _ => ExitStatus::Failed,
     }

@@ -52,6 +52,9 @@ pub(super) fn backend(args: &BackendArgs, layer: &mut Layer) -> Result<(), Profi
     Ok(())
 }
 
+/// As many as there may be machines with agents.
+const MAX_PODS: u16 = 64;
+
 /// Where the service runs.
 pub(super) fn target(flag: Option<&str>, layer: &mut Layer) -> Result<(), ProfileError> {
     let target = match flag {
@@ -137,6 +140,26 @@ pub(super) fn connect(args: &ConnectArgs, layer: &mut Layer) -> Result<(), Profi
         tls.insecure_skip_verify = args.insecure_skip_tls_verify.then_some(true).into();
     }
     Ok(())
+}
+
+/// How many agents a cluster is to run for the load, if a number stands in place of addresses.
+pub(super) fn pods(args: &AgentsArgs) -> Result<Option<u16>, ProfileError> {
+    let [text] = args.agents.as_slice() else { return Ok(None) };
+    let text = text.trim();
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Ok(None);
+    }
+    match text.parse() {
+        Ok(count @ 1..=MAX_PODS) => Ok(Some(count)),
+        _ => {
+            let message = format!("expected 1 to {MAX_PODS} agents, found {text}");
+            Err(flag_error(
+                "--agents",
+                message,
+                "ask for fewer; each takes as many users as its node has room for",
+            ))
+        }
+    }
 }
 
 /// Who makes the load.

@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::DeployError;
 use super::plan::Part;
 use super::process::Identity;
 use super::state::{Deployment, Member, Role, now_ms, save};
@@ -23,17 +24,24 @@ impl Board {
     }
 
     /// A record that cannot be written, on a full disk, must not end what runs.
-    pub(super) fn change(&self, change: impl FnOnce(&mut Deployment)) {
-        let mut deployment = self.lock();
-        change(&mut deployment);
-        if let Err(error) = save(&deployment) {
+    fn change(&self, change: impl FnOnce(&mut Deployment)) {
+        if let Err(error) = self.try_change(change) {
             tracing::error!("the record is behind: {error}");
         }
     }
 
+    fn try_change(&self, change: impl FnOnce(&mut Deployment)) -> Result<(), DeployError> {
+        let mut deployment = self.lock();
+        change(&mut deployment);
+        save(&deployment)
+    }
+
     /// Takes over what a new plan says of the whole, and puts processes into its order.
-    pub(super) fn plan(&self, planned: &Deployment, parts: &[Part]) {
-        self.change(|deployment| {
+    ///
+    /// # Errors
+    /// It cannot be written down.
+    pub(super) fn plan(&self, planned: &Deployment, parts: &[Part]) -> Result<(), DeployError> {
+        self.try_change(|deployment| {
             let place = |name: &str| parts.iter().position(|part| part.name() == name);
             let mut processes = std::mem::take(&mut deployment.processes);
             // Of what is not wanted any more there is a trace as long as it runs.
@@ -44,7 +52,7 @@ impl Board {
             roles.retain(|role| place(&role.name).is_some());
             let supervisor = deployment.supervisor.take();
             *deployment = Deployment { processes, roles, supervisor, ..planned.clone() };
-        });
+        })
     }
 
     pub(super) fn started(&self, part: &Part, identity: &Identity) {

@@ -34,6 +34,10 @@ pub(super) fn free_port() -> Result<u16, DeployError> {
     Ok(listener.local_addr().map_err(DeployError::NoPort)?.port())
 }
 
+pub(super) fn is_free(port: u16) -> bool {
+    TcpListener::bind(("127.0.0.1", port)).is_ok()
+}
+
 fn words(words: &[&str]) -> Vec<OsString> {
     words.iter().map(OsString::from).collect()
 }

@@ -117,7 +117,12 @@ fn backends(
     let port = |name: &str| {
         let known =
             before.and_then(|before| before.processes.iter().find(|process| process.identity.name == name));
-        known.and_then(|process| process.part.readiness.port()).map_or_else(parts::free_port, Ok)
+        let kept = known.and_then(|process| {
+            let port = process.part.readiness.port()?;
+            // Of one that has ended, somebody else may have taken it.
+            (process.identity.is_alive() || parts::is_free(port)).then_some(port)
+        });
+        kept.map_or_else(parts::free_port, Ok)
     };
     let mut planned = Vec::new();
     let mut add = |spec: ProcessSpec, readiness| {

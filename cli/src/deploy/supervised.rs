@@ -3,16 +3,20 @@
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::local::{Request, STOP_GRACE};
 use super::plan::{self, Changes, Outcome, Plan};
 use super::process::{self, Identity, POLL, ProcessSpec, Started};
 use super::state::{Deployment, create_dir};
 use super::{DeployError, planning};
+
+/// For all that a supervisor does beside waiting for processes.
+const SPARE: Duration = Duration::from_secs(30);
 
 /// Held by whoever changes a deployment; gone with its process.
 pub(crate) struct Lock(#[expect(dead_code, reason = "open for as long as the lock is held")] File);
@@ -95,6 +99,9 @@ pub(super) async fn hand_over(plan: &Plan, binary: &Path, stop: &AtomicBool) -> 
         }
         None => start(dir, binary)?,
     };
+    // Each part may have to end first, and then takes as long as it may.
+    let parts = u32::try_from(plan.parts.len()).unwrap_or(u32::MAX);
+    let deadline = Instant::now() + SPARE + (plan.ready_timeout + 2 * STOP_GRACE).saturating_mul(parts);
     loop {
         // Looked at before its outcome is, since it may end right after it wrote that.
         let is_alive = supervisor.is_alive();
@@ -115,6 +122,13 @@ pub(super) async fn hand_over(plan: &Plan, binary: &Path, stop: &AtomicBool) -> 
         }
         if !is_alive {
             return Err(supervisor.ended());
+        }
+        if Instant::now() >= deadline {
+            return Err(DeployError::NotUp(format!(
+                "the supervisor (process {}) does not say what has become of the deployment; see {}",
+                supervisor.identity.pid,
+                log_file(dir).display()
+            )));
         }
         if stop.load(Ordering::Relaxed) {
             if is_first {

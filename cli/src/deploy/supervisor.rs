@@ -82,15 +82,35 @@ impl Supervisor {
 
     /// False: nothing is up, or it was told to end.
     async fn follow_plan(&mut self, end: &mut Signal) -> Result<bool, DeployError> {
-        let plan = Plan::read(&self.dir)?;
-        self.board.plan(&plan.deployment, &plan.parts);
-        let outcome = tokio::select! {
-            _ = end.recv() => return Ok(false),
-            outcome = self.change(&plan) => outcome,
+        let plan = match Plan::read(&self.dir) {
+            Ok(plan) => plan,
+            // What runs goes on by the plan of before.
+            Err(error) if self.was_up => {
+                tracing::error!("{error}");
+                return Ok(true);
+            }
+            Err(error) => return Err(error),
         };
-        match &outcome.problem {
-            None => self.was_up = true,
-            Some(problem) => tracing::error!("{problem}"),
+        let recorded = self.board.plan(&plan.deployment, &plan.parts);
+        let outcome = match recorded {
+            // What nobody could find again must not be started.
+            Err(error) if !self.was_up => {
+                Outcome { id: plan.id, changes: Changes::default(), problem: Some(error.to_string()) }
+            }
+            _ => tokio::select! {
+                _ = end.recv() => return Ok(false),
+                outcome = self.change(&plan) => outcome,
+            },
+        };
+        if let Some(problem) = &outcome.problem {
+            tracing::error!("{problem}");
+        }
+        if outcome.problem.is_none() && !self.was_up {
+            // Whoever waits for it would wait in vain, and for something that nobody knows of.
+            self.was_up = plan::write(&Outcome::file(&self.dir), &outcome).is_ok();
+            if self.was_up {
+                return Ok(true);
+            }
         }
         if !self.was_up {
             // Told only once it is true that nothing is left.
@@ -99,7 +119,9 @@ impl Supervisor {
             }
             self.leave_nothing().await;
         }
-        plan::write(&Outcome::file(&self.dir), &outcome)?;
+        if let Err(error) = plan::write(&Outcome::file(&self.dir), &outcome) {
+            tracing::error!("{error}");
+        }
         Ok(self.was_up)
     }
 

@@ -3,6 +3,7 @@
 
 mod failures;
 mod life;
+mod load;
 mod real;
 mod refusals;
 

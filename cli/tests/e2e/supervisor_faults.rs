@@ -15,10 +15,6 @@ fn url(sandbox: &Sandbox, name: &str) -> String {
     sandbox.deployment(name)["roles"][0]["url"].as_str().unwrap().to_owned()
 }
 
-fn supervisor(sandbox: &Sandbox, name: &str) -> i32 {
-    i32::try_from(sandbox.deployment(name)["supervisor"]["pid"].as_i64().unwrap()).unwrap()
-}
-
 fn end(pid: i32) {
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     wait_for("the end of a process", || (!is_running(pid)).then_some(()));
@@ -30,7 +26,7 @@ fn what_a_killed_supervisor_leaves_serves_on_and_is_taken_over() {
     let profile = sandbox.profile("orphaned", "");
     sandbox.scalekit(&["deploy", "-p", &profile]).expect(0);
     let (url, before) = (url(&sandbox, "orphaned"), sandbox.process("orphaned", "service"));
-    end(supervisor(&sandbox, "orphaned"));
+    sandbox.end_supervisor("orphaned");
     assert_eq!(web::request(&url, "PUT", "/v1/things/a", "{}").0, 202);
     sandbox.scalekit(&["deploy", "status", "-p", &profile]).expect(1).prints(&[
         "service        up",
@@ -50,17 +46,17 @@ fn what_a_killed_supervisor_leaves_serves_on_and_is_taken_over() {
     assert_ne!(sandbox.process("orphaned", "service"), before);
     assert_eq!(web::request(&url, "GET", "/v1/things/a", "").0, 200);
     // What ended meanwhile comes back, too.
-    end(supervisor(&sandbox, "orphaned"));
+    sandbox.end_supervisor("orphaned");
     end(sandbox.process("orphaned", "service"));
     sandbox.scalekit(&["deploy", "status", "-p", &profile]).expect(1).prints(&["service        DOWN"]);
     sandbox.scalekit(&["deploy", "-p", &profile]).expect(0);
     assert_eq!(web::request(&url, "GET", "/v1/things/a", "").0, 200);
     // Ended without a supervisor, dead or alive.
-    end(supervisor(&sandbox, "orphaned"));
+    sandbox.end_supervisor("orphaned");
     sandbox.scalekit(&["deploy", "down", "-p", &profile]).expect(0);
     sandbox.expect_clean();
     sandbox.scalekit(&["deploy", "-p", &profile]).expect(0);
-    end(supervisor(&sandbox, "orphaned"));
+    sandbox.end_supervisor("orphaned");
     end(sandbox.process("orphaned", "service"));
     sandbox.scalekit(&["deploy", "down", "-p", &profile]).expect(0);
     sandbox.scalekit(&["deploy", "status", "-p", &profile]).expect(1).says(&["nothing is deployed"]);

@@ -22,6 +22,17 @@ pub(super) const MONGO_PASSWORD: &str = "mongo-password";
 pub(super) const MONGO_ROOT_PASSWORD: &str = "mongo-root-password";
 pub(super) const MONGO_KEYFILE: &str = "mongo-keyfile";
 
+/// A new password.
+///
+/// # Errors
+/// The system gives no random bytes.
+pub(crate) fn password() -> Result<String, ObjectsError> {
+    let mut bytes = [0; PASSWORD_BYTES];
+    let read = File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes));
+    read.map_err(ObjectsError::Random)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
 /// The passwords of the deployment's own Redis and MongoDB. They are made once: a MongoDB that has files keeps the users
 /// it has.
 #[derive(Clone, PartialEq, Eq)]
@@ -40,12 +51,6 @@ impl Credentials {
     /// # Errors
     /// The system gives no random bytes.
     pub(crate) fn generate() -> Result<Self, ObjectsError> {
-        let mut random = File::open("/dev/urandom").map_err(ObjectsError::Random)?;
-        let mut password = || {
-            let mut bytes = [0; PASSWORD_BYTES];
-            random.read_exact(&mut bytes).map_err(ObjectsError::Random)?;
-            Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-        };
         Ok(Self {
             redis: password()?,
             cache: password()?,

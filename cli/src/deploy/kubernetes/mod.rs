@@ -15,8 +15,10 @@ mod yaml;
 
 pub(crate) use error::ObjectsError;
 pub(crate) use labels::{COMPONENT, INSTANCE, MANAGED_BY, NAME, instance, name_of, selector};
-pub(crate) use material::{Credentials, Material};
-pub(crate) use objects::{credentials_name, objects, wants_kind};
+pub(crate) use material::{Credentials, Material, password};
+pub(crate) use objects::{
+    AGENT_PORT, AGENTS, agents_job, agents_secret, credentials_name, objects, wants_kind,
+};
 pub(crate) use render::render;
 
 /// Who owns the fields that are applied.

@@ -345,13 +345,19 @@ fn create(world: &mut World, asked: &Asked, body: &Value) -> Response {
     {
         return response;
     }
+    let name = body["metadata"]["name"].as_str().unwrap();
+    if world.get(&asked.resource, asked.namespace(), name).is_some() {
+        let message = format!("{} {name:?} already exists", asked.full_resource());
+        return failure(StatusCode::CONFLICT, "AlreadyExists", &message, json!({}));
+    }
     let mut object = body.clone();
     object["metadata"]["namespace"] = asked.namespace().into();
     bump_generation(&mut object);
-    if !asked.is_dry() {
-        world.put(&asked.resource, object.clone());
+    if asked.is_dry() {
+        return reply(StatusCode::CREATED, &object);
     }
-    reply(StatusCode::CREATED, &object)
+    world.put(&asked.resource, object);
+    reply(StatusCode::CREATED, world.get(&asked.resource, asked.namespace(), name).unwrap())
 }
 
 /// Pod Security Admission, at its level `baseline`.

@@ -11,6 +11,8 @@ use super::world::{Key, World, bump_generation};
 pub(crate) enum Conduct {
     /// Ready so long after they were made.
     Healthy(Duration),
+    /// Runs and does not end, as pods of a Job may.
+    Serving,
     ImagePull,
     PortTaken,
     NoMemory,
@@ -30,9 +32,9 @@ pub(super) fn step(world: &mut World) {
             workload(world, &key, object);
         }
     }
-    // Pods whose owner is gone go, too.
-    for (key, pod) in world.list("pods") {
-        let owner = &pod["metadata"]["ownerReferences"][0];
+    // What belongs to something that is gone goes, too.
+    for (key, owned) in world.list("pods").into_iter().chain(world.list("secrets")) {
+        let owner = &owned["metadata"]["ownerReferences"][0];
         let resource = format!("{}s", owner["kind"].as_str().unwrap_or_default().to_lowercase());
         let is_there = world.get(&resource, &key.1, owner["name"].as_str().unwrap_or_default()).is_some();
         if !owner.is_null() && !is_there {
@@ -75,7 +77,10 @@ fn workload(world: &mut World, key: &Key, mut object: Value) {
     }
     let component = object["metadata"]["labels"]["app.kubernetes.io/component"].as_str().unwrap_or_default();
     let conduct = world.conduct.get(component).copied().unwrap_or(Conduct::Healthy(READY_AFTER));
-    let is_ready = matches!(conduct, Conduct::Healthy(after) if age >= LOOK_AFTER + after);
+    let is_ready = match conduct {
+        Conduct::Healthy(after) => age >= LOOK_AFTER + after,
+        conduct => conduct == Conduct::Serving,
+    };
     let stage = if is_ready { 2 } else { 1 };
     let now = format!("{generation}.{stage}.{conduct:?}");
     if world.stages.get(key) == Some(&now) {
@@ -101,7 +106,9 @@ fn workload(world: &mut World, key: &Key, mut object: Value) {
             "updatedNumberScheduled": 1, "numberMisscheduled": 0,
             "numberReady": i64::from(is_ready), "numberAvailable": i64::from(is_ready),
         }),
-        _ if is_ready => json!({"succeeded": 1, "conditions": [{"type": "Complete", "status": "True"}]}),
+        _ if is_ready && conduct != Conduct::Serving => {
+            json!({"succeeded": 1, "conditions": [{"type": "Complete", "status": "True"}]})
+        }
         _ => json!({"active": 1}),
     };
     world.put(&key.0, object);
@@ -112,8 +119,8 @@ fn make_pods(world: &mut World, key: &Key, owner: &Value, conduct: Conduct, is_r
         world.remove(&pod);
     }
     let generation = &owner["metadata"]["generation"];
-    let count = owner["spec"]["replicas"].as_i64().unwrap_or(1);
-    for index in 0..count {
+    let count = &owner["spec"][if key.0 == "jobs" { "parallelism" } else { "replicas" }];
+    for index in 0..count.as_i64().unwrap_or(1) {
         let name = match key.0.as_str() {
             "statefulsets" => format!("{}-{index}", key.2),
             _ => format!("{}-{generation}-{index}", key.2),
@@ -195,7 +202,9 @@ fn status(pod: &mut Value, conduct: Conduct, is_ready: bool, is_job: bool) {
             let ended = json!({"terminated": {"exitCode": 0, "reason": "Completed"}});
             scheduled(of(ended, json!({}), false, 0), false, "Succeeded")
         }
-        Conduct::Healthy(_) => scheduled(of(running, json!({}), is_ready, 0), is_ready, "Running"),
+        Conduct::Healthy(_) | Conduct::Serving => {
+            scheduled(of(running, json!({}), is_ready, 0), is_ready, "Running")
+        }
         Conduct::ImagePull => {
             let state = waiting("ImagePullBackOff", "Back-off pulling image");
             scheduled(of(state, json!({}), false, 0), false, "Pending")
@@ -222,7 +231,7 @@ fn status(pod: &mut Value, conduct: Conduct, is_ready: bool, is_job: bool) {
 
 fn events(pod: &Value, conduct: Conduct) -> Vec<Value> {
     let (reason, text) = match conduct {
-        Conduct::Healthy(_) => return Vec::new(),
+        Conduct::Healthy(_) | Conduct::Serving => return Vec::new(),
         Conduct::ImagePull => ("Failed", "Failed to pull image: not found"),
         Conduct::Crash => ("BackOff", "Back-off restarting failed container"),
         Conduct::PortTaken | Conduct::NoMemory | Conduct::Unbound => {

@@ -25,11 +25,16 @@ pub(super) fn upgrade(
 ) -> Response {
     let port = {
         let world = world.lock().unwrap();
-        let pod = world.get("pods", namespace, pod);
-        let component = pod.and_then(|pod| pod["metadata"]["labels"]["app.kubernetes.io/component"].as_str());
-        component.and_then(|component| world.forwards.get(component).copied())
+        let object = world.get("pods", namespace, pod);
+        let component =
+            object.and_then(|it| it["metadata"]["labels"]["app.kubernetes.io/component"].as_str());
+        [Some(pod), component].into_iter().flatten().find_map(|name| world.forwards.get(name).copied())
     };
-    let Some(port) = port else { return StatusCode::NOT_FOUND.into_response() };
+    let Some(port) = port else {
+        return (StatusCode::NOT_FOUND, "the test names no port for it").into_response();
+    };
+    let asked = request.uri().query().and_then(|query| query.strip_prefix("ports=")).unwrap();
+    let asked: u16 = asked.split('&').next().unwrap().parse().unwrap();
     let header = |name: &str| request.headers().get(name).unwrap().to_str().unwrap().to_owned();
     assert!(header("sec-websocket-protocol").contains("v4.channel.k8s.io"));
     let accept = derive_accept_key(header("sec-websocket-key").as_bytes());
@@ -37,7 +42,7 @@ pub(super) fn upgrade(
     tokio::spawn(async move {
         if let Ok(upgraded) = upgraded.await {
             let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
-            carry(socket, port).await;
+            carry(socket, asked, port).await;
         }
     });
     Response::builder()
@@ -50,15 +55,16 @@ pub(super) fn upgrade(
         .unwrap()
 }
 
-async fn carry(mut socket: WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>, port: u16) {
+async fn carry(mut socket: WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>, asked: u16, port: u16) {
     // Each channel begins with the port that it is for.
     for channel in [0, 1] {
-        let [low, high] = port.to_le_bytes();
+        let [low, high] = asked.to_le_bytes();
         if socket.send(Message::binary(vec![channel, low, high])).await.is_err() {
             return;
         }
     }
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    // The pod's port refuses: the channels end.
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)).await else { return };
     let mut buffer = vec![0; 64 << 10];
     loop {
         tokio::select! {

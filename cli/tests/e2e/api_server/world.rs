@@ -36,7 +36,7 @@ pub(crate) struct World {
     pub(crate) cut_watches: u32,
     /// Whether Prometheus' operator is there.
     pub(crate) has_monitors: bool,
-    /// Where pods of a component are reached, for forwarded ports.
+    /// Where pods are reached, by their name or their component, for forwarded ports.
     pub(crate) forwards: BTreeMap<String, u16>,
     /// All requests, as `VERB PATH?QUERY`.
     pub(crate) requests: Vec<String>,

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Bench, NAMESPACE, profile_text, titles};
 use crate::api_server::Conduct;
-use crate::sandbox::{Sandbox, free_port, wait_for};
+use crate::sandbox::wait_for;
 
 #[test]
 fn a_deployment_comes_up_is_shown_and_changes_only_what_differs() {
@@ -197,42 +197,6 @@ fn logs_come_with_their_origin_and_go_on_until_interrupted() {
 /// What the command with the third number has printed.
 fn following_output(bench: &Bench) -> String {
     std::fs::read_to_string(bench.sandbox.path("3.stdout")).unwrap_or_default()
-}
-
-#[test]
-fn a_bench_finds_the_api_on_its_node_and_the_workers_counters_through_the_cluster() {
-    // The double has no pods that run, so the service of this host is what is behind them.
-    let host = Sandbox::new();
-    let service = host.profile("behind", "");
-    let up = host.scalekit(&["deploy", "-p", &service, "--json"]).expect(0);
-    let up: serde_json::Value = serde_json::from_str(&up.stdout).unwrap();
-    let url = up["url"].as_str().unwrap().to_owned();
-    let port: u16 = url.rsplit_once(':').unwrap().1.parse().unwrap();
-    let bench = Bench::new();
-    let at = |port: u16| {
-        let load = "load: {vus: 5, warmup: 0s, duration: 1s, think_time: 100ms, timeout: 30s, transactions: {items: 10}}\n";
-        let criteria = "criteria: {http_req_total_duration: ['p(95)<60000'], http_req_failed: ['rate<0.01'], lost_writes: ['count==0'], db_ops: ['max<=5000']}\n";
-        profile_text().replace("cpu: {", &format!("port: {port}, cpu: {{")) + load + criteria
-    };
-    bench.write(&at(port));
-    bench.server.world().forwards.insert("worker".to_owned(), port);
-    bench.run(&["deploy"]).expect(0).prints(&[&format!("is up at http://127.0.0.1:{port}")]);
-    bench.run(&["bench"]).expect(0);
-    let report = bench.sandbox.report();
-    assert_eq!(report["audit"]["lost"], 0, "{}", report["audit"]);
-    assert!(report["audit"]["acknowledged"].as_u64().unwrap() > 0);
-    let stats = &report["server_counters"]["after"];
-    assert!(report.to_string().contains("worker"), "{stats}");
-    assert!(bench.server.world().requests.iter().any(|request| request.contains("/portforward")));
-    // Where nobody listens, nothing is measured.
-    let nobody = free_port();
-    bench.write(&at(nobody));
-    bench.run(&["bench"]).expect(1).says(&[
-        "node node-1 is not reached",
-        &format!("127.0.0.1:{nobody}"),
-        "--url",
-    ]);
-    host.scalekit(&["deploy", "down", "--purge", "-p", &service]).expect(0);
 }
 
 /// The double has no container that could say it; the message is that of `scalekit cap apply`, which `cap.rs` runs for real.

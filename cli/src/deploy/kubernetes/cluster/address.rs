@@ -29,9 +29,22 @@ pub(crate) struct Addresses {
     pub(crate) pods: Vec<(String, String)>,
 }
 
+/// Whence the API has to be reached.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum From {
+    /// This host.
+    Here,
+    /// Pods of the cluster. From here, it is asked through forwarded ports.
+    Pods,
+}
+
 /// # Errors
 /// Nothing is deployed, no pod of the API is ready, or it is not reached from here.
-pub(crate) async fn addresses(cluster: &Cluster, profile: &Profile) -> Result<Addresses, ClusterError> {
+pub(crate) async fn addresses(
+    cluster: &Cluster,
+    profile: &Profile,
+    from: From,
+) -> Result<Addresses, ClusterError> {
     let pods = status::pods(cluster, profile).await?;
     if pods.is_empty() {
         return Err(status::nothing(cluster, profile));
@@ -57,7 +70,7 @@ pub(crate) async fn addresses(cluster: &Cluster, profile: &Profile) -> Result<Ad
                     fronts.len()
                 ));
             }
-            format!("{scheme}://{}", reached(cluster, front, wanted.port).await?)
+            format!("{scheme}://{}", reached(cluster, front, wanted.port, from).await?)
         }
         TrafficPath::Nodeport => {
             let port = node_port(cluster.get(SERVICE, &front_name).await?.as_ref());
@@ -67,14 +80,18 @@ pub(crate) async fn addresses(cluster: &Cluster, profile: &Profile) -> Result<Ad
                      nodeport"
                 ))
             })?;
-            format!("{scheme}://{}", reached(cluster, front, port).await?)
+            format!("{scheme}://{}", reached(cluster, front, port, from).await?)
         }
         TrafficPath::Ingress => ingress(cluster, wanted, &front_name).await?,
     };
-    let is_spread = fronts.len() > 1 && wanted.path != TrafficPath::Host;
+    let on_host = wanted.path == TrafficPath::Host;
+    let is_asked_alone = from == From::Pods || fronts.len() > 1 && !on_host;
     let asked = ready.iter().filter_map(|pod| {
         let component = component(pod)?;
-        let is_asked = component == "worker" || is_spread && matches!(component, "api" | "service");
+        let is_front = matches!(component, "api" | "service");
+        // On the nodes' network, only one of them is loaded.
+        let is_loaded = !on_host || pod.metadata.name == front.metadata.name;
+        let is_asked = component == "worker" || is_front && is_asked_alone && is_loaded;
         is_asked.then(|| Some((component.to_owned(), pod.metadata.name.clone()?)))?
     });
     let mut pods: Vec<_> = asked.collect();
@@ -92,7 +109,7 @@ fn node_port(service: Option<&DynamicObject>) -> Option<u16> {
 }
 
 /// The first address of the pod's node that answers on the port, with it.
-async fn reached(cluster: &Cluster, pod: &Pod, port: u16) -> Result<String, ClusterError> {
+async fn reached(cluster: &Cluster, pod: &Pod, port: u16, from: From) -> Result<String, ClusterError> {
     let own = pod.status.as_ref().and_then(|status| status.host_ip.clone());
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
     let mut hosts: Vec<String> = own.into_iter().collect();
@@ -108,6 +125,9 @@ async fn reached(cluster: &Cluster, pod: &Pod, port: u16) -> Result<String, Clus
         };
         if !tried.insert(address.clone()) {
             continue;
+        }
+        if from == From::Pods {
+            return Ok(address);
         }
         if let Ok(Ok(_)) = tokio::time::timeout(KNOCK, TcpStream::connect(&address)).await {
             return Ok(address);

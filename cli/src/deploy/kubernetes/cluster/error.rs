@@ -76,6 +76,8 @@ pub(crate) enum ClusterError {
     NoAddress(String),
     #[error("interrupted; what was applied so far stays: `scalekit deploy status --target k8s` shows it")]
     Interrupted,
+    #[error("interrupted before the load began; its agents are removed again")]
+    NoLoad,
 }
 
 /// What was asked of the API, for the message of its refusal.

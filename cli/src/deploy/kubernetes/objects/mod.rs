@@ -1,5 +1,6 @@
 //! The objects of a deployment, one noun a file: pure functions from a profile.
 
+mod agents;
 mod backends;
 mod cap;
 mod common;
@@ -28,6 +29,7 @@ use crate::profile::{Backend, NodeTuning, Profile, TrafficPath};
 use backends::Backends;
 use service::{API, SERVICE, WORKER};
 
+pub(crate) use agents::{AGENT_PORT, AGENTS, agents_job, agents_secret};
 pub(crate) use secrets::credentials_name;
 pub(super) use secrets::{credentials, files_name};
 
