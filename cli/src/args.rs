@@ -91,6 +91,13 @@ pub(crate) enum CliCommand {
     Agent(AgentArgs),
     /// Run a part of the bundled service in the foreground
     Serve(ServeArgs),
+    /// Keep the processes of a deployment up; `scalekit deploy` starts it
+    #[command(hide = true)]
+    Supervise {
+        /// Of the deployment
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
     /// Make tokens for who may ask the service
     Token(TokenArgs),
     /// Cap what a control group does on a disk, and prove that the cap holds
@@ -126,7 +133,7 @@ pub(crate) struct DeployArgs {
     /// Of the kubeconfig, for the target k8s; its current one when left out
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) context: Option<String>,
-    /// Print the objects of the target k8s as YAML and touch nothing; no cluster is needed
+    /// Print what would be deployed and touch nothing: the objects of the target k8s as YAML, or the units of --systemd
     #[arg(long)]
     pub(crate) render: bool,
     /// Print what would change in the cluster and touch nothing; exit status 122 if anything would
@@ -142,6 +149,9 @@ pub(crate) struct DeployArgs {
     /// Address and port of the API; port 0 takes any free one
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Option<String>,
+    /// As units of systemd, which start with the host; takes root. `status`, `logs` and `down` find them by themselves
+    #[arg(long)]
+    pub(crate) systemd: bool,
     #[command(subcommand)]
     pub(crate) action: Option<DeployAction>,
 }
@@ -152,7 +162,7 @@ pub(crate) enum DeployAction {
     Status(ServiceTokenArgs),
     /// Print what the processes logged
     Logs {
-        /// Of these parts, such as `api`; of all, when left out
+        /// Of these processes, such as `api`, `mongod` or `supervisor`; of all, when left out
         #[arg(value_name = "NAME")]
         names: Vec<String>,
         /// Lines from the end of each log

@@ -154,8 +154,9 @@ impl Target {
 
     /// What `scalekit deploy --target k8s` brought up. Its MongoDB is not reached from here, so the audit asks the service.
     fn in_cluster(reach: cluster::Reach) -> Self {
-        let cluster::Reach { url, roles, forwards } = reach;
-        Self { roles, _forwards: forwards, ..Self::url(&url, ScenarioKind::Request) }
+        let cluster::Reach { url, roles, forwards, cap } = reach;
+        let device = cap.map(Device::Told);
+        Self { roles, device, _forwards: forwards, ..Self::url(&url, ScenarioKind::Request) }
     }
 
     fn deployed(deployment: Deployment) -> Self {
@@ -182,7 +183,12 @@ fn deployed(profile: &Profile) -> anyhow::Result<Deployment> {
             "nothing is deployed for the profile `{name}`: there is no {}\nhelp: {ways}",
             state.record(name).display()
         ),
-        Some(deployment) => match deployment.processes.iter().find(|process| !process.is_alive()) {
+        Some(deployment) => match deployment
+            .processes
+            .iter()
+            .map(|process| &process.identity)
+            .find(|process| !process.is_alive())
+        {
             Some(dead) => bail!(
                 "the deployment of the profile `{name}` is not up: {} (process {}) has ended, see {}\nhelp: {ways}",
                 dead.name,

@@ -3,11 +3,10 @@
 use std::fs;
 
 use anyhow::{Context as _, bail};
-use serde_json::json;
 
 use super::{control_runtime, print};
 use crate::args::{ApplyArgs, CapAction, CapArgs, Global};
-use crate::deploy::cap::{self, Cap, CapRequest, Which};
+use crate::deploy::cap::{self, Cap, CapRequest, Facts, Which};
 use crate::exit::ExitStatus;
 use crate::profile::Rate;
 
@@ -39,16 +38,20 @@ fn apply(global: &Global, args: &ApplyArgs) -> anyhow::Result<ExitStatus> {
     };
     let request = CapRequest { iops_per_s, group, directory: &args.directory, binary: &binary };
     let cap = control_runtime()?.block_on(Cap::establish(&request))?;
-    let facts = serde_json::to_string(&facts(&cap))?;
+    let facts = cap.facts();
+    let text = serde_json::to_string(&facts)?;
     if let Some(file) = &args.result_file {
-        fs::write(file, &facts).with_context(|| format!("cannot write {}", file.display()))?;
+        fs::write(file, &text).with_context(|| format!("cannot write {}", file.display()))?;
     }
     match global.json {
-        true => print(&format!("{facts}\n"))?,
-        false => print(&format!("{}: {}\n", cap.group.display(), line(&cap)))?,
+        true => print(&format!("{text}\n"))?,
+        false => print(&format!("{}: {}\n", cap.group.display(), line(&facts)))?,
     }
-    let is_proven = cap.verdict.problem.is_none();
-    Ok(if is_proven || args.unproven { ExitStatus::Done } else { ExitStatus::InvalidMeasurement })
+    Ok(if facts.problem.is_none() || args.unproven {
+        ExitStatus::Done
+    } else {
+        ExitStatus::InvalidMeasurement
+    })
 }
 
 fn iops(text: &str) -> anyhow::Result<u32> {
@@ -59,26 +62,13 @@ fn iops(text: &str) -> anyhow::Result<u32> {
     }
 }
 
-/// The cap for programs.
-pub(super) fn facts(cap: &Cap) -> serde_json::Value {
-    json!({
-        "iops_per_s": cap.iops_per_s,
-        "group": cap.group,
-        "devices": cap.devices.iter().map(|(device, _)| device).collect::<Vec<_>>(),
-        "capped_per_s": cap.verdict.capped_per_s,
-        "uncapped_per_s": cap.verdict.uncapped_per_s,
-        "problem": cap.problem().or_else(|| cap.verdict.problem.clone()),
-    })
-}
-
-/// A deployment's cap in one line: what the probe says of it, and whether it is still in force.
-pub(super) fn line(cap: &Cap) -> String {
-    let (asked, verdict) = (cap.iops_per_s, &cap.verdict);
-    match cap.problem().or_else(|| verdict.problem.clone()) {
-        None => format!(
-            "verified {:.0}/s (asked {asked}/s, without it {:.0}/s)",
-            verdict.capped_per_s, verdict.uncapped_per_s
-        ),
-        Some(problem) => format!("not enforced (asked {asked}/s): {problem}"),
+/// A cap in one line: what the probe says of it, and whether it is still in force.
+pub(super) fn line(cap: &Facts) -> String {
+    let Facts { iops_per_s, capped_per_s, uncapped_per_s, .. } = cap;
+    match &cap.problem {
+        None => {
+            format!("verified {capped_per_s:.0}/s (asked {iops_per_s}/s, without it {uncapped_per_s:.0}/s)")
+        }
+        Some(problem) => format!("not enforced (asked {iops_per_s}/s): {problem}"),
     }
 }

@@ -7,10 +7,11 @@ use kube::core::DynamicObject;
 use serde_json::json;
 
 use super::interrupt::Interrupt;
-use super::{access, bench, control_runtime, print};
+use super::{access, bench, cap, control_runtime, print};
 use crate::agent::Token;
 use crate::args::{DeployAction, DeployArgs, Global};
 use crate::deploy::Role;
+use crate::deploy::cap::Facts;
 use crate::deploy::kubernetes::cluster::{
     self, Applied, Cluster, ClusterError, Fleet, Forward, From, LogRequest, Purpose, Size, Status, connect,
 };
@@ -44,6 +45,10 @@ pub(super) fn refuse_flags(args: &DeployArgs) -> anyhow::Result<()> {
 
 /// Brings the deployment to what the profile says, or only tells what that would change.
 pub(super) fn deploy(global: &Global, args: &DeployArgs, profile: &Profile) -> anyhow::Result<ExitStatus> {
+    if args.systemd {
+        let message = "is about this host, and the target is `k8s`";
+        return Err(flag_error("--systemd", message, "add --target local, or take it away").into());
+    }
     access::checked(profile)?;
     bench::print_notes(profile);
     control_runtime()?.block_on(async {
@@ -171,6 +176,8 @@ pub(super) struct Reach {
     /// The API first.
     pub(super) roles: Vec<Role>,
     pub(super) forwards: Vec<Forward>,
+    /// On the disk of its MongoDB.
+    pub(super) cap: Option<Facts>,
 }
 
 /// The API by the way that users take; the counters of the worker through the cluster's API.
@@ -195,7 +202,8 @@ pub(super) async fn reach(profile: &Profile, from: From) -> anyhow::Result<Reach
         roles.push(Role { name, url });
         forwards.push(forward);
     }
-    Ok(Reach { url: addresses.url, roles, forwards })
+    let cap = cluster::cap(&cluster, profile).await?;
+    Ok(Reach { url: addresses.url, roles, forwards, cap })
 }
 
 /// Agents in the cluster, and how a coordinator reaches them.
@@ -276,7 +284,7 @@ fn status(global: &Global, status: &Status) -> anyhow::Result<ExitStatus> {
     if global.json {
         print(&format!("{}\n", serde_json::to_string(status)?))?;
     } else {
-        let Status { instance, namespace, context, parts, pods } = status;
+        let Status { instance, namespace, context, parts, pods, cap } = status;
         let mut text = format!("{instance} in the namespace {namespace} ({context})\n");
         let all = || parts.iter().chain(pods);
         let width = all().map(|part| part.kind.len() + part.name.len() + 1).max().unwrap_or(0);
@@ -285,6 +293,9 @@ fn status(global: &Global, status: &Status) -> anyhow::Result<ExitStatus> {
             let ready = if part.ready { "ready" } else { "NOT READY" };
             let line = format!("  {title:<width$}  {ready:<9}  {}", part.state);
             let _ = writeln!(text, "{}", line.trim_end());
+        }
+        if let Some(cap) = cap {
+            let _ = writeln!(text, "  cap on the database's disk: {}", cap::line(cap));
         }
         print(&text)?;
     }

@@ -1,26 +1,26 @@
 //! `scalekit deploy` and its `status`, `logs` and `down`.
 
+mod logs;
+mod status;
+mod systemd;
+
 use std::fmt::Write as _;
-use std::fs::{self, File};
-use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use serde_json::json;
 
+use self::logs::Choice;
 use super::access::{self, Entry};
 use super::cap;
-use super::control::Service;
 use super::interrupt::Interrupt;
 use super::{cluster, control_runtime, options, print, render};
 use crate::args::{DeployAction, DeployArgs, Global};
-use crate::deploy::cap::Cap;
-use crate::deploy::{self, Deployment, Lifetime, Running, STOP_GRACE, StateDir};
+use crate::deploy::systemd::{Installed, SystemdRequest};
+use crate::deploy::{self, Deployed, Deployment, Lifetime, Lock, STOP_GRACE, StateDir};
 use crate::exit::ExitStatus;
 use crate::profile::{self, DeployTarget, Layer, Profile};
-
-/// Of each log, however long it has become.
-const MAX_LOG_BYTES: u64 = 16 << 20;
 
 pub(super) fn deploy(global: &Global, args: &DeployArgs) -> anyhow::Result<ExitStatus> {
     let state = StateDir::of_user()?;
@@ -37,19 +37,21 @@ pub(super) fn deploy(global: &Global, args: &DeployArgs) -> anyhow::Result<ExitS
             }
             match action {
                 DeployAction::Status(token) => {
-                    status(global, &state, &profile, &Entry::new(&profile, token)?)
+                    status::status(global, &state, &profile, &Entry::new(&profile, token)?)
                 }
-                DeployAction::Logs { lines, .. } => logs(&state, &profile, *lines),
+                DeployAction::Logs { names, lines, follow } => {
+                    logs::logs(&state, &profile, &Choice { names, lines: *lines, follow: *follow })
+                }
                 DeployAction::Down { purge } => down(&state, &profile, *purge),
             }
         }
     }
 }
 
-/// Two deployments of one profile would share a directory.
+/// What `run --keep` measures must be its own.
 pub(super) fn refuse_if_up(state: &StateDir, profile: &Profile) -> anyhow::Result<()> {
     if let Some(deployment) = state.load(&profile.name)?
-        && deployment.processes.iter().any(|process| process.is_alive())
+        && deployment.is_alive()
     {
         bail!(
             "the profile `{0}` is deployed already, at {1}\nhelp: end it with `scalekit deploy down -p {0}`",
@@ -60,15 +62,6 @@ pub(super) fn refuse_if_up(state: &StateDir, profile: &Profile) -> anyhow::Resul
     Ok(())
 }
 
-/// Records what runs; what cannot be recorded, and so not be found again, is ended.
-pub(super) async fn record(state: &StateDir, running: Running) -> anyhow::Result<Running> {
-    let Err(error) = state.save(&running.deployment) else { return Ok(running) };
-    if let Err(stuck) = running.stop().await {
-        eprintln!("error: {stuck}");
-    }
-    Err(error.into())
-}
-
 fn up(global: &Global, args: &DeployArgs, state: &StateDir) -> anyhow::Result<ExitStatus> {
     let mut layer = Layer::default();
     options::backend(&args.backend, &mut layer)?;
@@ -77,19 +70,37 @@ fn up(global: &Global, args: &DeployArgs, state: &StateDir) -> anyhow::Result<Ex
     options::context(args.context.as_deref(), &mut layer);
     layer.deploy.section().listen = args.listen.clone().into();
     let profile = profile::load(&global.profile, layer)?;
-    if args.render {
+    if args.render && !args.systemd {
         return render::render(&profile);
     }
     if profile.deploy.target == DeployTarget::K8s {
         return cluster::deploy(global, args, &profile);
     }
     cluster::refuse_flags(args)?;
-    refuse_if_up(state, &profile)?;
     let servers = profile.deploy.servers()?;
     access::checked(&profile)?;
     let dir = state.deployment(&profile.name);
     let binary = std::env::current_exe().context("cannot find this program's own file")?;
-    let deployment = control_runtime()?.block_on(async {
+    if args.render {
+        let request = SystemdRequest { profile: &profile, servers: &servers, dir: &dir, binary: &binary };
+        return systemd::render(&request);
+    }
+    let _lock = Lock::of_command(&dir)?;
+    let before = state.load(&profile.name)?;
+    if args.systemd {
+        let request = SystemdRequest { profile: &profile, servers: &servers, dir: &dir, binary: &binary };
+        let (deployment, installed) = systemd::up(&request, before.as_ref())?;
+        return tell_systemd(global, &deployment, &installed);
+    }
+    if let Some(systemd) = before.as_ref().and_then(|before| before.systemd.as_ref()) {
+        bail!(
+            "the profile `{0}` is deployed as {1} of systemd\nhelp: change it with --systemd, or end it first with \
+             `scalekit deploy down -p {0}`",
+            profile.name,
+            systemd.target
+        );
+    }
+    let deployed = control_runtime()?.block_on(async {
         let interrupt = Interrupt::listen()?;
         let request = deploy::Request {
             profile: &profile,
@@ -99,27 +110,100 @@ fn up(global: &Global, args: &DeployArgs, state: &StateDir) -> anyhow::Result<Ex
             lifetime: Lifetime::Detached,
             stop: &interrupt.stop,
         };
-        let running = deploy::up(&request).await?;
-        // Recorded before it is left alone, so that it can always be found.
-        anyhow::Ok(record(state, running).await?.leave())
+        anyhow::Ok(deploy::deploy(&request, before.as_ref()).await?)
     })?;
+    for note in shared(&deployed.deployment, &state.all()) {
+        eprintln!("warning: {note}");
+    }
+    tell(global, &deployed, before.as_ref().is_some_and(Deployment::is_alive))?;
+    Ok(ExitStatus::Done)
+}
+
+fn tell(global: &Global, deployed: &Deployed, was_up: bool) -> anyhow::Result<()> {
+    let Deployed { deployment, changes, was_unsupervised } = deployed;
+    let name = &deployment.profile;
+    if global.json {
+        return print(&format!(
+            "{}\n",
+            json!({ "profile": name, "url": deployment.api_url(), "roles": deployment.roles, "changes": changes })
+        ));
+    }
+    let mut text = format!("{name} is up at {}\n", deployment.api_url());
+    if was_up {
+        let _ = match changes.is_none() {
+            true => writeln!(text, "nothing to change"),
+            false => writeln!(text, "{}", changes.text()),
+        };
+    }
+    if *was_unsupervised {
+        text.push_str("its supervisor had ended, and a new one has taken over what runs\n");
+    }
+    if let Some(cap) = &deployment.cap {
+        let _ = writeln!(text, "cap on the database's disk: {}", cap::line(&cap.facts()));
+    }
+    let profile = &global.profile;
+    let _ = writeln!(
+        text,
+        "load it with `scalekit bench -p {profile}`, end it with `scalekit deploy down -p {profile}`"
+    );
+    print(&text)
+}
+
+fn tell_systemd(
+    global: &Global,
+    deployment: &Deployment,
+    installed: &Installed,
+) -> anyhow::Result<ExitStatus> {
+    let Installed { written, removed } = installed;
     if global.json {
         print(&format!(
             "{}\n",
-            json!({ "profile": deployment.profile, "url": deployment.api_url(), "roles": deployment.roles })
+            json!({ "profile": deployment.profile, "url": deployment.api_url(), "roles": deployment.roles, "systemd": deployment.systemd, "written": written, "removed": removed })
         ))?;
-    } else {
-        let cap =
-            deployment.cap.as_ref().map(|cap| format!("cap on the database's disk: {}\n", cap::line(cap)));
-        print(&format!(
-            "{} is up at {}\n{}load it with `scalekit bench -p {}`, end it with `scalekit deploy down -p {}`\n",
-            profile.name,
-            deployment.api_url(),
-            cap.unwrap_or_default(),
-            global.profile,
-            global.profile
-        ))?;
+        return Ok(ExitStatus::Done);
     }
+    let mut text = format!("{} is up at {}\n", deployment.profile, deployment.api_url());
+    for (done, files) in [("wrote", written), ("removed", removed)] {
+        for file in files {
+            let _ = writeln!(text, "{done} {}", file.display());
+        }
+    }
+    if written.is_empty() && removed.is_empty() {
+        text.push_str("nothing to change\n");
+    }
+    let _ =
+        writeln!(text, "end it, and remove all of that, with `scalekit deploy down -p {}`", global.profile);
+    print(&text)?;
+    Ok(ExitStatus::Done)
+}
+
+/// Which other deployments use the same journal or documents. That may be wanted, as it is for scaling out.
+fn shared(deployment: &Deployment, all: &[Deployment]) -> Vec<String> {
+    let others = all.iter().filter(|other| other.profile != deployment.profile && other.is_alive());
+    let mut notes = Vec::new();
+    for other in others {
+        if deployment.redis_url.is_some() && deployment.redis_url == other.redis_url {
+            notes.push(format!(
+                "the deployment `{}` has its journal in the same Redis, and each worker stores what either accepts; if that \
+                 is not meant, give one of them another database of it, such as redis://HOST/1",
+                other.profile
+            ));
+        }
+        let documents = |one: &Deployment| one.mongo_url.clone().map(|url| (url, one.mongo_database.clone()));
+        if deployment.mongo_url.is_some() && documents(deployment) == documents(other) {
+            notes.push(format!(
+                "the deployment `{}` has its documents in the same MongoDB and database `{}`; if that is not meant, give one \
+                 of them another deploy.mongo_database",
+                other.profile, deployment.mongo_database
+            ));
+        }
+    }
+    notes
+}
+
+/// Keeps up what `deploy` has written down.
+pub(super) fn supervise(dir: &Path) -> anyhow::Result<ExitStatus> {
+    control_runtime()?.block_on(deploy::supervise(dir))?;
     Ok(ExitStatus::Done)
 }
 
@@ -134,98 +218,15 @@ pub(super) fn find(state: &StateDir, profile: &Profile) -> anyhow::Result<Deploy
     })
 }
 
-/// Exit status 1 if any part of it is down.
-fn status(global: &Global, state: &StateDir, profile: &Profile, entry: &Entry) -> anyhow::Result<ExitStatus> {
-    let deployment = find(state, profile)?;
-    let service = Service::new(deployment.roles.clone(), entry)?;
-    let stats = control_runtime()?.block_on(service.stats());
-    let all_alive = deployment.processes.iter().all(|process| process.is_alive());
-    let cap_problem = deployment.cap.as_ref().and_then(Cap::problem);
-    if global.json {
-        let processes: Vec<_> = deployment
-            .processes
-            .iter()
-            .map(|process| json!({ "name": process.name, "pid": process.pid, "alive": process.is_alive(), "log": process.log }))
-            .collect();
-        let cap = deployment.cap.as_ref().map(cap::facts);
-        let facts = json!({ "profile": deployment.profile, "url": deployment.api_url(), "processes": processes, "cap": cap, "stats": stats.as_ref().ok() });
-        print(&format!("{facts}\n"))?;
-    } else {
-        let mut text = format!("{} at {}\n", deployment.profile, deployment.api_url());
-        for process in &deployment.processes {
-            let state = if process.is_alive() { "up" } else { "DOWN" };
-            let _ = writeln!(
-                text,
-                "  {:<14} {state:<5} process {:<8} {}",
-                process.name,
-                process.pid,
-                process.log.display()
-            );
-        }
-        if let Some(cap) = &deployment.cap {
-            let _ = writeln!(text, "  cap on the database's disk: {}", cap::line(cap));
-        }
-        match &stats {
-            Ok(stats) => {
-                for (role, stats) in stats {
-                    let journal = &stats.journal;
-                    let journal = match stats.mode.as_str() {
-                        "direct" => "no journal (direct mode)".to_owned(),
-                        _ => {
-                            format!(
-                                "{} entries wait in the journal ({})",
-                                journal.backlog_entries, journal.durability
-                            )
-                        }
-                    };
-                    let _ = writeln!(
-                        text,
-                        "  {role}: {} requests, {journal}, {} database operations",
-                        stats.requests, stats.store.operations
-                    );
-                }
-            }
-            Err(error) => {
-                let _ = writeln!(text, "  no counters: {error:#}");
-            }
-        }
-        print(&text)?;
-    }
-    Ok(if all_alive && cap_problem.is_none() && stats.is_ok() {
-        ExitStatus::Done
-    } else {
-        ExitStatus::Failed
-    })
-}
-
-fn logs(state: &StateDir, profile: &Profile, lines: usize) -> anyhow::Result<ExitStatus> {
-    let deployment = find(state, profile)?;
-    for process in &deployment.processes {
-        let text = last_lines(&process.log, lines, MAX_LOG_BYTES)
-            .with_context(|| format!("cannot read {}", process.log.display()))?;
-        print(&format!("==> {} <==\n{text}\n", process.log.display()))?;
-    }
-    Ok(ExitStatus::Done)
-}
-
-/// The last lines of a file, of its last `most` bytes.
-fn last_lines(path: &Path, lines: usize, most: u64) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let start = file.metadata()?.len().saturating_sub(most);
-    file.seek(SeekFrom::Start(start))?;
-    let mut bytes = Vec::new();
-    // It may grow meanwhile.
-    file.take(most).read_to_end(&mut bytes)?;
-    let text = String::from_utf8_lossy(&bytes);
-    // The first line is whole only at the beginning of the file.
-    let whole: Vec<&str> = text.lines().skip(usize::from(start > 0)).collect();
-    Ok(whole[whole.len().saturating_sub(lines)..].join("\n"))
-}
-
 fn down(state: &StateDir, profile: &Profile, purge: bool) -> anyhow::Result<ExitStatus> {
     let deployment = find(state, profile)?;
+    let _lock = Lock::of_command(&deployment.dir)?;
+    if let Some(systemd) = &deployment.systemd {
+        print(&format!("{}\n", systemd::down(&deployment, systemd, purge)?))?;
+        return Ok(ExitStatus::Done);
+    }
     control_runtime()?.block_on(deployment.stop(STOP_GRACE))?;
-    state.forget(&profile.name)?;
+    deploy::forget(&deployment.dir)?;
     let mut said = format!("{} is down", profile.name);
     if purge {
         fs::remove_dir_all(&deployment.dir)
@@ -236,28 +237,4 @@ fn down(state: &StateDir, profile: &Profile, purge: bool) -> anyhow::Result<Exit
     }
     print(&format!("{said}\n"))?;
     Ok(ExitStatus::Done)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_end_of_a_log_is_read_and_no_more() {
-        let folder = tempfile::tempdir().unwrap();
-        let log = folder.path().join("log");
-        fs::write(&log, "one\ntwo\nthree\nfour\n").unwrap();
-        for (lines, most, expected) in [
-            (2, 100, "three\nfour"),
-            (9, 100, "one\ntwo\nthree\nfour"),
-            (0, 100, ""),
-            // Of a line that is cut there is nothing.
-            (9, 13, "three\nfour"),
-            (9, 8, "four"),
-            (9, 2, ""),
-        ] {
-            assert_eq!(last_lines(&log, lines, most).unwrap(), expected, "{lines} {most}");
-        }
-        assert!(last_lines(&folder.path().join("none"), 1, 1).is_err());
-    }
 }

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::sampler::Sample;
 use crate::deploy::Deployment;
-use crate::deploy::cap::{self, Cap};
+use crate::deploy::cap::{self, Cap, Facts};
 use crate::profile::DatabaseCap;
 use crate::report::{CapKind, DeviceCap};
 
@@ -23,6 +23,8 @@ pub(super) enum Device {
     Capped { cap: Cap, database: Option<i32> },
     /// What anybody does on the disk.
     Place(Place),
+    /// A cap on another host, of which only its probe has told. What the disk does is the service's to tell.
+    Told(Facts),
 }
 
 /// The same from the service's word, where only a process of it is on the database's host.
@@ -37,8 +39,11 @@ impl Device {
     /// That of a deployment's database, if this host can tell.
     pub(super) fn deployed(deployment: &Deployment) -> Option<Self> {
         if let Some(cap) = &deployment.cap {
-            let database = deployment.processes.iter().find(|process| process.name == "mongod");
-            return Some(Self::Capped { cap: cap.clone(), database: database.map(|process| process.pid) });
+            let database = deployment.processes.iter().find(|process| process.identity.name == "mongod");
+            return Some(Self::Capped {
+                cap: cap.clone(),
+                database: database.map(|process| process.identity.pid),
+            });
         }
         let place = Place::find(deployment.database.as_deref()?);
         place.inspect_err(|error| tracing::debug!("no db_iops: {error}")).ok().map(Self::Place)
@@ -48,6 +53,7 @@ impl Device {
         match self {
             Self::Capped { cap, .. } => cap.operations(),
             Self::Place(place) => place.read().map_err(|error| error.to_string()),
+            Self::Told(_) => Err("it is another host's".to_owned()),
         }
     }
 }
@@ -145,27 +151,47 @@ impl Readings {
 }
 
 impl DeviceRun {
+    /// Whether this host is the one that reads it.
+    pub(super) fn reads(&self) -> bool {
+        !matches!(self.device, Device::Told(_))
+    }
+
     /// The cap, if there is one: as the probe found it, unless it did not hold under the load.
     pub(super) fn cap(&self, wanted: &DatabaseCap) -> Option<DeviceCap> {
-        let Device::Capped { cap, database } = &self.device else { return None };
-        let escaped = database.filter(|pid| !cap.holds(*pid)).map(|pid| {
-            format!("the database (process {pid}) is not in the control group {}", cap.group.display())
-        });
-        let readings = &self.readings.0;
-        let start = readings.first().map(|(at, _)| *at);
-        let since = |at: Instant| start.map_or(Duration::ZERO, |start| at.saturating_duration_since(start));
-        let readings: Vec<_> = readings.iter().map(|(at, done)| (since(*at), *done)).collect();
-        let problem = cap.verdict.problem.clone().or_else(|| cap.problem()).or(escaped);
+        let facts = match &self.device {
+            Device::Place(_) => return None,
+            Device::Told(facts) => facts.clone(),
+            Device::Capped { cap, database } => {
+                let mut facts = cap.facts();
+                facts.problem = facts
+                    .problem
+                    .or_else(|| escaped(cap, *database))
+                    .or_else(|| self.exceeded(cap.iops_per_s));
+                facts
+            }
+        };
         Some(DeviceCap {
-            iops: cap.iops_per_s,
+            iops: facts.iops_per_s,
             required: wanted.required,
-            group: cap.group.display().to_string(),
-            devices: cap.devices.iter().map(|(device, _)| device.clone()).collect(),
-            capped_per_s: cap.verdict.capped_per_s,
-            uncapped_per_s: cap.verdict.uncapped_per_s,
-            problem: problem.or_else(|| cap::exceeded(cap.iops_per_s, &readings)),
+            group: facts.group.display().to_string(),
+            devices: facts.devices,
+            capped_per_s: facts.capped_per_s,
+            uncapped_per_s: facts.uncapped_per_s,
+            problem: facts.problem,
         })
     }
+
+    fn exceeded(&self, iops_per_s: u32) -> Option<String> {
+        let readings = &self.readings.0;
+        let (start, _) = readings.first()?;
+        let since = readings.iter().map(|(at, done)| (at.saturating_duration_since(*start), *done));
+        cap::exceeded(iops_per_s, &since.collect::<Vec<_>>())
+    }
+}
+
+fn escaped(cap: &Cap, database: Option<i32>) -> Option<String> {
+    let pid = database.filter(|pid| !cap.holds(*pid))?;
+    Some(format!("the database (process {pid}) is not in the control group {}", cap.group.display()))
 }
 
 /// What the report calls it.

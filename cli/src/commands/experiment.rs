@@ -110,8 +110,8 @@ impl Measured {
     /// Operations of the database's device: as this host reads them, or else as the service tells.
     pub(super) fn iops(&self) -> Cow<'_, Readings> {
         match &self.device {
-            Some(device) => Cow::Borrowed(&device.readings),
-            None => Cow::Owned(device::told(self.began, &self.samples)),
+            Some(device) if device.reads() => Cow::Borrowed(&device.readings),
+            _ => Cow::Owned(device::told(self.began, &self.samples)),
         }
     }
 }

@@ -62,7 +62,11 @@ pub(crate) fn run(cli: Cli) -> ExitStatus {
         CliCommand::Serve(args) => args.telemetry.log_format,
         _ => LogFormat::Text,
     };
-    start_log(&global, matches!(command, CliCommand::Serve(_) | CliCommand::Agent(_)), format);
+    start_log(
+        &global,
+        matches!(command, CliCommand::Serve(_) | CliCommand::Agent(_) | CliCommand::Supervise { .. }),
+        format,
+    );
     let result = match command {
         CliCommand::Run(args) => run::run(&global, &args),
         CliCommand::Tune(args) => tune::tune(&global, &args),
@@ -74,6 +78,7 @@ pub(crate) fn run(cli: Cli) -> ExitStatus {
         CliCommand::Report(args) => report::report(&global, &args),
         CliCommand::Agent(args) => agent::agent(&args),
         CliCommand::Serve(args) => serve::serve(&global, &args),
+        CliCommand::Supervise { dir } => deploy::supervise(&dir),
         CliCommand::Token(args) => token::token(&global, &args),
         CliCommand::Cap(args) => cap::cap(&global, &args),
         CliCommand::Completions(args) => manual::completions(&args),

@@ -8,7 +8,9 @@ use crate::profile::{DeployTarget, Profile, flag_error};
 pub(super) fn render(profile: &Profile) -> anyhow::Result<ExitStatus> {
     if profile.deploy.target != DeployTarget::K8s {
         let message = "there is nothing to render for the target `local`, which is processes on this host";
-        return Err(flag_error("--render", message, "add --target k8s").into());
+        return Err(
+            flag_error("--render", message, "add --target k8s, or --systemd for units of this host").into()
+        );
     }
     print(&kubernetes::render(profile)?)?;
     Ok(ExitStatus::Done)

@@ -19,7 +19,7 @@ use super::{control_runtime, options};
 use crate::agent::Crowd;
 use crate::args::{Global, RunArgs};
 use crate::criteria::{Criterion, Spec};
-use crate::deploy::{self, DeployError, Deployment, Lifetime, Running, StateDir};
+use crate::deploy::{self, DeployError, Deployment, Lifetime, Lock, Running, StateDir};
 use crate::exit::ExitStatus;
 use crate::memory;
 use crate::profile::{self, DeployTarget, Layer, Profile, flag_error};
@@ -108,11 +108,25 @@ impl Job<'_> {
             super::deploy::refuse_if_up(state, profile)?;
         }
         let crowd = self.makers.gather().await?;
-        let running = self.deploy(dir, keep, &interrupt).await?;
+        let _lock = keep.map(|_| Lock::of_command(dir)).transpose()?;
+        let binary = std::env::current_exe().context("cannot find this program's own file")?;
+        let request = deploy::Request {
+            profile,
+            servers: self.servers,
+            dir,
+            binary: &binary,
+            lifetime: if keep.is_some() { Lifetime::Detached } else { Lifetime::Command },
+            stop: &interrupt.stop,
+        };
+        let running = self.deploy(&request).await?;
         let measured = self.measure(crowd, &running.deployment, &interrupt).await;
         let measured = match measured {
             Ok(report) if keep.is_some() => {
-                let deployment = running.leave();
+                let deployment = running.deployment.clone();
+                if let Err(error) = running.leave(&binary).await {
+                    // The report is not lost for that; `deploy status` shows it, too.
+                    eprintln!("error: nothing keeps the service up: {error}");
+                }
                 eprintln!(
                     "the service stays up at {}; `scalekit deploy down -p {}` ends it",
                     deployment.api_url(),
@@ -125,8 +139,8 @@ impl Job<'_> {
         let stopped = running.stop().await;
         match keep {
             None => remove(dir),
-            Some(state) => {
-                if let Err(error) = state.forget(&profile.name) {
+            Some(_) => {
+                if let Err(error) = deploy::forget(dir) {
                     tracing::warn!(%error, "the record of what was stopped stays");
                 }
             }
@@ -143,42 +157,22 @@ impl Job<'_> {
     }
 
     /// Brings the service up.
-    async fn deploy(
-        &self,
-        dir: &Path,
-        keep: Option<&StateDir>,
-        interrupt: &Interrupt,
-    ) -> anyhow::Result<Running> {
-        let profile = self.profile;
-        let binary = std::env::current_exe().context("cannot find this program's own file")?;
-        let lifetime = if keep.is_some() { Lifetime::Detached } else { Lifetime::Command };
-        eprintln!("{:>9} the service ({})", "starting", profile.description.trim_end_matches('.'));
-        let request = deploy::Request {
-            profile,
-            servers: self.servers,
-            dir,
-            binary: &binary,
-            lifetime,
-            stop: &interrupt.stop,
-        };
-        let running = match deploy::up(&request).await {
+    async fn deploy(&self, request: &deploy::Request<'_>) -> anyhow::Result<Running> {
+        eprintln!("{:>9} the service ({})", "starting", self.profile.description.trim_end_matches('.'));
+        let running = match deploy::up(request).await {
             Ok(running) => running,
             Err(error) => {
                 // The end of the log that matters is part of the error.
-                if keep.is_none() {
-                    remove(dir);
+                if request.lifetime == Lifetime::Command {
+                    remove(request.dir);
                 }
                 return Err(error.into());
             }
         };
         if let Some(cap) = &running.deployment.cap {
-            eprintln!("{:>9} the database's disk: {}", "capped", cap::line(cap));
+            eprintln!("{:>9} the database's disk: {}", "capped", cap::line(&cap.facts()));
         }
-        match keep {
-            None => Ok(running),
-            // Before it is loaded, so that `deploy down` finds it even if this command is killed.
-            Some(state) => super::deploy::record(state, running).await,
-        }
+        Ok(running)
     }
 
     async fn measure(
@@ -212,7 +206,7 @@ impl Job<'_> {
             device: Device::deployed(deployment),
         };
         let mut report = experiment.conduct(plan).await?;
-        for process in &deployment.processes {
+        for process in deployment.processes.iter().map(|process| &process.identity) {
             let peak = deploy::memory_peak_bytes(process.pid);
             report.server.after.insert(
                 format!("process {}", process.name),

@@ -31,7 +31,11 @@ impl Subject {
     /// The API of a deployment on this host.
     pub(super) fn deployed(deployment: &Deployment) -> Option<Self> {
         let api = deployment.roles.first()?;
-        let process = deployment.processes.iter().find(|process| process.name == api.name)?;
+        let process = deployment
+            .processes
+            .iter()
+            .map(|process| &process.identity)
+            .find(|process| process.name == api.name)?;
         let why = format!("{} of the deployment {}", process.name, deployment.profile);
         Some(Self { pid: u32::try_from(process.pid).ok()?, chosen: Chosen::Deployed, why })
     }

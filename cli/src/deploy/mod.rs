@@ -1,19 +1,31 @@
 //! Bringing the service up: on this host, as processes of this same binary, with Redis and MongoDB where no URL
 //! names them; or in a Kubernetes cluster.
 
+mod backoff;
+mod board;
 pub(crate) mod cap;
+mod keeper;
 pub(crate) mod kubernetes;
 mod local;
 mod parts;
+mod plan;
+mod planning;
 mod process;
+mod readiness;
+mod rotation;
 mod state;
+mod supervised;
+mod supervisor;
+pub(crate) mod systemd;
 
 use std::io;
 use std::path::PathBuf;
 
 pub(crate) use local::{Lifetime, Request, Running, STOP_GRACE, up};
 pub(crate) use process::memory_peak_bytes;
-pub(crate) use state::{Deployment, Role, StateDir};
+pub(crate) use state::{Deployment, Member, Role, StateDir, forget, save};
+pub(crate) use supervised::{Deployed, Lock, deploy};
+pub(crate) use supervisor::supervise;
 
 /// Why the service is not up, or not down.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +44,20 @@ pub(crate) enum DeployError {
     Stuck { name: String, pid: i32 },
     #[error(transparent)]
     Cap(#[from] cap::CapError),
+    #[error("{0}")]
+    NotUp(String),
+    #[error("systemd: {0}")]
+    Systemd(String),
+    #[error(
+        "deploy.cap is another one than MongoDB runs under, which it gets only when it starts; end the deployment with \
+         `scalekit deploy down`, which keeps its data, and deploy again"
+    )]
+    CapChanged,
+    #[error(
+        "another `scalekit` is at work on this deployment ({} is locked); wait for its end, and try again",
+        _0.display()
+    )]
+    Locked(PathBuf),
     #[error("interrupted while the service was starting")]
     Interrupted,
     #[error("no free port on 127.0.0.1: {0}")]

@@ -34,6 +34,10 @@ pub(super) fn free_port() -> Result<u16, DeployError> {
     Ok(listener.local_addr().map_err(DeployError::NoPort)?.port())
 }
 
+pub(super) fn is_free(port: u16) -> bool {
+    TcpListener::bind(("127.0.0.1", port)).is_ok()
+}
+
 fn words(words: &[&str]) -> Vec<OsString> {
     words.iter().map(OsString::from).collect()
 }
@@ -71,7 +75,7 @@ fn redis(program: PathBuf, name: &'static str, port: u16, dir: &Path) -> Process
         words(&["--port", &port, "--bind", "127.0.0.1", "--daemonize", "no", "--save", "", "--dir"]);
     args.push(dir.join(name).into());
     let log = dir.join(name).with_extension("log");
-    ProcessSpec { name, program, args, env: Vec::new(), group: None, log }
+    ProcessSpec { name: name.into(), program, args, listen: None, env: Vec::new(), group: None, log }
 }
 
 pub(super) fn mongod(program: PathBuf, port: u16, dir: &Path) -> ProcessSpec {
@@ -79,7 +83,7 @@ pub(super) fn mongod(program: PathBuf, port: u16, dir: &Path) -> ProcessSpec {
     let mut args = words(&["--port", &port, "--bind_ip", "127.0.0.1", "--dbpath"]);
     args.push(mongod_files(dir).into());
     let log = dir.join("mongod.log");
-    ProcessSpec { name: "mongod", program, args, env: Vec::new(), group: None, log }
+    ProcessSpec { name: "mongod".into(), program, args, listen: None, env: Vec::new(), group: None, log }
 }
 
 /// Of the control group that a MongoDB started here is in: the same for each `deploy` into the same directory, another
@@ -118,14 +122,15 @@ pub(super) fn service(
     deploy: &Deploy,
     urls: &Urls,
     profile_file: &Path,
+    worker_name: &str,
 ) -> ProcessSpec {
     let listen = match name {
         "worker" => "127.0.0.1:0".to_owned(),
         _ => deploy.listen.to_string(),
     };
-    let mut args =
-        words(&["serve", if name == "service" { "all" } else { name }, "--listen", &listen, "--profile"]);
+    let mut args = words(&["serve", if name == "service" { "all" } else { name }, "--profile"]);
     args.extend([profile_file.into(), "--ready-file".into(), ready_file(dir, name).into()]);
+    args.extend(words(&["--worker-name", worker_name]));
     let bounds_iops = deploy.database_iops_per_s.is_some() && deploy.database_device.is_none();
     if let Some(database) = urls.database.as_ref().filter(|_| bounds_iops) {
         args.extend(["--database-device".into(), database.into()]);
@@ -141,11 +146,27 @@ pub(super) fn service(
     // Those of files are read by the process itself, as its profile says.
     let given = |(variable, url, file): (_, &Option<ServerUrl>, &Option<PathBuf>)| {
         let url = url.as_ref().filter(|_| file.is_none())?;
-        Some((variable, url.expose().to_owned()))
+        Some((String::from(variable), url.expose().to_owned()))
     };
     let env = env.into_iter().filter_map(given).collect();
     let log = dir.join(name).with_extension("log");
-    ProcessSpec { name, program: binary.to_owned(), args, env, group: None, log }
+    ProcessSpec {
+        name: name.into(),
+        program: binary.to_owned(),
+        args,
+        listen: Some(listen),
+        env,
+        group: None,
+        log,
+    }
+}
+
+/// Of this deployment on this host: a worker that comes back under its name takes over at once, and two of one name would
+/// be in each other's way.
+pub(super) fn worker_name(profile: &str) -> String {
+    let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
+    format!("{profile}-{host}").chars().map(plain).collect()
 }
 
 pub(super) fn ready_file(dir: &Path, name: &str) -> PathBuf {
@@ -165,7 +186,7 @@ mod tests {
         assert!(spec.args.contains(&mongod_files(dir).into()), "{:?}", spec.args);
         let mut deploy = load("redis-mongo", Layer::default()).unwrap().deploy;
         let device = |deploy: &Deploy, urls: &Urls| {
-            let args = service("worker", Path::new("/s"), dir, deploy, urls, Path::new("/p")).args;
+            let args = service("worker", Path::new("/s"), dir, deploy, urls, Path::new("/p"), "w").args;
             let at = args.iter().position(|arg| arg == "--database-device")?;
             Some(args[at + 1].clone())
         };

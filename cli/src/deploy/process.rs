@@ -3,32 +3,40 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::process::CommandExt as _;
+use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep};
 
 use super::DeployError;
 
 /// How often a process is looked at while waiting for it.
 pub(super) const POLL: Duration = Duration::from_millis(10);
+/// The same where the kernel tells nobody.
+const POLL_WITHOUT_DESCRIPTOR: Duration = Duration::from_millis(200);
 /// After SIGKILL only the kernel has work left.
 const KILLED_GRACE: Duration = Duration::from_secs(5);
 /// The end of a log that goes into an error.
 const TAIL_BYTES: u64 = 2048;
 
 /// What to start.
-pub(super) struct ProcessSpec {
-    pub(super) name: &'static str,
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProcessSpec {
+    pub(super) name: String,
     pub(super) program: PathBuf,
     pub(super) args: Vec<OsString>,
+    /// The value of a last argument `--listen`; who starts it may know better by then.
+    pub(super) listen: Option<String>,
     /// Not arguments: URLs may hold passwords, and arguments show in `ps`.
-    pub(super) env: Vec<(&'static str, String)>,
+    pub(super) env: Vec<(String, String)>,
     /// The directory of the control group that it is in from its first instruction on.
     pub(super) group: Option<PathBuf>,
     pub(super) log: PathBuf,
@@ -45,6 +53,13 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
+    /// Of this process.
+    pub(super) fn own(name: &str, log: PathBuf) -> Self {
+        let pid = nix::unistd::getpid().as_raw();
+        let start_ticks = stat(pid).map_or(0, |(_, start)| start);
+        Self { name: name.to_owned(), pid, start_ticks, log }
+    }
+
     /// Whether it still runs; a zombie does not.
     pub(crate) fn is_alive(&self) -> bool {
         matches!(stat(self.pid), Some((state, start)) if start == self.start_ticks && state != 'Z' && state != 'X')
@@ -67,10 +82,11 @@ pub(crate) fn memory_peak_bytes(pid: i32) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-/// A process that we started.
+/// A process that we started, or took over.
 pub(super) struct Started {
     pub(super) identity: Identity,
-    child: Child,
+    /// `None`: not our child, so how it ends nobody tells us.
+    child: Option<Child>,
 }
 
 /// Starts a process in a group of its own, so that a Ctrl-C at the terminal reaches only us.
@@ -85,8 +101,20 @@ pub(super) fn start(spec: &ProcessSpec, die_with_us: bool) -> Result<Started, De
         .map_err(DeployError::file("cannot open the log", &spec.log))?;
     let errors = log.try_clone().map_err(DeployError::file("cannot open the log", &spec.log))?;
     let mut command = Command::new(&spec.program);
-    command.args(&spec.args).envs(spec.env.iter().map(|(name, value)| (name, value)));
+    command.args(&spec.args);
+    if let Some(listen) = &spec.listen {
+        command.args(["--listen", listen]);
+    }
+    command.envs(spec.env.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);
+    // SAFETY: the call takes three numbers and touches no memory, and nothing else happens between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            // What whoever started us left open, such as a lock, must not stay open for weeks. A kernel before 5.11 cannot.
+            nix::libc::syscall(nix::libc::SYS_close_range, 3, u32::MAX, nix::libc::CLOSE_RANGE_CLOEXEC);
+            Ok(())
+        });
+    }
     if let Some(group) = &spec.group {
         let members = group.join("cgroup.procs");
         let mut members = OpenOptions::new()
@@ -115,22 +143,51 @@ pub(super) fn start(spec: &ProcessSpec, die_with_us: bool) -> Result<Started, De
         }
     }
     let child = command.spawn().map_err(|source| DeployError::Start {
-        name: spec.name.into(),
+        name: spec.name.clone(),
         program: spec.program.clone(),
         source,
     })?;
     let pid = i32::try_from(child.id()).expect("Linux process ids are below 2^22");
     let start_ticks = stat(pid).map_or(0, |(_, start)| start);
     Ok(Started {
-        identity: Identity { name: spec.name.into(), pid, start_ticks, log: spec.log.clone() },
-        child,
+        identity: Identity { name: spec.name.clone(), pid, start_ticks, log: spec.log.clone() },
+        child: Some(child),
     })
 }
 
 impl Started {
+    /// One that somebody else started.
+    pub(super) fn adopt(identity: Identity) -> Self {
+        Self { identity, child: None }
+    }
+
     /// Whether it still runs; reaps it if not.
     pub(super) fn is_alive(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
+        match &mut self.child {
+            Some(child) => matches!(child.try_wait(), Ok(None)),
+            None => self.identity.is_alive(),
+        }
+    }
+
+    /// Returns once it has ended, with how.
+    pub(super) async fn wait(&mut self) -> String {
+        // Whom the descriptor means is certain only if it is alive after it was had.
+        let descriptor = descriptor(self.identity.pid);
+        while self.is_alive() {
+            match &descriptor {
+                // A descriptor stays readable; the pause is for the moment between end and zombie.
+                Ok(descriptor) => {
+                    let _ = descriptor.readable().await;
+                    sleep(POLL).await;
+                }
+                // A kernel before 5.3.
+                Err(_) => sleep(POLL_WITHOUT_DESCRIPTOR).await,
+            }
+        }
+        match self.child.as_mut().map(Child::try_wait) {
+            Some(Ok(Some(status))) => how(status),
+            _ => "ended, nobody knows how".to_owned(),
+        }
     }
 
     pub(super) fn ended(&self) -> DeployError {
@@ -147,6 +204,28 @@ impl Started {
     pub(super) async fn stop(&mut self, grace: Duration) -> Result<(), DeployError> {
         let identity = self.identity.clone();
         end(&identity, grace, || self.is_alive()).await
+    }
+}
+
+/// A descriptor that becomes readable when the process ends.
+fn descriptor(pid: i32) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the call takes two numbers and touches no memory of ours.
+    let fd = unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_open, pid, 0) };
+    let fd = i32::try_from(fd).expect("descriptors are small");
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given it to us, and nobody else has it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: an owned descriptor stays open, and the same, as long as it is owned, which is as long as this is.
+    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(io::Error::from)
+}
+
+fn how(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("ended with status {code}"),
+        (None, Some(signal)) => format!("ended by signal {signal}"),
+        (None, None) => status.to_string(),
     }
 }
 
@@ -200,10 +279,11 @@ mod tests {
 
     fn spec(dir: &Path, script: &str) -> ProcessSpec {
         ProcessSpec {
-            name: "test",
+            name: "test".into(),
             program: "/bin/sh".into(),
             args: vec!["-c".into(), script.into()],
-            env: vec![("GREETING", "hello".into())],
+            listen: None,
+            env: vec![("GREETING".into(), "hello".into())],
             group: None,
             log: dir.join("test.log"),
         }
@@ -245,5 +325,35 @@ mod tests {
             sleep(POLL).await;
         }
         assert!(started.ended().to_string().contains("no such option"));
+    }
+
+    #[tokio::test]
+    async fn one_that_was_taken_over_is_watched_as_well_as_a_child() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = start(&spec(dir.path(), "exec sleep 60"), true).unwrap();
+        let mut adopted = Started::adopt(child.identity.clone());
+        let pid = Pid::from_raw(child.identity.pid);
+        let (killed, seen) = tokio::join!(
+            async {
+                let _ = kill(pid, Signal::SIGKILL);
+                child.wait().await
+            },
+            adopted.wait()
+        );
+        assert_eq!(killed, "ended by signal 9");
+        assert!(seen.contains("nobody knows"), "{seen}");
+        let mut failing = start(&spec(dir.path(), "exit 3"), true).unwrap();
+        assert_eq!(failing.wait().await, "ended with status 3");
+    }
+
+    #[tokio::test]
+    async fn what_we_have_open_is_not_open_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = File::create(dir.path().join("lock")).unwrap();
+        nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
+        let mut started = start(&spec(dir.path(), "ls -l /proc/self/fd"), true).unwrap();
+        assert_eq!(started.wait().await, "ended with status 0");
+        let said = tail(&started.identity.log);
+        assert!(said.contains("test.log") && !said.contains("/lock"), "{said}");
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use scalekit_service::authorities::Authorities;
 use scalekit_service::server_url::{self, ServerUrl};
@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::DeployError;
 use super::cap::Cap;
+use super::plan::{Outcome, Part, Plan};
 use super::process::{self, Identity};
+use super::systemd::Systemd;
 
 /// A process of the service that answers `/v1/stats`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,8 +49,48 @@ pub(crate) struct Deployment {
     /// On the database's disk.
     #[serde(default)]
     pub(crate) cap: Option<Cap>,
+    /// Who starts processes again that end.
+    #[serde(default)]
+    pub(crate) supervisor: Option<Identity>,
+    /// Instead of it, and of processes that are known here.
+    #[serde(default)]
+    pub(crate) systemd: Option<Systemd>,
     /// In the order of their start.
-    pub(crate) processes: Vec<Identity>,
+    pub(crate) processes: Vec<Member>,
+}
+
+/// A process of a deployment, and what has become of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Member {
+    /// The last process of this name, whether it runs or not.
+    #[serde(flatten)]
+    pub(crate) identity: Identity,
+    pub(super) part: Part,
+    pub(crate) is_ready: bool,
+    /// Since the deployment of this part.
+    pub(crate) restarts: u32,
+    pub(crate) last_exit: Option<String>,
+    /// When it was started, or ended, Unix milliseconds.
+    pub(crate) since_ms: u64,
+}
+
+impl Member {
+    /// One that was just started.
+    pub(super) fn new(part: &Part, identity: Identity) -> Self {
+        Self {
+            identity,
+            part: part.clone(),
+            is_ready: false,
+            restarts: 0,
+            last_exit: None,
+            since_ms: now_ms(),
+        }
+    }
+}
+
+pub(super) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Files with what is needed to reach Redis and MongoDB.
@@ -63,7 +105,7 @@ pub(crate) struct UrlFiles {
 
 impl Deployment {
     /// Without the URLs that files hold.
-    fn written(&self) -> Self {
+    pub(super) fn written(&self) -> Self {
         let mut written = self.clone();
         for (url, file) in written.urls() {
             if file.is_some() {
@@ -93,6 +135,10 @@ impl Deployment {
         ]
     }
 
+    pub(super) fn record(&self) -> PathBuf {
+        record_in(&self.dir)
+    }
+
     /// Whom Redis and MongoDB are trusted by.
     pub(crate) fn authorities(&self) -> Option<Authorities> {
         let read = self.files.authorities.as_deref().map(Authorities::read)?;
@@ -103,14 +149,32 @@ impl Deployment {
         self.roles.first().map_or("", |role| &role.url)
     }
 
-    /// Ends its processes, those first that depend on the others; goes on after one that cannot be ended.
+    /// Whether its supervisor runs.
+    pub(crate) fn is_supervised(&self) -> bool {
+        self.supervisor.as_ref().is_some_and(Identity::is_alive)
+    }
+
+    /// Whether any of its processes runs.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.is_supervised() || self.processes.iter().any(|process| process.identity.is_alive())
+    }
+
+    /// Ends its supervisor, which ends the processes, and what that leaves: those first that depend on the others. Goes on
+    /// after one that cannot be ended.
     ///
     /// # Errors
     /// A process that cannot be ended.
     pub(crate) async fn stop(&self, grace: Duration) -> Result<(), DeployError> {
         let mut result = Ok(());
-        for identity in self.processes.iter().rev() {
-            result = result.and(process::stop(identity, grace).await);
+        if let Some(supervisor) = &self.supervisor {
+            // It waits for each of them in turn, and a little for the kernel.
+            let all = grace * (u32::try_from(self.processes.len()).unwrap_or(1) + 1);
+            result = process::stop(supervisor, all).await;
+        }
+        // It may have started another since this was read.
+        let latest: Option<Self> = super::plan::read(&self.record()).ok();
+        for process in latest.as_ref().unwrap_or(self).processes.iter().rev() {
+            result = result.and(process::stop(&process.identity, grace).await);
         }
         match &self.cap {
             Some(cap) => result.and(cap.release().await.map_err(DeployError::from)),
@@ -151,7 +215,7 @@ impl StateDir {
     }
 
     pub(crate) fn record(&self, profile: &str) -> PathBuf {
-        self.deployment(profile).join("deployment.json")
+        record_in(&self.deployment(profile))
     }
 
     /// The recorded deployment of a profile, alive or not.
@@ -165,25 +229,53 @@ impl StateDir {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(DeployError::File { what: "cannot read", path, source }),
         };
-        let deployment = serde_json::from_str(&text).map(|mut deployment: Deployment| {
-            deployment.read_files();
-            Some(deployment)
-        });
-        deployment.map_err(|error| DeployError::Record { path, problem: error.to_string() })
+        let mut deployment: Deployment = match serde_json::from_str(&text) {
+            Ok(deployment) => deployment,
+            Err(error) => return Err(DeployError::Record { path, problem: error.to_string() }),
+        };
+        if deployment.profile != profile {
+            let problem =
+                format!("it is of the profile `{}`, whose name takes the same directory", deployment.profile);
+            return Err(DeployError::Record { path, problem });
+        }
+        deployment.read_files();
+        Ok(Some(deployment))
     }
 
-    pub(crate) fn save(&self, deployment: &Deployment) -> Result<(), DeployError> {
-        let path = self.record(&deployment.profile);
-        create_dir(&self.deployment(&deployment.profile))?;
-        let text = serde_json::to_vec_pretty(&deployment.written())
-            .map_err(|error| DeployError::Record { path: path.clone(), problem: error.to_string() })?;
-        write_private(&path, &text)
+    /// All that is recorded and can be read.
+    pub(crate) fn all(&self) -> Vec<Deployment> {
+        let Ok(entries) = fs::read_dir(self.0.join("deployments")) else { return Vec::new() };
+        let records = entries.filter_map(|entry| super::plan::read(&record_in(&entry.ok()?.path())).ok());
+        records
+            .map(|mut deployment: Deployment| {
+                deployment.read_files();
+                deployment
+            })
+            .collect()
     }
+}
 
-    pub(crate) fn forget(&self, profile: &str) -> Result<(), DeployError> {
-        let path = self.record(profile);
-        fs::remove_file(&path).map_err(DeployError::file("cannot remove", path))
+fn record_in(dir: &Path) -> PathBuf {
+    dir.join("deployment.json")
+}
+
+/// Writes the record into the deployment's directory.
+pub(crate) fn save(deployment: &Deployment) -> Result<(), DeployError> {
+    create_dir(&deployment.dir)?;
+    super::plan::write(&deployment.record(), &deployment.written())
+}
+
+/// Takes away what is known of a deployment; its data and logs stay.
+pub(crate) fn forget(dir: &Path) -> Result<(), DeployError> {
+    for path in [Outcome::file(dir), Plan::file(dir), record_in(dir)] {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(DeployError::File { what: "cannot remove", path, source: error });
+            }
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 /// Creates a directory that only its owner can look into: logs and records may tell where databases are.
@@ -219,7 +311,7 @@ mod tests {
         assert_eq!(state.load("my profile").unwrap(), None);
         let deployment = Deployment {
             profile: "my profile".into(),
-            dir: dir.path().into(),
+            dir: state.deployment("my profile"),
             roles: vec![Role { name: "api".into(), url: "http://127.0.0.1:1".into() }],
             mongo_url: Some("mongodb://u:p@h".into()),
             files: UrlFiles::default(),
@@ -228,13 +320,18 @@ mod tests {
             cache_url: None,
             database: None,
             cap: None,
+            supervisor: None,
+            systemd: None,
             processes: vec![],
         };
-        state.save(&deployment).unwrap();
+        save(&deployment).unwrap();
         assert_eq!(state.load("my profile").unwrap(), Some(deployment));
         let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(state.record("my profile")).unwrap());
         assert_eq!(mode & 0o077, 0, "it may hold a password");
-        state.forget("my profile").unwrap();
+        // Two names, one directory.
+        let other = state.load("my_profile").unwrap_err().to_string();
+        assert!(other.contains("`my profile`"), "{other}");
+        forget(&state.deployment("my profile")).unwrap();
         assert_eq!(state.load("my profile").unwrap(), None);
     }
 
@@ -246,7 +343,7 @@ mod tests {
         fs::write(&file, "redis://u:hunter2@h").unwrap();
         let deployment = Deployment {
             profile: "p".into(),
-            dir: dir.path().into(),
+            dir: state.deployment("p"),
             roles: vec![],
             mongo_url: Some("mongodb://h".into()),
             mongo_database: "scalekit".into(),
@@ -255,9 +352,11 @@ mod tests {
             files: UrlFiles { redis: Some(file.clone()), ..UrlFiles::default() },
             database: None,
             cap: None,
+            supervisor: None,
+            systemd: None,
             processes: vec![],
         };
-        state.save(&deployment).unwrap();
+        save(&deployment).unwrap();
         assert!(!fs::read_to_string(state.record("p")).unwrap().contains("hunter2"));
         assert_eq!(state.load("p").unwrap(), Some(deployment));
         fs::remove_file(file).unwrap();

@@ -319,9 +319,10 @@ pub(crate) struct DeviceCap {
     pub(crate) group: String,
     /// `MAJOR:MINOR` of each device that has the limit.
     pub(crate) devices: Vec<String>,
-    /// Writes a second of the disk that a probe inside of the group got through, by the group's count.
+    /// Operations a second of the disk that a probe inside of the group got through, by the group's count: of reads and
+    /// writes the more.
     pub(crate) capped_per_s: f64,
-    /// The same without the cap.
+    /// The same without the cap: of reads and writes the fewer.
     pub(crate) uncapped_per_s: f64,
     /// Why it is not proven; `null`: it is.
     pub(crate) problem: Option<String>,

@@ -14,7 +14,7 @@ use crate::run::Servers;
 use crate::sandbox::Sandbox;
 
 /// A program called `mongod` in a directory of its own: the tests' MongoDB-wire server under that name.
-fn mongod(sandbox: &Sandbox) -> Option<std::ffi::OsString> {
+pub(crate) fn mongod(sandbox: &Sandbox) -> Option<std::ffi::OsString> {
     let path = std::env::var_os("PATH").unwrap();
     if std::env::split_paths(&path).any(|dir| dir.join("mongod").is_file()) {
         return Some(path);
@@ -38,7 +38,7 @@ fn mongod(sandbox: &Sandbox) -> Option<std::ffi::OsString> {
 }
 
 /// Whether this machine lets a group have a limit on the disk of the sandbox.
-fn can_cap(sandbox: &Sandbox, what: &str) -> bool {
+pub(crate) fn can_cap(sandbox: &Sandbox, what: &str) -> bool {
     let tried = IoGroup::new().and_then(|group| group.limit_writes(&sandbox.path("home"), 1_000_000));
     if let Err(why) = &tried {
         eprintln!("SKIPPED: {why}; {what} is NOT tested");
@@ -46,7 +46,7 @@ fn can_cap(sandbox: &Sandbox, what: &str) -> bool {
     tried.is_ok()
 }
 
-fn scalekit(sandbox: &Sandbox, path: &std::ffi::OsStr, args: &[&str]) -> Command {
+pub(crate) fn scalekit(sandbox: &Sandbox, path: &std::ffi::OsStr, args: &[&str]) -> Command {
     let mut command = sandbox.command(args);
     command.env("PATH", path);
     command

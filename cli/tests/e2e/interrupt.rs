@@ -107,7 +107,11 @@ fn what_a_killed_run_was_to_keep_is_found_again() {
     run.wait_to_say("measuring");
     run.signal(Signal::SIGKILL);
     run.wait();
-    sandbox.scalekit(&["deploy", "status", "-p", &profile]).expect(0);
+    sandbox.scalekit(&["deploy", "status", "-p", &profile]).expect(1).prints(&[
+        "service        up",
+        "supervisor     none",
+        "starts one, which takes over",
+    ]);
     sandbox.scalekit(&["deploy", "down", "-p", &profile]).expect(0);
     sandbox.expect_clean();
 }

@@ -97,8 +97,8 @@ fn kept_it_stays_up_until_it_is_taken_down() {
     let output = sandbox.scalekit(&["run", "-p", &profile, "--keep", "--json"]).expect(0);
     let report: Value = serde_json::from_str(&output.stdout).unwrap();
     assert_eq!(report, sandbox.report(), "--json prints the report and nothing else");
-    assert_eq!(sandbox.processes().len(), 1, "{:?}", sandbox.processes());
-    sandbox.scalekit(&["deploy", "status", "-p", &profile]).expect(0);
+    assert_eq!(sandbox.processes().len(), 2, "the service and its supervisor: {:?}", sandbox.processes());
+    sandbox.scalekit(&["deploy", "status", "-p", &profile]).expect(0).prints(&["supervisor     up"]);
     sandbox.scalekit(&["run", "-p", &profile, "--keep"]).expect(1).says(&["deployed already", "deploy down"]);
     assert_eq!(sandbox.folders().len(), 1, "a run that never started leaves no folder");
     sandbox.scalekit(&["deploy", "down", "-p", &profile]).expect(0);

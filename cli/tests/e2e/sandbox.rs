@@ -116,6 +116,11 @@ impl Running {
         fs::read_to_string(&self.stderr).unwrap()
     }
 
+    /// What it has printed on stdout so far.
+    pub(crate) fn printed(&self) -> String {
+        fs::read_to_string(&self.stdout).unwrap()
+    }
+
     /// Waits until it has printed this on stderr.
     pub(crate) fn wait_to_say(&mut self, text: &str) {
         wait_for(text, || {
@@ -247,6 +252,13 @@ impl Sandbox {
         i32::try_from(process.unwrap()["pid"].as_i64().unwrap()).unwrap()
     }
 
+    /// Kills what would start the processes of a deployment again.
+    pub(crate) fn end_supervisor(&self, profile: &str) {
+        let pid = i32::try_from(self.deployment(profile)["supervisor"]["pid"].as_i64().unwrap()).unwrap();
+        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        wait_for("the end of the supervisor", || (!is_running(pid)).then_some(()));
+    }
+
     /// What still runs of all that was started from here, as `pid: command line`.
     pub(crate) fn processes(&self) -> Vec<String> {
         let needle = self.dir.path().to_str().unwrap().as_bytes();
@@ -258,7 +270,10 @@ impl Sandbox {
             // One that is just ending has neither.
             let read = |file: &str| fs::read(entry.path().join(file)).unwrap_or_default();
             let (arguments, environment) = (read("cmdline"), read("environ"));
-            let ours = [&arguments, &environment].iter().any(|text| contains(text, needle));
+            // Redis writes its title over both, and works in its directory.
+            let place = fs::read_link(entry.path().join("cwd")).unwrap_or_default();
+            let place = place.into_os_string().into_encoded_bytes();
+            let ours = [&arguments, &environment, &place].iter().any(|text| contains(text, needle));
             if ours && is_running(pid) {
                 found.push(format!("{pid}: {}", String::from_utf8_lossy(&arguments).replace('\0', " ")));
             }

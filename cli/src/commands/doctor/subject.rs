@@ -138,7 +138,9 @@ impl Subject {
         let Ok(state) = StateDir::of_user() else { return Ok(None) };
         let Some(deployment) = state.load(&profile.name)? else { return Ok(None) };
         // The API is started last, since it needs the others.
-        let Some(api) = deployment.processes.last().filter(|process| process.is_alive()) else {
+        let Some(api) =
+            deployment.processes.last().map(|process| &process.identity).filter(|api| api.is_alive())
+        else {
             return Ok(None);
         };
         let pid = u32::try_from(api.pid)?;

@@ -106,7 +106,34 @@ pub(crate) struct Cap {
     pub(crate) verdict: Verdict,
 }
 
+/// What there is to tell of a cap, for programs: `scalekit cap apply --json`, and a pod's termination message.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Facts {
+    pub(crate) iops_per_s: u32,
+    /// The control group's directory.
+    pub(crate) group: PathBuf,
+    /// `MAJOR:MINOR` of each device with the limit.
+    pub(crate) devices: Vec<String>,
+    /// As in [`Verdict`].
+    pub(crate) capped_per_s: f64,
+    pub(crate) uncapped_per_s: f64,
+    pub(crate) problem: Option<String>,
+}
+
 impl Cap {
+    /// As it is now.
+    pub(crate) fn facts(&self) -> Facts {
+        let Verdict { capped_per_s, uncapped_per_s, problem } = self.verdict.clone();
+        Facts {
+            iops_per_s: self.iops_per_s,
+            group: self.group.clone(),
+            devices: self.devices.iter().map(|(device, _)| device.clone()).collect(),
+            capped_per_s,
+            uncapped_per_s,
+            problem: self.problem().or(problem),
+        }
+    }
+
     /// Caps a group, and has a probe in it show whether that holds. That it does not is no error: see the verdict.
     ///
     /// # Errors

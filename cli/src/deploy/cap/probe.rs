@@ -1,19 +1,20 @@
-//! The probe of a cap: joins the control group, and then writes to its disk as fast as it can. A process of its own,
-//! since a group takes whole processes.
+//! The probe of a cap: joins the control group, and then writes to its disk, and reads from it, as fast as it can. A process
+//! of its own, since a group takes whole processes.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use scalekit_service::device_io::{Disks, Group, Operations};
+use scalekit_service::device_io::{Disks, Group};
 use serde::{Deserialize, Serialize};
 
 use super::CapError;
-use super::verdict::Trial;
+use super::verdict::{Part, Trial};
 
 /// Of each write; what a database's smallest page and most disks' sectors fit into.
 const BLOCK_BYTES: usize = 4096;
@@ -31,17 +32,34 @@ pub(crate) struct Task {
     pub(crate) joins: bool,
     /// Where the file is made, on the disk.
     pub(crate) directory: PathBuf,
-    /// For so long, and so many writes at most.
+    /// For so long, and so many writes at most; and half of both for reads.
     pub(crate) time: Duration,
     pub(crate) most: u64,
 }
 
+/// Whole numbers only, so that what is written is what is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Outcome {
-    writes: u64,
+    writes: PartOutcome,
+    reads: PartOutcome,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct PartOutcome {
+    done: u64,
     took_us: u64,
-    counted_reads: u64,
-    counted_writes: u64,
+    counted: u64,
+}
+
+impl PartOutcome {
+    fn of((done, took): (u64, Duration), before: u64, after: u64) -> Self {
+        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        Self { done, took_us, counted: after.saturating_sub(before) }
+    }
+
+    fn part(self) -> Part {
+        Part { done: self.done, took: Duration::from_micros(self.took_us), counted: self.counted }
+    }
 }
 
 /// What the process of the probe does.
@@ -58,16 +76,41 @@ pub(crate) fn work(task: &Task) -> anyhow::Result<Outcome> {
     }
     let file = nameless(&task.directory)
         .with_context(|| format!("cannot write a file in {}", task.directory.display()))?;
+    let past_memory = OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::libc::O_DIRECT)
+        .open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+        .context("the file system of the directory takes no O_DIRECT, so reads cannot be put to the test")?;
     let counts = || group.read_on(&disks).map_err(anyhow::Error::msg);
-    let before = counts()?;
-    let (writes, took) = flat_out(&file, task.time, task.most).context("a write to the disk failed")?;
-    let after = counts()?;
+    let start = counts()?;
+    let writes = flat_out(task.time, task.most, |place| {
+        // Never the same twice, for disks that notice.
+        let mut block = [0; BLOCK_BYTES];
+        block[..8].copy_from_slice(&place.to_le_bytes());
+        file.write_all_at(&block, offset(place))?;
+        file.sync_data()
+    });
+    let writes = writes.context("a write to the disk failed")?;
+    let between = counts()?;
+    let mut block = Box::new(Aligned([0; BLOCK_BYTES]));
+    let reads = flat_out(task.time / 2, task.most / 2, |place| {
+        past_memory.read_exact_at(&mut block.0, offset(place))
+    });
+    let reads = reads.context("a read from the disk failed")?;
+    let end = counts()?;
     Ok(Outcome {
-        writes,
-        took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-        counted_reads: after.reads.saturating_sub(before.reads),
-        counted_writes: after.writes.saturating_sub(before.writes),
+        writes: PartOutcome::of(writes, start.writes, between.writes),
+        reads: PartOutcome::of(reads, between.reads, end.reads),
     })
+}
+
+/// What O_DIRECT asks of a buffer, on any disk.
+#[repr(align(4096))]
+struct Aligned([u8; BLOCK_BYTES]);
+
+/// Of the block that is the next one's turn.
+fn offset(place: u64) -> u64 {
+    place % BLOCKS as u64 * BLOCK_BYTES as u64
 }
 
 /// A file that is gone with the process, and whose blocks are on the disk.
@@ -80,19 +123,19 @@ fn nameless(directory: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Each write is on the disk before the next: `pwrite` and `fdatasync`.
-fn flat_out(file: &File, time: Duration, most: u64) -> io::Result<(u64, Duration)> {
+/// One after the other, each done before the next: how many, and how long they took.
+fn flat_out(
+    time: Duration,
+    most: u64,
+    mut each: impl FnMut(u64) -> io::Result<()>,
+) -> io::Result<(u64, Duration)> {
     let start = Instant::now();
-    let mut block = [0; BLOCK_BYTES];
-    let mut writes = 0;
-    while writes < most && start.elapsed() < time {
-        // Never the same twice, for disks that notice.
-        block[..8].copy_from_slice(&writes.to_le_bytes());
-        file.write_all_at(&block, writes % BLOCKS as u64 * BLOCK_BYTES as u64)?;
-        file.sync_data()?;
-        writes += 1;
+    let mut done = 0;
+    while done < most && start.elapsed() < time {
+        each(done)?;
+        done += 1;
     }
-    Ok((writes, start.elapsed()))
+    Ok((done, start.elapsed()))
 }
 
 /// Has a process do it.
@@ -125,9 +168,5 @@ pub(super) async fn run(binary: &Path, task: &Task) -> Result<Trial, CapError> {
     }
     let outcome: Outcome = serde_json::from_slice(&output.stdout)
         .map_err(|error| failed(format!("{error}: {}", said.trim())))?;
-    Ok(Trial {
-        writes: outcome.writes,
-        took: Duration::from_micros(outcome.took_us),
-        counted: Operations { reads: outcome.counted_reads, writes: outcome.counted_writes },
-    })
+    Ok(Trial { writes: outcome.writes.part(), reads: outcome.reads.part() })
 }

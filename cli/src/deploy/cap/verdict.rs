@@ -5,14 +5,28 @@ use std::time::Duration;
 use scalekit_service::device_io::Operations;
 use serde::{Deserialize, Serialize};
 
-/// What a probe did: 4 KiB writes, each on the device before the next.
+/// What a probe did: 4 KiB at a time, each write on the device, and each read from it, before the next.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Trial {
+    pub(crate) writes: Part,
+    pub(crate) reads: Part,
+}
+
+/// The one direction of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Part {
     /// By its own count and clock.
-    pub(crate) writes: u64,
+    pub(crate) done: u64,
     pub(crate) took: Duration,
-    /// By the count of the control group, over the same time.
-    pub(crate) counted: Operations,
+    /// Operations of the disk by the count of the control group, over the same time.
+    pub(crate) counted: u64,
+}
+
+impl Part {
+    fn per_s(self) -> f64 {
+        let rate = number(self.counted) / self.took.as_secs_f64();
+        if rate.is_finite() { rate } else { 0.0 }
+    }
 }
 
 /// A disk that does not do this many times the cap by itself cannot show that something caps it.
@@ -23,44 +37,48 @@ const TOLERANCE: f64 = 1.1;
 /// What a probe has shown.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Verdict {
-    /// Operations a second of the disk in the probe with the cap, by the control group's count.
+    /// Operations a second of the disk in the probe with the cap, by the control group's count: of reads and writes the more.
     pub(crate) capped_per_s: f64,
-    /// The same without the cap.
+    /// Without the cap: of reads and writes the fewer.
     pub(crate) uncapped_per_s: f64,
     /// Why this is no proof; `None`: it is.
     pub(crate) problem: Option<String>,
 }
 
-/// Judges a cap of so many writes a second. `before`: the trial without it, in the same group on the same disk.
+/// Judges a cap of so many reads and so many writes a second. `before`: the trial without it, in the same group on the
+/// same disk.
 pub(super) fn judge(cap_per_s: u32, before: Trial, with: Trial) -> Verdict {
-    let cap = f64::from(cap_per_s);
-    let seconds = with.took.as_secs_f64();
-    let (capped_per_s, uncapped_per_s) = (rate(with), rate(before));
-    let most = cap * seconds * TOLERANCE + 1.0;
-    let problem = if [before, with].iter().any(|trial| trial.counted.writes < trial.writes) {
-        Some(format!(
-            "the probe made {} writes, and the control group counts only {}: I/O escapes it",
-            before.writes + with.writes,
-            before.counted.writes + with.counted.writes
-        ))
-    } else if with.writes == 0 || before.writes == 0 {
-        Some("the probe got no write through, so it shows nothing".to_owned())
-    } else if number(with.counted.writes) > most {
-        Some(format!("the probe got {capped_per_s:.0} writes a second through a cap of {cap_per_s}"))
-    } else if uncapped_per_s < cap * FASTER {
-        Some(format!(
-            "without the cap the disk does {uncapped_per_s:.0} writes a second, so nothing shows that a cap of {cap_per_s} \
-             is what held the probe to {capped_per_s:.0}"
-        ))
-    } else {
-        None
-    };
-    Verdict { capped_per_s, uncapped_per_s, problem }
+    let kinds = [("writes", before.writes, with.writes), ("reads", before.reads, with.reads)];
+    Verdict {
+        capped_per_s: with.writes.per_s().max(with.reads.per_s()),
+        uncapped_per_s: before.writes.per_s().min(before.reads.per_s()),
+        problem: kinds.into_iter().find_map(|(kind, before, with)| problem(cap_per_s, kind, before, with)),
+    }
 }
 
-fn rate(trial: Trial) -> f64 {
-    let rate = number(trial.counted.writes) / trial.took.as_secs_f64();
-    if rate.is_finite() { rate } else { 0.0 }
+fn problem(cap_per_s: u32, kind: &str, before: Part, with: Part) -> Option<String> {
+    let cap = f64::from(cap_per_s);
+    let most = cap * with.took.as_secs_f64() * TOLERANCE + 1.0;
+    if with.done == 0 || before.done == 0 {
+        return Some(format!("the probe got no {kind} through, so it shows nothing"));
+    }
+    if before.counted < before.done || with.counted < with.done {
+        return Some(format!(
+            "the probe made {} {kind}, and the control group counts only {}: I/O escapes it",
+            before.done + with.done,
+            before.counted + with.counted
+        ));
+    }
+    let (capped, uncapped) = (with.per_s(), before.per_s());
+    if number(with.counted) > most {
+        return Some(format!("the probe got {capped:.0} {kind} a second through a cap of {cap_per_s}"));
+    }
+    (uncapped < cap * FASTER).then(|| {
+        format!(
+            "without the cap the disk does {uncapped:.0} {kind} a second, one at a time, so nothing shows that a cap of \
+             {cap_per_s} is what held the probe to {capped:.0}"
+        )
+    })
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of seconds stay below 2^53")]
@@ -105,40 +123,55 @@ pub(crate) fn exceeded(cap_per_s: u32, readings: &[(Duration, Operations)]) -> O
 mod tests {
     use super::*;
 
-    fn trial(writes: u64, counted: u64, seconds: f64) -> Trial {
-        Trial {
-            writes,
-            took: Duration::from_secs_f64(seconds),
-            counted: Operations { reads: 0, writes: counted },
+    fn part(done: u64, counted: u64, seconds: f64) -> Part {
+        Part { done, took: Duration::from_secs_f64(seconds), counted }
+    }
+
+    const NONE: Option<&str> = None;
+
+    #[test]
+    fn a_cap_is_verified_only_by_a_disk_that_is_held_back() {
+        let (fast, held) = (part(2_000, 2_000, 1.0), part(240, 240, 2.5));
+        for (with, expected) in [
+            (part(490, 490, 5.0), None),
+            // A file system that writes its journal, too.
+            (part(70, 490, 5.0), None),
+            (part(550, 550, 5.0), None),
+            (part(560, 560, 5.0), Some("got 112 KIND a second through a cap of 100")),
+            (part(2_000, 2_000, 1.0), Some("got 2000 KIND a second through a cap of 100")),
+            (part(490, 20, 5.0), Some("I/O escapes it")),
+            (part(0, 0, 5.0), Some("got no KIND through")),
+        ] {
+            let before = Trial { writes: fast, reads: fast };
+            for (kind, with) in [
+                ("writes", Trial { writes: with, reads: held }),
+                ("reads", Trial { writes: held, reads: with }),
+            ] {
+                let problem = judge(100, before, with).problem;
+                match expected {
+                    None => assert_eq!(problem.as_deref(), NONE, "{with:?}"),
+                    Some(says) => assert!(problem.unwrap().contains(&says.replace("KIND", kind)), "{with:?}"),
+                }
+            }
         }
     }
 
     #[test]
-    fn a_cap_is_verified_only_by_a_disk_that_is_held_back() {
-        let fast = trial(2_000, 2_000, 1.0);
-        for (with, expected) in [
-            (trial(490, 490, 5.0), None),
-            // A file system that writes its journal, too.
-            (trial(70, 490, 5.0), None),
-            (trial(550, 550, 5.0), None),
-            (trial(560, 560, 5.0), Some("got 112 writes a second through a cap of 100")),
-            (trial(2_000, 2_000, 1.0), Some("got 2000 writes a second through a cap of 100")),
-            (trial(490, 20, 5.0), Some("I/O escapes it")),
-            (trial(0, 0, 5.0), Some("shows nothing")),
-        ] {
-            let verdict = judge(100, fast, with);
-            match expected {
-                None => assert_eq!(verdict.problem, None, "{with:?}"),
-                Some(says) => assert!(verdict.problem.unwrap().contains(says), "{with:?}"),
-            }
-        }
-        assert!((judge(100, fast, trial(70, 490, 5.0)).capped_per_s - 98.0).abs() < 1e-9);
-        let slow = judge(100, trial(120, 120, 1.0), trial(490, 490, 5.0));
-        assert!(slow.problem.unwrap().contains("without the cap the disk does 120 writes"));
+    fn of_both_directions_that_counts_which_says_less_for_the_cap() {
+        let both = |part| Trial { writes: part, reads: part };
+        let (fast, slow) = (part(2_000, 2_000, 1.0), part(120, 120, 1.0));
+        let verdict = judge(
+            100,
+            Trial { writes: fast, reads: slow },
+            Trial { writes: part(70, 490, 5.0), reads: part(200, 200, 2.5) },
+        );
+        assert!((verdict.capped_per_s - 98.0).abs() < 1e-9 && (verdict.uncapped_per_s - 120.0).abs() < 1e-9);
+        assert!(verdict.problem.unwrap().contains("without the cap the disk does 120 reads a second"));
         // A cap of one: the first operation is not held back.
-        assert_eq!(judge(1, fast, trial(6, 6, 5.0)).problem, None);
-        assert!(judge(1, fast, trial(7, 7, 5.0)).problem.is_some());
-        assert_eq!(judge(100, fast, trial(1, 1, 0.0)).capped_per_s, 0.0, "no time, no rate");
+        assert_eq!(judge(1, both(fast), both(part(6, 6, 5.0))).problem.as_deref(), NONE);
+        assert!(judge(1, both(fast), both(part(7, 7, 5.0))).problem.is_some());
+        let no_time = judge(100, both(fast), both(part(1, 1, 0.0))).capped_per_s;
+        assert!(no_time.abs() < 1e-9, "no time, no rate");
     }
 
     fn readings(each_second: &[(u64, u64)]) -> Vec<(Duration, Operations)> {

@@ -9,7 +9,7 @@ pub(crate) const NAME: &str = "app.kubernetes.io/name";
 pub(crate) const INSTANCE: &str = "app.kubernetes.io/instance";
 pub(crate) const COMPONENT: &str = "app.kubernetes.io/component";
 pub(crate) const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
-pub(crate) const VERSION: &str = "app.kubernetes.io/version";
+pub(super) const VERSION: &str = "app.kubernetes.io/version";
 
 /// What `NAME` and `MANAGED_BY` say.
 pub(super) const APPLICATION: &str = "scalekit";

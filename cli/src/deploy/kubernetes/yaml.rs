@@ -104,7 +104,9 @@ fn line(text: &str) -> String {
             '\n' => quoted.push_str("\\n"),
             '\t' => quoted.push_str("\\t"),
             // What YAML takes for no character, or for the end of a line.
-            c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}') => {
+            c if c.is_control()
+                || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}') =>
+            {
                 let _ = write!(quoted, "\\u{:04x}", u32::from(c));
             }
             c => quoted.push(c),
@@ -176,8 +178,10 @@ mod tests {
 
     #[test]
     fn texts_that_an_older_reader_would_misread_have_quotes() {
-        for text in ["yes", "No", "ON", "y", "1_000", "0x10", "12:30", "1e3", "", "~", "=", "<<", "-1", "0.1.0", "a:", "#a"]
-        {
+        for text in [
+            "yes", "No", "ON", "y", "1_000", "0x10", "12:30", "1e3", "", "~", "=", "<<", "-1", "0.1.0", "a:",
+            "#a",
+        ] {
             assert_eq!(line(text), format!("\"{text}\""));
         }
         for text in ["scalekit:0.1.0", "--appendonly", "/data/db", "redis-server", "app.kubernetes.io/name"] {

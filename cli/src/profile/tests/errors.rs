@@ -44,6 +44,93 @@ fn errors_name_place_key_and_expectation() {
             "deploy: {backend: redis-mongo, cap: {iops: 100/s, directory: /srv}}\n",
             "x.yaml:1:62: deploy.cap.directory: has no use without deploy.mongo_url",
         ),
+        ("deploy: {target: cloud}\n", "x.yaml:1:18: deploy.target: unknown value `cloud`"),
+        (
+            "deploy: {target: k8s, listen: '0.0.0.0:80'}\n",
+            "x.yaml:1:31: deploy.listen: is an address of this host, and the target is `k8s`\n\
+             help: take it away, and set deploy.kubernetes.port",
+        ),
+        (
+            "deploy: {kubernetes: {port: 80}}\n",
+            "x.yaml:1:29: deploy.kubernetes.port: expected 1024 to 65535, found 80",
+        ),
+        (
+            "deploy: {kubernetes: {namespace: My_Space}}\n",
+            "x.yaml:1:34: deploy.kubernetes.namespace: expected 1 to 63 lower-case letters",
+        ),
+        (
+            "deploy: {kubernetes: {name: a234567890123456789012345678901}}\n",
+            "deploy.kubernetes.name: expected 1 to 30 lower-case letters",
+        ),
+        ("deploy: {kubernetes: {image: 'a b'}}\n", "deploy.kubernetes.image: expected an image such as"),
+        (
+            "deploy: {kubernetes: {node_cidrs: [10.0.0.0]}}\n",
+            "node_cidrs: expected a network such as 10.0.0.0/8",
+        ),
+        ("deploy: {kubernetes: {node_cidrs: ['10.0.0.0/33']}}\n", "found \"10.0.0.0/33\""),
+        (
+            "deploy: {kubernetes: {node_selector: {'-ssd': x}}}\n",
+            "deploy.kubernetes.node_selector.-ssd: expected a label",
+        ),
+        (
+            "deploy: {kubernetes: {node_selector: {ssd: 'a b'}}}\n",
+            "x.yaml:1:44: deploy.kubernetes.node_selector.ssd: expected a label's value",
+        ),
+        (
+            "deploy: {kubernetes: {cpu: {request: 0.5}}}\n",
+            "x.yaml:1:38: deploy.kubernetes.cpu.request: expected",
+        ),
+        ("deploy: {kubernetes: {cpu: {request: 500x}}}\n", "expected processors such as 500m or 2"),
+        ("deploy: {kubernetes: {cpu: {request: 8}}}\n", "x.yaml:1:38: deploy.kubernetes.cpu.request"),
+        (
+            "deploy: {kubernetes: {cpu: {request: '8'}}}\n",
+            "deploy.kubernetes.cpu.request: 8 is more than deploy.kubernetes.cpu.limit, 7500m",
+        ),
+        (
+            "deploy: {kubernetes: {memory: {database: 512MiB}}}\n",
+            "deploy.kubernetes.memory.database: expected 1GiB to 1024GiB, found 512MiB",
+        ),
+        (
+            "deploy: {target: k8s, backend: redis-mongo, kubernetes: {memory: {journal: 1GiB}}}\n",
+            "x.yaml:1:76: deploy.kubernetes.memory.journal: three quarters of 1GiB do not take one and a half times \
+             the backlog, 1GiB (deploy.limits.max_backlog_bytes)\nhelp: set it to 2GiB or more",
+        ),
+        (
+            "deploy: {target: k8s, kubernetes: {replicas: 2}}\n",
+            "x.yaml:1:46: deploy.kubernetes.replicas: the backend `embedded` is one process, found 2 pods",
+        ),
+        (
+            "deploy: {target: k8s, kubernetes: {node_port: 30001}}\n",
+            "deploy.kubernetes.node_port: is of the path `nodeport`, and deploy.kubernetes.path is another",
+        ),
+        (
+            "deploy: {target: k8s, kubernetes: {ingress: {host: a.example}}}\n",
+            "deploy.kubernetes.ingress.host: is of the path `ingress`",
+        ),
+        (
+            "deploy: {target: k8s, kubernetes: {node_cidrs: []}}\n",
+            "deploy.kubernetes.node_cidrs: with the path `host` the API comes from its node's address",
+        ),
+        (
+            "deploy: {target: k8s, tls: {cert: c, key: k}, kubernetes: {path: ingress}}\n",
+            "deploy.tls.cert: the ingress controller ends TLS",
+        ),
+        (
+            "deploy: {target: k8s, database_device: /dev/sdb}\n",
+            "deploy.database_device: is a path of this host",
+        ),
+        (
+            "deploy: {target: k8s, backend: redis-mongo, mongo_url: 'mongodb://h', database_iops: 100/s}\n",
+            "deploy.database_iops: nobody in the cluster can read the device of a MongoDB outside of it",
+        ),
+        (
+            "deploy: {target: k8s, backend: redis-mongo, mode: direct, database_iops: 100/s}\n",
+            "deploy.database_iops: in the mode `direct` no process runs beside the database",
+        ),
+        (
+            "deploy: {target: k8s, api_threads: 9, kubernetes: {cpu: {class: guaranteed}}}\n",
+            "deploy.api_threads: 9 threads on 4 cores of their own",
+        ),
         (
             "deploy: {worker: {batch_max_bytes: 8}}\n",
             "deploy.worker.batch_max_bytes: expected a size such as 4MiB",
@@ -168,4 +255,22 @@ fn errors_from_the_command_line_name_the_flag() {
     assert!(error.contains("lcoal: there is no such profile\nhelp: did you mean `local`?"), "{error}");
     assert!(threshold_flag("p(95)").is_err() && threshold_flag("=x").is_err());
     assert_eq!(threshold_flag("a=p(95)<=5").unwrap().expression, "p(95)<=5");
+}
+
+/// The same profile goes from a laptop to a cluster: what belongs to a host only, falls away.
+#[test]
+fn an_address_of_a_host_does_not_keep_a_profile_from_a_cluster() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("x.yaml");
+    fs::write(&file, "deploy: {listen: '127.0.0.1:8080'}\n").unwrap();
+    let mut layer = Layer::default();
+    layer.deploy.section().target = Some(DeployTarget::K8s).into();
+    let profile = load(file.to_str().unwrap(), layer.clone()).unwrap();
+    assert!(profile.notes[0].contains("deploy.listen does not apply"), "{:?}", profile.notes);
+    assert!(
+        load("default", layer.clone()).unwrap().notes.is_empty(),
+        "nobody asked for the default's address"
+    );
+    layer.deploy.section().listen = Some("127.0.0.1:8080".to_owned()).into();
+    assert!(load("default", layer).is_err(), "both were typed");
 }

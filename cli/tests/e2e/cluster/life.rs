@@ -198,3 +198,25 @@ fn logs_come_with_their_origin_and_go_on_until_interrupted() {
 fn following_output(bench: &Bench) -> String {
     std::fs::read_to_string(bench.sandbox.path("3.stdout")).unwrap_or_default()
 }
+
+/// The double has no container that could say it; the message is that of `scalekit cap apply`, which `cap.rs` runs for real.
+#[test]
+fn the_cap_that_a_container_found_is_shown() {
+    let bench = Bench::new();
+    bench.run(&["deploy"]).expect(0);
+    let status = bench.run(&["deploy", "status"]).expect(0).stdout;
+    assert!(!status.contains("cap on"), "{status}");
+    let facts = json!({
+        "iops_per_s": 100, "group": "/host/cgroup/kubepods.slice", "devices": ["8:0"],
+        "capped_per_s": 98.4, "uncapped_per_s": 2000.0, "problem": null,
+    });
+    let mut pod = bench.get("pods", "shop-mongo-0");
+    pod["status"]["initContainerStatuses"] = json!([{
+        "name": "cap", "image": "scalekit", "imageID": "", "ready": true, "restartCount": 0,
+        "state": {"terminated": {"exitCode": 0, "message": facts.to_string()}},
+    }]);
+    bench.server.world().put("pods", pod);
+    let status = bench.run(&["deploy", "status"]).expect(0);
+    status.prints(&["cap on the database's disk: verified 98/s (asked 100/s, without it 2000/s)"]);
+    assert_eq!(bench.json(&["deploy", "status"])["cap"], facts);
+}

@@ -3,6 +3,7 @@
 
 mod address;
 mod apply;
+mod capped;
 mod connect;
 mod diff;
 mod down;
@@ -22,6 +23,7 @@ mod trouble;
 
 pub(crate) use address::{From, addresses};
 pub(crate) use apply::{Applied, apply, prune};
+pub(crate) use capped::cap;
 pub(crate) use connect::{Cluster, connect};
 pub(crate) use diff::diff;
 pub(crate) use down::down;

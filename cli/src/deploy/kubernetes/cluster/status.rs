@@ -5,11 +5,13 @@ use kube::api::ListParams;
 use kube::core::DynamicObject;
 use serde::Serialize;
 
+use super::capped;
 use super::connect::Cluster;
 use super::error::ClusterError;
 use super::kinds::{self, KINDS, Kind, POD, VOLUME_CLAIM, WORKLOADS};
 use super::ready::{self, Progress};
 use super::trouble;
+use crate::deploy::cap::Facts;
 use crate::deploy::kubernetes;
 use crate::profile::Profile;
 
@@ -31,6 +33,8 @@ pub(crate) struct Status {
     pub(crate) context: String,
     pub(crate) parts: Vec<Part>,
     pub(crate) pods: Vec<Part>,
+    /// On the disk of its MongoDB.
+    pub(crate) cap: Option<Facts>,
 }
 
 impl Status {
@@ -53,6 +57,7 @@ pub(crate) async fn status(cluster: &Cluster, profile: &Profile) -> Result<Statu
     if parts.is_empty() && pods.is_empty() {
         return Err(nothing(cluster, profile));
     }
+    let cap = pods.iter().find_map(capped::of_pod);
     let pods = pods.iter().map(|pod| Part {
         kind: POD.kind,
         name: pod.metadata.name.clone().unwrap_or_default(),
@@ -65,6 +70,7 @@ pub(crate) async fn status(cluster: &Cluster, profile: &Profile) -> Result<Statu
         context: cluster.context.clone(),
         parts,
         pods: pods.collect(),
+        cap,
     })
 }
 

@@ -56,7 +56,9 @@ pub(super) fn profile_of_pod(profile: &Profile) -> Result<Value, ObjectsError> {
         deploy[key] = value;
     }
     if let Some(deploy) = deploy.as_object_mut() {
+        // Who makes the pods sees to both.
         deploy.shift_remove("kubernetes");
+        deploy.shift_remove("cap");
     }
     // Its users are those of another machine; the bounds that follow from them are among the limits already.
     Ok(json!({ "description": profile.description, "deploy": deploy, "load": { "vus": 1 } }))

@@ -2,6 +2,7 @@
 
 mod agents;
 mod backends;
+mod cap;
 mod common;
 mod config;
 mod disruption;
@@ -30,6 +31,7 @@ use service::{API, SERVICE, WORKER};
 
 pub(crate) use agents::{AGENT_PORT, AGENTS, agents_job, agents_secret};
 pub(crate) use secrets::credentials_name;
+pub(super) use secrets::{credentials, files_name};
 
 /// All objects in the order in which they are applied: what others refer to comes first. Where the cluster lacks a kind
 /// that `wants_kind` names, that object is left out.

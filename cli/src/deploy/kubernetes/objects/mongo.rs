@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{
 use serde_json::json;
 
 use super::backends::{MONGO, MONGO_PORT, MONGO_USER, REPLICA_SET, mongo_host, mongo_member};
+use super::cap;
 use super::common::{
     DATA, Pace, claim, config_volume, container, keep_volumes, metadata, mount, pod, resources, scratch,
     secret_variable, secret_volume, selector, strings, template, user, variable,
@@ -62,6 +63,10 @@ pub(super) fn stateful(profile: &Profile) -> Result<StatefulSet, ObjectsError> {
         config_volume("scripts", name_of(profile, MONGO)),
         scratch("tmp", 256 << 20),
     ];
+    let cap = cap::init(profile, DIR);
+    if cap.is_some() {
+        volumes.push(cap::volume());
+    }
     if profile.deploy.database_iops_per_s.is_some() {
         containers.push(reader(profile));
         volumes.extend(service::volumes(profile));
@@ -71,6 +76,7 @@ pub(super) fn stateful(profile: &Profile) -> Result<StatefulSet, ObjectsError> {
         checksum.push_str(&config::checksum(profile)?);
     }
     let spec = PodSpec {
+        init_containers: cap.map(|cap| vec![cap]),
         containers,
         // The pod's address is published once it runs, which is after the hook that makes the replica set; the hook needs
         // the member's name before.
