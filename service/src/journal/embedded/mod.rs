@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::sync::oneshot;
@@ -120,16 +121,26 @@ fn at(dir: &Path, error: &io::Error) -> JournalError {
     JournalError::Failed(format!("{}: {error}", dir.display()))
 }
 
+/// A process that has the journal open has it for longer.
+const LOCKED_FOR: Duration = Duration::from_millis(250);
+
 fn lock(dir: &Path) -> Result<File, JournalError> {
     let path = dir.join("lock");
     let file =
         File::options().create(true).truncate(false).write(true).open(&path).map_err(|e| at(&path, &e))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => {
-            Err(JournalError::Failed(format!("{} is in use by another process", dir.display())))
+    let patience = Instant::now() + LOCKED_FOR;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            // Whoever starts a program holds all locks in it, from the fork until the program is there.
+            Err(std::fs::TryLockError::WouldBlock) if Instant::now() < patience => {
+                std::thread::sleep(LOCKED_FOR / 50);
+            }
+            Err(std::fs::TryLockError::WouldBlock) => {
+                return Err(JournalError::Failed(format!("{} is in use by another process", dir.display())));
+            }
+            Err(std::fs::TryLockError::Error(error)) => return Err(at(&path, &error)),
         }
-        Err(std::fs::TryLockError::Error(error)) => Err(at(&path, &error)),
     }
 }
 
