@@ -33,8 +33,9 @@ pub(super) fn upgrade(
     let Some(port) = port else {
         return (StatusCode::NOT_FOUND, "the test names no port for it").into_response();
     };
-    let asked = request.uri().query().and_then(|query| query.strip_prefix("ports=")).unwrap();
-    let asked: u16 = asked.split('&').next().unwrap().parse().unwrap();
+    let query = request.uri().query().unwrap_or_default().as_bytes();
+    let asked = url::form_urlencoded::parse(query).find(|(key, _)| key == "ports").unwrap().1;
+    let asked: u16 = asked.parse().unwrap();
     let header = |name: &str| request.headers().get(name).unwrap().to_str().unwrap().to_owned();
     assert!(header("sec-websocket-protocol").contains("v4.channel.k8s.io"));
     let accept = derive_accept_key(header("sec-websocket-key").as_bytes());

@@ -8,13 +8,17 @@ mod answers;
 mod apply;
 mod controllers;
 mod forward;
+mod streams;
+mod tls;
 mod world;
+mod writes;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use base64::Engine as _;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
@@ -30,6 +34,7 @@ const TICK: Duration = Duration::from_millis(10);
 /// Runs until it is dropped.
 pub(crate) struct ApiServer {
     address: SocketAddr,
+    certificate: String,
     world: Arc<Mutex<World>>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -40,6 +45,7 @@ impl ApiServer {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
+        let (listener, certificate) = tls::TlsListener::new(listener);
         let world = Arc::new(Mutex::new(World::new()));
         let (stop, stopped) = oneshot::channel();
         let shared = Arc::clone(&world);
@@ -59,7 +65,7 @@ impl ApiServer {
                 }
             });
         });
-        Self { address, world, stop: Some(stop), thread: Some(thread) }
+        Self { address, certificate, world, stop: Some(stop), thread: Some(thread) }
     }
 
     /// What is in the cluster; nothing happens there while this is held.
@@ -75,21 +81,25 @@ impl ApiServer {
     /// Writes a kubeconfig for it, with the contexts `test` (the current one) and `other`, and gives its path.
     pub(crate) fn kubeconfig(&self, sandbox: &Sandbox) -> String {
         let path = sandbox.path("kubeconfig");
-        std::fs::write(&path, kubeconfig(&format!("http://{}", self.address))).unwrap();
+        std::fs::write(&path, kubeconfig(&format!("https://{}", self.address), &self.certificate)).unwrap();
         path.to_str().unwrap().to_owned()
     }
 }
 
-/// The text of a kubeconfig.
-pub(crate) fn kubeconfig(server: &str) -> String {
+/// What the double knows its user by.
+const TOKEN: &str = "a-token-of-the-test";
+
+/// The text of a kubeconfig, with the authority's certificate, if there is one.
+pub(crate) fn kubeconfig(server: &str, certificate: &str) -> String {
+    let authority = base64::engine::general_purpose::STANDARD.encode(certificate);
     format!(
         "apiVersion: v1
 kind: Config
 current-context: test
 clusters:
-- {{name: double, cluster: {{server: '{server}'}}}}
+- {{name: double, cluster: {{server: '{server}', certificate-authority-data: '{authority}'}}}}
 users:
-- {{name: tester, user: {{token: a-token}}}}
+- {{name: tester, user: {{token: {TOKEN}}}}}
 contexts:
 - {{name: test, context: {{cluster: double, user: tester}}}}
 - {{name: other, context: {{cluster: double, user: tester}}}}

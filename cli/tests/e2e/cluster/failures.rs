@@ -67,6 +67,7 @@ fn a_node_without_room_and_a_claim_without_a_volume_are_told_apart() {
             "PersistentVolumeClaim",
             "is Pending",
             "no storage class is set",
+            "kubectl delete pod shop-journal-0 -n assessment",
             "deploy.kubernetes.storage.class",
         ],
     );

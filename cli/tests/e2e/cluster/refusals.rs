@@ -43,7 +43,7 @@ fn contexts_are_those_of_all_files_and_an_unknown_one_is_named() {
     ]);
     // The first file says which is current, and a file that is missing is none.
     let first = bench.sandbox.path("first");
-    let text = kubeconfig("http://127.0.0.1:1")
+    let text = kubeconfig("http://127.0.0.1:1", "")
         .replace("name: test,", "name: dead,")
         .replace("name: other,", "name: dead-too,");
     let text =
@@ -73,7 +73,7 @@ fn a_cluster_that_is_away_is_told_at_once() {
     let bench = Bench::new();
     let file = bench.sandbox.path("away");
     let port = free_port();
-    fs::write(&file, kubeconfig(&format!("http://127.0.0.1:{port}"))).unwrap();
+    fs::write(&file, kubeconfig(&format!("http://127.0.0.1:{port}"), "")).unwrap();
     for action in [&["deploy"][..], &["deploy", "status"], &["deploy", "logs"], &["deploy", "down"]] {
         let mut command = bench.command(action);
         command.env("KUBECONFIG", &file);
@@ -83,6 +83,25 @@ fn a_cluster_that_is_away_is_told_at_once() {
             "refused",
             "kubectl cluster-info",
         ]);
+    }
+}
+
+#[test]
+fn a_server_that_does_not_know_the_user_or_is_not_trusted_is_told_apart() {
+    let bench = Bench::new();
+    let text = fs::read_to_string(&bench.kubeconfig).unwrap();
+    let file = bench.sandbox.path("changed");
+    let stranger = text.replace("token: a-token-of-the-test", "token: another");
+    let authority = text.lines().find(|line| line.contains("certificate-authority-data")).unwrap();
+    let untrusting = text.replace(authority.split("certificate-authority-data: ").nth(1).unwrap(), "''}}");
+    for (changed, words) in [
+        (stranger, ["does not know who asks", "log in again"]),
+        (untrusting, ["cannot reach the cluster at https://127.0.0.1:", "certificate"]),
+    ] {
+        fs::write(&file, changed).unwrap();
+        let mut command = bench.command(&["deploy"]);
+        command.env("KUBECONFIG", &file);
+        bench.sandbox.run(command).expect(1).says(&words);
     }
 }
 

@@ -8,6 +8,7 @@ use kube::api::{ListParams, WatchParams};
 use kube::core::{DynamicObject, WatchEvent};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::connect::Cluster;
 use super::error::ClusterError;
@@ -78,9 +79,13 @@ impl Watched {
         loop {
             match self.list().await {
                 Ok((objects, version)) => {
-                    back_off = BACK_OFF_FIRST;
                     self.sender.send(Seen::All(self.kind, objects)).await?;
+                    let began = Instant::now();
                     self.watch(version).await?;
+                    // One that ends at once each time is not asked for at once each time.
+                    if began.elapsed() > BACK_OFF_MOST {
+                        back_off = BACK_OFF_FIRST;
+                    }
                 }
                 // It may come back: whoever waits has a bound.
                 Err(ClusterError::Unreachable { .. } | ClusterError::Slow { .. }) => {}

@@ -103,7 +103,9 @@ pub(crate) async fn plan(
     }
     // Of a namespace that somebody else made, and of one that cannot be seen, nothing is touched.
     let namespaces = match &place {
-        Place::There(live) if is_ours(live) => namespaces,
+        Place::There(live) if is_ours(live) && rights::has(cluster, ("patch", NAMESPACE)).await? => {
+            namespaces
+        }
         Place::Missing => namespaces,
         _ => Vec::new(),
     };
@@ -302,7 +304,8 @@ async fn unwanted(cluster: &Cluster, plan: &Plan) -> Result<Vec<(Kind, DynamicOb
                     let is_owned =
                         object.metadata.owner_references.as_ref().is_some_and(|owners| !owners.is_empty());
                     let is_wanted = wanted.contains(&(kind.kind, kinds::name(object).to_owned()));
-                    !is_owned && !is_wanted && !is_kept(kind, object)
+                    let is_load = component(object) == Some(kubernetes::AGENTS);
+                    !is_owned && !is_wanted && !is_load && !is_kept(kind, object)
                 })
                 .map(|object| (kind, object)),
         );

@@ -199,12 +199,24 @@ pub(super) async fn find(cluster: &Cluster, labels: &str, workloads: &[(Kind, St
             lines.extend(help.map(|help| format!("  help: {help}")));
         }
         lines.extend(events(cluster, "Pod", name).await);
+        if owner(pod) == Some("StatefulSet") {
+            lines.push(format!(
+                "  help: once the cause is mended, `kubectl delete pod {name} -n {}` if it stays: a StatefulSet keeps a pod that \
+                 was never ready, even for a newer template",
+                cluster.namespace
+            ));
+        }
     }
     for (kind, name) in workloads {
         lines.extend(events(cluster, kind.kind, name).await);
     }
     lines.extend(claims(cluster, labels).await);
     lines
+}
+
+/// The kind of what made a pod.
+fn owner(pod: &Pod) -> Option<&str> {
+    Some(pod.metadata.owner_references.as_ref()?.first()?.kind.as_str())
 }
 
 /// Whether a pod is ready, or has done its work.
