@@ -115,7 +115,7 @@ async fn up(
         }
         return Err(error.into());
     }
-    let patience = profile.deploy.ready_timeout;
+    let patience = profile.deploy.kubernetes.ready_timeout;
     let pods = cluster::pods_selector(profile);
     let notice = |text: &str| {
         if !global.json {
@@ -227,7 +227,7 @@ impl Agents {
         let text = kubernetes::password()?;
         let token = Token::parse(&text).map_err(anyhow::Error::msg)?;
         let deploy = &profile.deploy;
-        let lifetime = length + deploy.ready_timeout * 2 + deploy.drain_timeout + SPARE;
+        let lifetime = length + deploy.kubernetes.ready_timeout * 2 + deploy.drain_timeout + SPARE;
         let cluster = to(profile).await?;
         let size = Size { count, lifetime };
         let fleet = Fleet::raise(&cluster, profile, size, &text, &interrupt.stop).await?;

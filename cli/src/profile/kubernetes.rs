@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::error::ProfileError;
 use super::kubernetes_layer::{CpuLayer, IngressLayer, KubernetesLayer, MemoryLayer, StorageLayer};
-use super::resolve::{GIB, MIB, Resolver};
+use super::resolve::{GIB, HOUR, MIB, Resolver, SECOND};
 use super::setting::Setting;
 use super::units::Size;
 use super::written;
@@ -88,6 +89,8 @@ pub(crate) struct Kubernetes {
     pub(crate) node_cidrs: Vec<String>,
     pub(crate) tune: NodeTuning,
     pub(crate) monitor: Monitor,
+    #[serde(serialize_with = "written::span")]
+    pub(crate) ready_timeout: Duration,
 }
 
 /// The path `ingress`.
@@ -256,6 +259,7 @@ impl Resolver<'_> {
             node_cidrs: self.node_cidrs(&layer.node_cidrs)?,
             tune: self.required(&key("tune"), &layer.tune)?,
             monitor: self.required(&key("monitor"), &layer.monitor)?,
+            ready_timeout: self.span(&key("ready_timeout"), &layer.ready_timeout, SECOND..=HOUR)?,
         })
     }
 

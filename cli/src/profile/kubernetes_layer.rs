@@ -7,7 +7,7 @@ use super::kubernetes::{CpuClass, Monitor, NodeTuning, TrafficPath};
 use super::layer::section;
 use super::named::Named;
 use super::setting::{Merge, Setting};
-use super::units::{Size, Whole};
+use super::units::{Size, Span, Whole};
 
 impl Merge for CpuClass {}
 impl Merge for Monitor {}
@@ -57,6 +57,9 @@ section! {
         /// Whether a ServiceMonitor of the Prometheus operator is made: `auto` where the cluster knows that kind, `always`
         /// or `never`.
         monitor: Monitor,
+        /// How long to wait until all pods are ready, images and volumes included (1s to 1h); `deploy.ready_timeout` is for the
+        /// target `local`.
+        ready_timeout: Span,
     }
 }
 

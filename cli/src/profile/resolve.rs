@@ -26,9 +26,9 @@ use super::types::{
 use super::units::{Rate, Size, Span, Whole};
 
 const MS: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
 const KIB: u64 = 1 << 10;
 pub(super) const MIB: u64 = 1 << 20;
 pub(super) const GIB: u64 = 1 << 30;
@@ -150,7 +150,7 @@ impl Resolver<'_> {
         Ok(value.0)
     }
 
-    fn span(
+    pub(super) fn span(
         &self,
         path: &[&str],
         setting: &Setting<Span>,

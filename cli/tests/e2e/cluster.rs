@@ -29,8 +29,7 @@ fn profile_text() -> String {
     "deploy:
   target: k8s
   backend: redis-mongo
-  ready_timeout: 20s
-  kubernetes: {image: 'registry.test/scalekit:1', cpu: {request: 250m}}
+  kubernetes: {ready_timeout: 20s, image: 'registry.test/scalekit:1', cpu: {request: 250m}}
 "
     .to_owned()
 }

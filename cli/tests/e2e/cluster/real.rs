@@ -24,8 +24,8 @@ description: A deployment of a test.
 deploy:
   target: k8s
   backend: redis-mongo
-  ready_timeout: 300s
   kubernetes:
+    ready_timeout: 300s
     namespace: scalekit-e2e
     image: '{image}'
     path: nodeport

@@ -114,7 +114,7 @@ impl Fleet {
     ) -> Result<Vec<String>, ClusterError> {
         let labels = format!("{},{COMPONENT}={AGENTS}", status::pods_selector(profile));
         let mut follow = Follow::start(&self.cluster, &[POD], &labels);
-        let patience = profile.deploy.ready_timeout;
+        let patience = profile.deploy.kubernetes.ready_timeout;
         let deadline = Instant::now() + patience;
         let mut ready = BTreeSet::new();
         let mut problem = None;

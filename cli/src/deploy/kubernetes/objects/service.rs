@@ -173,7 +173,9 @@ pub(super) fn serving(profile: &Profile, component: &str) -> Container {
             ..ContainerPort::default()
         }]),
         resources: Some(processors(profile, component)),
-        startup_probe: Some(Pace::starting(deploy.ready_timeout.as_secs()).http("/healthz", PORT, tls)),
+        startup_probe: Some(
+            Pace::starting(deploy.kubernetes.ready_timeout.as_secs()).http("/healthz", PORT, tls),
+        ),
         readiness_probe: Some(ready.http("/readyz", PORT, tls)),
         liveness_probe: Some(alive.http("/healthz", PORT, tls)),
         // No shell is in the image, and none is needed.
