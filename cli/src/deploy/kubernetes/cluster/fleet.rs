@@ -123,7 +123,7 @@ impl Fleet {
                 return Err(ClusterError::NoLoad);
             }
             if Instant::now() >= deadline {
-                problem = Some(format!("not ready after {} s", patience.as_secs()));
+                problem = Some(format!("not ready after {} s (deploy.ready_timeout)", patience.as_secs()));
                 continue;
             }
             let seen = tokio::select! {
