@@ -1,3 +1,5 @@
+//! Tests of what is rendered, and of its installation below a root of their own.
+
 use std::collections::BTreeMap;
 
 use super::*;
