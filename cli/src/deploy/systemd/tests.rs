@@ -1,4 +1,4 @@
-//! Tests of what is rendered, and of its installation below a root of their own.
+//! Units and files as they are written, and what a profile changes of them.
 
 use std::collections::BTreeMap;
 
