@@ -1,5 +1,6 @@
 //! The record of a deployment, as its supervisor keeps it: each change is on disk at once.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::DeployError;
@@ -7,16 +8,20 @@ use super::plan::Part;
 use super::process::Identity;
 use super::state::{Deployment, Member, Role, now_ms, save};
 
-pub(super) struct Board(Mutex<Deployment>);
+pub(super) struct Board {
+    deployment: Mutex<Deployment>,
+    /// What is on disk is older.
+    is_behind: AtomicBool,
+}
 
 impl Board {
     pub(super) fn new(deployment: Deployment) -> Self {
-        Self(Mutex::new(deployment))
+        Self { deployment: Mutex::new(deployment), is_behind: AtomicBool::new(false) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Deployment> {
         // Each change is whole, so whoever panicked left it usable.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.deployment.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn read<T>(&self, look: impl FnOnce(&Deployment) -> T) -> T {
@@ -33,7 +38,16 @@ impl Board {
     fn try_change(&self, change: impl FnOnce(&mut Deployment)) -> Result<(), DeployError> {
         let mut deployment = self.lock();
         change(&mut deployment);
-        save(&deployment)
+        let saved = save(&deployment);
+        self.is_behind.store(saved.is_err(), Ordering::Relaxed);
+        saved
+    }
+
+    /// Writes what could not be written before; the disk may have room by now.
+    pub(super) fn catch_up(&self) {
+        if self.is_behind.load(Ordering::Relaxed) && self.try_change(|_| ()).is_ok() {
+            tracing::info!("the record is up to date again");
+        }
     }
 
     /// Takes over what a new plan says of the whole, and puts processes into its order.
@@ -124,4 +138,68 @@ impl Board {
 
 fn member<'a>(deployment: &'a mut Deployment, name: &str) -> Option<&'a mut Member> {
     deployment.processes.iter_mut().find(|process| process.identity.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::deploy::process::ProcessSpec;
+    use crate::deploy::readiness::Readiness;
+
+    fn part(reads: &str) -> Part {
+        let spec = ProcessSpec {
+            name: "api".into(),
+            program: "/p".into(),
+            args: vec![],
+            listen: None,
+            env: vec![],
+            group: None,
+            log: "/l".into(),
+        };
+        Part { spec, readiness: Readiness::Redis { port: 1 }, reads: reads.into() }
+    }
+
+    fn deployment(dir: &std::path::Path) -> Deployment {
+        let text = serde_json::json!({ "profile": "p", "dir": dir, "roles": [], "mongo_database": "d", "processes": [] });
+        serde_json::from_value(text).unwrap()
+    }
+
+    fn identity(pid: i32) -> Identity {
+        Identity { name: "api".into(), pid, start_ticks: 1, log: "/l".into() }
+    }
+
+    #[test]
+    fn restarts_of_one_part_are_counted_and_those_of_another_begin_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let board = Board::new(deployment(dir.path()));
+        let restarts = || board.read(|deployment| deployment.processes[0].restarts);
+        board.started(&part(""), &identity(1));
+        board.ready("api", Some("http://127.0.0.1:80".into()));
+        assert_eq!((restarts(), board.address("api").as_deref()), (0, Some("127.0.0.1:80")));
+        board.ended("api", "ended by signal 9");
+        board.started(&part(""), &identity(2));
+        assert_eq!(restarts(), 1);
+        board.started(&part(""), &identity(2));
+        assert_eq!(restarts(), 1, "taken over");
+        board.started(&part("other"), &identity(3));
+        assert_eq!(restarts(), 0);
+        board.plan(&deployment(dir.path()), &[]).unwrap();
+        assert!(board.read(|deployment| deployment.processes.is_empty() && deployment.roles.is_empty()));
+    }
+
+    #[test]
+    fn a_record_that_could_not_be_written_is_written_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("state");
+        fs::write(&place, "in the way").unwrap();
+        let board = Board::new(deployment(&place));
+        board.started(&part(""), &identity(1));
+        board.catch_up();
+        fs::remove_file(&place).unwrap();
+        board.catch_up();
+        let text = fs::read_to_string(place.join("deployment.json")).unwrap();
+        assert!(text.contains("\"pid\": 1"), "{text}");
+    }
 }

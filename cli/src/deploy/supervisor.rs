@@ -17,8 +17,8 @@ use super::state::{Deployment, forget};
 use super::supervised::{Lock, log_file};
 use super::{DeployError, rotation};
 
-/// How often logs are looked at for their size.
-const LOGS_EVERY: Duration = Duration::from_secs(1);
+/// How often logs are looked at for their size, and a record that is behind is written again.
+const TICK: Duration = Duration::from_secs(1);
 
 /// Keeps the deployment in `dir` up until it is told to end.
 ///
@@ -31,8 +31,8 @@ pub(crate) async fn supervise(dir: &Path) -> Result<(), DeployError> {
     // Of a terminal that it may have been started from.
     let _interrupts = listen(SignalKind::interrupt())?;
     let mut supervisor = Supervisor::new(dir)?;
-    let mut logs = interval(LOGS_EVERY);
-    logs.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut is_due = true;
     loop {
         if std::mem::take(&mut is_due) && !supervisor.follow_plan(&mut end).await? {
@@ -41,7 +41,10 @@ pub(crate) async fn supervise(dir: &Path) -> Result<(), DeployError> {
         tokio::select! {
             _ = end.recv() => break,
             _ = anew.recv() => is_due = true,
-            _ = logs.tick() => supervisor.bound_logs(),
+            _ = tick.tick() => {
+                supervisor.bound_logs();
+                supervisor.board.catch_up();
+            }
         }
     }
     tracing::info!("stopping: the API first, the databases last");

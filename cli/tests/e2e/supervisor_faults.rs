@@ -135,6 +135,9 @@ fn logs_are_followed_until_interrupted() {
         let text = following.printed();
         (text.contains("service ended by signal 9") && text.contains("serving")).then_some(())
     });
+    // Whoever reads it leaves, and there is no news by which that would show.
+    let left = format!("{SCALEKIT} deploy logs -f -n 1 supervisor -p {profile} | head -n 1");
+    sandbox.run(sandbox.program("sh", &["-c", &left])).expect(0).prints(&["supervisor.log"]);
     // One that has become too long is put aside, and followed on.
     let log = sandbox.state().join("deployments/followed/service.log");
     let junk = vec![b'\n'; (16 << 20) + 1];
@@ -187,6 +190,51 @@ fn a_full_disk_is_told_and_nothing_is_left_running() {
         assert!(output.stderr.contains("No space left"), "{size}: {output:?}");
         sandbox.expect_clean();
     }
+}
+
+/// It fills up while all runs, and the service dies meanwhile.
+#[test]
+fn a_disk_that_fills_up_under_a_deployment_is_survived() {
+    let sandbox = Sandbox::new();
+    // A process that could not write that it is ready is started anew after that time.
+    let profile = sandbox.profile("filled", "deploy: {ready_timeout: 5s}");
+    let state = sandbox.path("state");
+    fs::create_dir_all(&state).unwrap();
+    let script = r#"
+        mount -t tmpfs -o size=128m none "$STATE" || { echo cannot; exit 0; }
+        "$SCALEKIT" deploy -p "$PROFILE" || exit 10
+        service=$(sed -n 's/.*"pid": \([0-9]*\),/\1/p' "$STATE/scalekit/deployments/filled/deployment.json" | tail -n 1)
+        # Whatever is given back is taken at once.
+        touch "$STATE/../filling"
+        while [ -e "$STATE/../filling" ]; do cat /dev/zero >>"$STATE/fill" 2>"$STATE/../said"; done &
+        until [ -s "$STATE/../said" ]; do sleep 0.1; done
+        kill -9 "$service" || exit 11
+        sleep 2
+        "$SCALEKIT" deploy status -p "$PROFILE" | grep 'supervisor     up' || exit 12
+        rm "$STATE/../filling"
+        wait
+        rm "$STATE/fill"
+        tries=0
+        until "$SCALEKIT" deploy status -p "$PROFILE"; do
+            tries=$((tries + 1)); [ $tries -lt 600 ] || exit 13
+            sleep 0.1
+        done
+        kill -0 "$service" 2>/dev/null && exit 14
+        "$SCALEKIT" deploy down -p "$PROFILE"
+    "#;
+    let mut command = sandbox.program("unshare", &["--mount", "sh", "-c", script]);
+    command.env("STATE", &state).env("SCALEKIT", SCALEKIT).env("PROFILE", &profile);
+    let output = sandbox.run(command);
+    if output.stdout.contains("cannot") || output.stderr.contains("unshare failed") {
+        eprintln!(
+            "SKIPPED: nothing can be mounted here; a disk that fills up under a deployment is NOT tested"
+        );
+        return;
+    }
+    assert_eq!(output.status, Some(0), "{output:?}");
+    let filled = fs::read_to_string(sandbox.path("said")).unwrap();
+    assert!(filled.contains("No space left"), "{filled}");
+    sandbox.expect_clean();
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use nix::libc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::interval;
 
@@ -67,6 +68,9 @@ pub(super) fn logs(state: &StateDir, profile: &Profile, choice: &Choice<'_>) -> 
                     follower.read.entry(log).or_default();
                 });
             }
+            if nobody_reads() {
+                break;
+            }
             match follower.print_news(&mut io::stdout()) {
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
                 result => result.context("cannot write to stdout")?,
@@ -74,6 +78,14 @@ pub(super) fn logs(state: &StateDir, profile: &Profile, choice: &Choice<'_>) -> 
         }
         anyhow::Ok(ExitStatus::Done)
     })
+}
+
+/// Whether stdout is a pipe or terminal whose other end is gone. Writing would tell, too, but only once there is news.
+fn nobody_reads() -> bool {
+    let mut stdout = libc::pollfd { fd: libc::STDOUT_FILENO, events: 0, revents: 0 };
+    // SAFETY: the pointer is to one `pollfd`, as the count says, which outlives the call.
+    let found = unsafe { libc::poll(&raw mut stdout, 1, 0) };
+    found == 1 && stdout.revents & (libc::POLLERR | libc::POLLHUP) != 0
 }
 
 /// The logs of these processes; of the supervisor last.
