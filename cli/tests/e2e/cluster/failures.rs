@@ -43,7 +43,7 @@ fn a_port_that_is_taken_on_the_node_is_named() {
         "api",
         Conduct::PortTaken,
         &[
-            "not ready after 2 s",
+            "not ready after 2 s (deploy.kubernetes.ready_timeout)",
             "didn't have free ports",
             "port 8080 on the node is taken",
             "deploy.kubernetes.port",

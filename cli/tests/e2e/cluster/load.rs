@@ -137,7 +137,7 @@ fn agents_that_do_not_come_up_are_removed_with_the_reason_and_so_are_those_of_an
     }
     bench.server.world().conduct.insert("agents".to_owned(), Conduct::NoMemory);
     bench.run(&["bench", "--agents", "3"]).expect(1).says(&[
-        "0 of 3 agents are ready: not ready after 3 s",
+        "0 of 3 agents are ready: not ready after 3 s (deploy.kubernetes.ready_timeout)",
         "Insufficient memory",
         "they are removed again",
     ]);

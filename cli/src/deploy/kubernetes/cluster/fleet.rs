@@ -123,7 +123,10 @@ impl Fleet {
                 return Err(ClusterError::NoLoad);
             }
             if Instant::now() >= deadline {
-                problem = Some(format!("not ready after {} s (deploy.ready_timeout)", patience.as_secs()));
+                problem = Some(format!(
+                    "not ready after {} s (deploy.kubernetes.ready_timeout)",
+                    patience.as_secs()
+                ));
                 continue;
             }
             let seen = tokio::select! {

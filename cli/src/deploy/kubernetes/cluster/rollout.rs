@@ -56,7 +56,7 @@ pub(crate) async fn wait(
             seen = follow.next() => seen,
             () = tokio::time::sleep(TICK) => {
                 if Instant::now() >= deadline {
-                    break format!("not ready after {} s (deploy.ready_timeout)", patience.as_secs());
+                    break format!("not ready after {} s (deploy.kubernetes.ready_timeout)", patience.as_secs());
                 }
                 continue;
             }
@@ -85,7 +85,7 @@ pub(crate) async fn wait(
             told = now;
         }
         if Instant::now() >= deadline {
-            break format!("not ready after {} s (deploy.ready_timeout)", patience.as_secs());
+            break format!("not ready after {} s (deploy.kubernetes.ready_timeout)", patience.as_secs());
         }
     };
     drop(follow);
