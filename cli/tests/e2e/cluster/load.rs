@@ -145,6 +145,8 @@ fn agents_that_do_not_come_up_are_removed_with_the_reason_and_so_are_those_of_an
     bench.write(&at(8080));
     let mut waiting = bench.start(&["bench", "--agents", "3"]);
     wait_for("the pods", || (bench.server.world().names("pods").len() == 8).then_some(()));
+    // What is not there yet is no part of the service.
+    bench.run(&["deploy", "status"]).expect(0).prints(&["Job shop-agents"]);
     // One bench at a time: another would take its agents.
     bench.run(&["bench", "--agents", "1"]).expect(1).says(&["the Job shop-agents is there already"]);
     waiting.signal(Signal::SIGINT);
