@@ -28,7 +28,7 @@ pub(crate) enum CapAction {
 }
 
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("which").required(true).args(["group", "pod_uid"]))]
+#[command(group = ArgGroup::new("which").required(true).args(["group", "pod_uid", "own_group"]))]
 pub(crate) struct ApplyArgs {
     /// Most reads a second, and as many writes
     #[arg(long, value_name = "N/s")]
@@ -42,6 +42,9 @@ pub(crate) struct ApplyArgs {
     /// The control group of the Kubernetes pod that this process is in
     #[arg(long, value_name = "UID")]
     pub(crate) pod_uid: Option<String>,
+    /// The control group that this process is in
+    #[arg(long)]
+    pub(crate) own_group: bool,
     /// Where the node's control groups are mounted
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/cgroup")]
     pub(crate) cgroup_root: PathBuf,

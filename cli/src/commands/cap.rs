@@ -1,11 +1,13 @@
 //! `scalekit cap`: a cap on what a control group does on a disk; and a cap in a line.
 
 use std::fs;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 
 use super::{control_runtime, print};
 use crate::args::{ApplyArgs, CapAction, CapArgs, Global};
+use crate::cgroup_path;
 use crate::deploy::cap::{self, Cap, CapRequest, Facts, Which};
 use crate::exit::ExitStatus;
 use crate::profile::Rate;
@@ -27,14 +29,15 @@ fn probe(task: &str) -> anyhow::Result<ExitStatus> {
 fn apply(global: &Global, args: &ApplyArgs) -> anyhow::Result<ExitStatus> {
     let iops_per_s = iops(&args.iops)?;
     let binary = std::env::current_exe().context("cannot find this program's own file")?;
-    let pod = match &args.pod_uid {
+    let around = match &args.pod_uid {
         Some(uid) => Some(cap::of_pod(&args.cgroup_root, uid)?),
+        None if args.own_group => Some(own_group()?),
         None => None,
     };
-    let group = match (&pod, &args.group) {
-        (Some(pod), _) => Which::Around(pod),
+    let group = match (&around, &args.group) {
+        (Some(around), _) => Which::Around(around),
         (None, Some(group)) => Which::Given(group),
-        (None, None) => bail!("--group or --pod-uid: expected one of the two"),
+        (None, None) => bail!("--group, --pod-uid or --own-group: expected one of them"),
     };
     let request = CapRequest { iops_per_s, group, directory: &args.directory, binary: &binary };
     let cap = control_runtime()?.block_on(Cap::establish(&request))?;
@@ -52,6 +55,14 @@ fn apply(global: &Global, args: &ApplyArgs) -> anyhow::Result<ExitStatus> {
     } else {
         ExitStatus::InvalidMeasurement
     })
+}
+
+/// The one that counts this process's I/O.
+fn own_group() -> anyhow::Result<PathBuf> {
+    let read = |file: &str| fs::read_to_string(file).with_context(|| format!("cannot read {file}"));
+    let groups = cgroup_path::groups(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?, "io");
+    let own = groups.into_iter().next().context("this process is in no control group that limits I/O")?;
+    Ok(own.directory)
 }
 
 fn iops(text: &str) -> anyhow::Result<u32> {

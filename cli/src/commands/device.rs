@@ -38,12 +38,9 @@ pub(super) fn told(began: Instant, samples: &[Sample]) -> Readings {
 impl Device {
     /// That of a deployment's database, if this host can tell.
     pub(super) fn deployed(deployment: &Deployment) -> Option<Self> {
-        if let Some(cap) = &deployment.cap {
+        if let Some(cap) = deployment.current_cap() {
             let database = deployment.processes.iter().find(|process| process.identity.name == "mongod");
-            return Some(Self::Capped {
-                cap: cap.clone(),
-                database: database.map(|process| process.identity.pid),
-            });
+            return Some(Self::Capped { cap, database: database.map(|process| process.identity.pid) });
         }
         let place = Place::find(deployment.database.as_deref()?);
         place.inspect_err(|error| tracing::debug!("no db_iops: {error}")).ok().map(Self::Place)

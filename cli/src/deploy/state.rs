@@ -145,6 +145,15 @@ impl Deployment {
         read.inspect_err(|problem| tracing::warn!("{problem}")).ok()
     }
 
+    /// The cap on its database's disk: its own, or that of its unit of systemd.
+    pub(crate) fn current_cap(&self) -> Option<Cap> {
+        let file = self.systemd.as_ref().and_then(|systemd| systemd.cap.as_deref());
+        let read = |file| {
+            Cap::read(file).inspect_err(|error| tracing::warn!("the cap: {}: {error}", Path::display(file)))
+        };
+        self.cap.clone().or_else(|| read(file?).ok())
+    }
+
     pub(crate) fn api_url(&self) -> &str {
         self.roles.first().map_or("", |role| &role.url)
     }

@@ -212,6 +212,22 @@ fn a_cap_is_applied_to_a_group_by_hand_and_to_the_pod_that_the_command_is_in() {
     let said = sandbox.scalekit(&by_hand).expect(0).stdout;
     assert!(said.contains("verified ") && said.contains(&directory), "{said}");
 
+    let root = group.directory().parent().unwrap().display().to_string();
+    sandbox
+        .scalekit(&["cap", "apply", "--iops", "80/s", "--directory", &home, "--group", &root])
+        .expect(1)
+        .says(&[&root, "is the root, which everybody is in"]);
+    // As a unit of systemd has it.
+    let own = format!(
+        "{} exec {} cap apply --iops 70/s --directory {home} --own-group --json",
+        group.enter(),
+        crate::sandbox::SCALEKIT
+    );
+    let said = sandbox.run(sandbox.program("sh", &["-c", &own])).expect(0).stdout;
+    let found: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((&found["iops_per_s"], &found["problem"]), (&70.into(), &Value::Null), "{found}");
+    assert_eq!(found["group"], directory);
+
     let uid = "3b6c1d0e-5f2a-4f6c-9a51-0c5d8a8c7e11";
     let below = |name: &str| {
         let path = group.directory().join(name);

@@ -55,7 +55,13 @@ fn units_are_sound_and_hardened_by_the_judgement_of_systemd() {
         let args = ["deploy", "--systemd", "--render", "-p", &profile];
         let rendered = sandbox.run(scalekit(&sandbox, &path, &args)).expect(0).stdout;
         assert!(!rendered.contains("hunter2"), "{rendered}");
-        assert_eq!(rendered.contains("IOReadIOPSMax=/var/lib/scalekit/stack/mongod 100"), name == "stack");
+        for line in [
+            "IOReadIOPSMax=/var/lib/scalekit/stack/mongod 100\n",
+            " cap apply --own-group --unproven --iops 100/s --directory /var/lib/scalekit/stack/mongod \
+             --result-file /run/scalekit-stack-cap.json\n",
+        ] {
+            assert_eq!(rendered.contains(line), name == "stack", "{line}{rendered}");
+        }
         assert_eq!(rendered.contains("AmbientCapabilities=CAP_NET_BIND_SERVICE"), name == "low-port");
         let units = units(&sandbox, &rendered);
         assert_eq!(units.len(), count, "{units:?}");

@@ -30,7 +30,8 @@ pub(super) fn status(
     let stats = control_runtime()?.block_on(service.stats());
     let all_ready =
         deployment.processes.iter().all(|process| process.identity.is_alive() && process.is_ready);
-    let cap_problem = deployment.cap.as_ref().and_then(Cap::problem);
+    let cap = deployment.current_cap();
+    let cap_problem = cap.as_ref().and_then(Cap::problem);
     let units = deployment.systemd.as_ref().map(systemd::units).transpose()?;
     if global.json {
         let processes: Vec<_> = match &units {
@@ -40,7 +41,7 @@ pub(super) fn status(
         let supervisor = deployment.supervisor.as_ref().map(|supervisor| {
             json!({ "pid": supervisor.pid, "alive": supervisor.is_alive(), "log": supervisor.log })
         });
-        let cap = deployment.cap.as_ref().map(Cap::facts);
+        let cap = cap.as_ref().map(Cap::facts);
         let facts = json!({
             "profile": deployment.profile,
             "url": deployment.api_url(),
@@ -57,7 +58,7 @@ pub(super) fn status(
             Some(units) => text.extend(units.iter().map(UnitState::line)),
             None => text.push_str(&lines(&deployment, &global.profile)),
         }
-        if let Some(cap) = &deployment.cap {
+        if let Some(cap) = &cap {
             let _ = writeln!(text, "  cap on the database's disk: {}", cap::line(&cap.facts()));
         }
         match &stats {

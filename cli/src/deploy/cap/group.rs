@@ -36,6 +36,18 @@ pub(super) fn make(mounted: &Path, name: &str) -> Result<Group, CapError> {
     Ok(Group { directory, hierarchy })
 }
 
+/// One that is there. A limit of the root, which version 1 takes, would hold up the whole host.
+///
+/// # Errors
+/// It is none, or the root.
+pub(super) fn below_root(directory: &Path) -> Result<Group, CapError> {
+    let group = Group::at(directory)?;
+    match group.directory.parent().map(Group::at) {
+        Some(Ok(_)) => Ok(group),
+        _ => Err(CapError::Root(group.directory)),
+    }
+}
+
 /// Version 2 if it has the controller, else version 1's.
 fn hierarchy(mounted: &Path) -> Result<(PathBuf, Hierarchy), CapError> {
     let controllers = fs::read_to_string(mounted.join("cgroup.controllers")).unwrap_or_default();

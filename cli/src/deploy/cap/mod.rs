@@ -59,6 +59,12 @@ pub(crate) enum CapError {
         root.display()
     )]
     NoPod { root: PathBuf, uid: String },
+    #[error(
+        "the cap on the database's disk: the control group {} is the root, which everybody is in; name the one of the \
+         database",
+        _0.display()
+    )]
+    Root(PathBuf),
     #[error("the probe of the cap, in the control group {}: {problem}", group.display())]
     Probe { group: PathBuf, problem: String },
 }
@@ -112,6 +118,8 @@ pub(crate) struct Facts {
     pub(crate) iops_per_s: u32,
     /// The control group's directory.
     pub(crate) group: PathBuf,
+    /// On the database's disk.
+    pub(crate) directory: PathBuf,
     /// `MAJOR:MINOR` of each device with the limit.
     pub(crate) devices: Vec<String>,
     /// As in [`Verdict`].
@@ -121,12 +129,30 @@ pub(crate) struct Facts {
 }
 
 impl Cap {
+    /// One of this host that somebody else has set, by what they wrote down of it.
+    ///
+    /// # Errors
+    /// There is no such file, or it says something else.
+    pub(crate) fn read(result_file: &Path) -> io::Result<Self> {
+        let facts: Facts = serde_json::from_slice(&std::fs::read(result_file)?)?;
+        let Facts { iops_per_s, group, directory, devices, capped_per_s, uncapped_per_s, problem } = facts;
+        Ok(Self {
+            iops_per_s,
+            group,
+            is_ours: false,
+            directory,
+            devices: devices.into_iter().map(|device| (device, Limit::default())).collect(),
+            verdict: Verdict { capped_per_s, uncapped_per_s, problem },
+        })
+    }
+
     /// As it is now.
     pub(crate) fn facts(&self) -> Facts {
         let Verdict { capped_per_s, uncapped_per_s, problem } = self.verdict.clone();
         Facts {
             iops_per_s: self.iops_per_s,
             group: self.group.clone(),
+            directory: self.directory.clone(),
             devices: self.devices.iter().map(|(device, _)| device.clone()).collect(),
             capped_per_s,
             uncapped_per_s,
@@ -142,7 +168,7 @@ impl Cap {
         let disks = Disks::of(request.directory)?;
         let group = match request.group {
             Which::Own(name) => group::make(Path::new(group::MOUNTED), name)?,
-            Which::Given(directory) | Which::Around(directory) => Group::at(directory)?,
+            Which::Given(directory) | Which::Around(directory) => group::below_root(directory)?,
         };
         let mut cap = Self {
             iops_per_s: request.iops_per_s,

@@ -98,7 +98,7 @@ pub(super) fn credential(name: &str) -> String {
 }
 
 /// A word of a command line, with nothing in it that systemd would take for its own.
-fn quoted(word: &str) -> String {
+pub(super) fn quoted(word: &str) -> String {
     if let Some(credential) = word.strip_prefix('\u{0}') {
         return format!("%d{credential}");
     }

@@ -207,7 +207,7 @@ fn the_cap_that_a_container_found_is_shown() {
     let status = bench.run(&["deploy", "status"]).expect(0).stdout;
     assert!(!status.contains("cap on"), "{status}");
     let facts = json!({
-        "iops_per_s": 100, "group": "/host/cgroup/kubepods.slice", "devices": ["8:0"],
+        "iops_per_s": 100, "group": "/host/cgroup/kubepods.slice", "directory": "/data/db", "devices": ["8:0"],
         "capped_per_s": 98.4, "uncapped_per_s": 2000.0, "problem": null,
     });
     let mut pod = bench.get("pods", "shop-mongo-0");

@@ -41,6 +41,7 @@ mod tests {
         let facts = Facts {
             iops_per_s: 100,
             group: "/host/cgroup/kubepods.slice".into(),
+            directory: "/data/db".into(),
             devices: vec!["8:0".into()],
             capped_per_s: 98.5,
             uncapped_per_s: 2_000.0,
