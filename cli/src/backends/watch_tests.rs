@@ -37,11 +37,14 @@ fn a_server_that_is_away_is_a_problem_without_a_password_and_never_zero() {
     let (redis, mongo) = (free_port(), free_port());
     let urls =
         RedisUrl::of(Some(&format!("redis://me:hunter2@127.0.0.1:{redis}").into()), None, None).unwrap();
-    let mongo = format!("mongodb://me:hunter2@127.0.0.1:{mongo}");
+    let mongo_host = format!("127.0.0.1:{mongo}");
+    let mongo = format!("mongodb://me:hunter2@{mongo_host}");
     let series = Watch::start(urls, Some(MongoUrl { url: mongo.into(), authorities: None })).unwrap().stop();
-    assert_eq!(series.problems.len(), 2, "{:?}", series.problems);
     assert!(series.problems.iter().all(|problem| !problem.contains("hunter2")), "{:?}", series.problems);
-    assert!(series.problems[0].contains(&redis.to_string()), "{:?}", series.problems);
+    // Each way in which a server fails is told once, and a slow machine knows more than one.
+    for server in [format!("Redis at 127.0.0.1:{redis}"), format!("MongoDB at {mongo_host}")] {
+        assert!(series.problems.iter().any(|problem| problem.starts_with(&server)), "{:?}", series.problems);
+    }
     assert_eq!(last(&series, "redis.connected_clients"), None);
     assert_eq!(last(&series, "mongo.connections_current"), None);
 }
