@@ -18,7 +18,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bson::doc;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 pub use constant::{Yardstick, serve_constant};
 pub use io_group::{IoGroup, NO_LIMIT};
@@ -206,6 +207,29 @@ impl Server {
         // Fails only if it is gone already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    /// Has it stand still (SIGSTOP), with each of its threads, until it gets a SIGCONT. The signal alone is under way when
+    /// it is sent, and threads answer until it is there.
+    ///
+    /// # Panics
+    /// If it goes on for seconds.
+    pub fn freeze(&self) {
+        let pid = Pid::from_raw(i32::try_from(self.pid()).expect("Linux process ids are below 2^22"));
+        kill(pid, Signal::SIGSTOP).expect("the server is our child");
+        let stands = |task: fs::DirEntry| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            // A thread that has ended meanwhile does nothing either.
+            stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with('T'))
+        };
+        for _ in 0..500 {
+            let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the server is our child");
+            if tasks.flatten().all(stands) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("the server does not stand still");
     }
 
     /// Starts it again on the same port and directory.

@@ -276,7 +276,7 @@ async fn a_server_that_stands_still_is_a_time_out() {
     suite::apply(&store, &first).await;
     let second = [write("c", "2", "op", 2, Change::insert(doc! {}))];
     let pid = Pid::from_raw(i32::try_from(server.pid()).unwrap());
-    kill(pid, Signal::SIGSTOP).unwrap();
+    server.freeze();
     let started = std::time::Instant::now();
     let applied = store.apply(&second, &Unlimited).await.unwrap_err();
     let read = store.get_many(&[second[0].key.clone()]).await.unwrap_err();
